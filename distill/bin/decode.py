@@ -1,0 +1,83 @@
+"""Recognise test sets with a teacher or a student, greedily; a streaming student goes through a real session.
+
+    python -m distill.bin.decode --model exp/student_stream --chunk_ms 160 320 480 960 \\
+        --data_dirs dump/raw/test dump/raw/test_unseen
+
+writes MODEL/decode_480ms/SET/hyp.JOB.jsonl (a line per utterance: id, text, tokens with times, seconds of audio and of
+computation), and without --chunk_ms MODEL/decode_full/SET. A file that is there already is not made again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+from distill.errors import UserError, cli
+from distill.files import atomic_write
+
+
+@cli
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", type=Path, required=True, help="experiment directory of a teacher or student")
+    parser.add_argument("--data_dirs", type=Path, nargs="+", required=True, help="directories with wav.scp")
+    parser.add_argument("--chunk_ms", type=int, nargs="*", default=[], help="latencies; none: full context")
+    parser.add_argument("--job", type=int, default=1, help="this job, from 1")
+    parser.add_argument("--num_jobs", type=int, default=1)
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads (default: 1, so that speeds compare)")
+    args = parser.parse_args(argv)
+    if not 1 <= args.job <= args.num_jobs:
+        raise UserError(f"--job {args.job}: must be from 1 to --num_jobs {args.num_jobs}")
+
+    import torch
+    from tqdm import tqdm
+
+    from distill.audio import read_audio, read_wav_scp
+    from distill.streaming.recognizer import StreamingRecognizer
+
+    torch.set_num_threads(args.threads)
+    for chunk_ms in args.chunk_ms or [None]:
+        recognizer = None
+        for data_dir in args.data_dirs:
+            name = "decode_full" if chunk_ms is None else f"decode_{chunk_ms}ms"
+            output = args.model / name / data_dir.name / f"hyp.{args.job}.jsonl"
+            if output.is_file():
+                continue
+            if recognizer is None:
+                recognizer = StreamingRecognizer.from_pretrained(args.model, chunk_ms=chunk_ms)
+                recognizer.accept_waveform(torch.zeros(16000).numpy())  # the first pass allocates; keep it out of times
+                recognizer.finish()
+                recognizer.reset()
+            mine = list(read_wav_scp(data_dir / "wav.scp").items())[args.job - 1 :: args.num_jobs]
+            with atomic_write(output) as stream:
+                for utterance, path in tqdm(mine, desc=f"{args.model.name} {name} {data_dir.name}", unit="utt"):
+                    speech = read_audio(path)
+                    started = time.perf_counter()
+                    recognizer.accept_waveform(speech)
+                    result = recognizer.finish()
+                    seconds = time.perf_counter() - started
+                    recognizer.reset()
+                    row = {
+                        "utterance": utterance,
+                        "text": result["text"],
+                        "tokens": result["tokens"],
+                        "audio_s": len(speech) / 16000,
+                        "compute_s": seconds,
+                    }
+                    stream.write(json.dumps(row, ensure_ascii=False) + "\n")
+            if args.job == 1:
+                parameters = list(recognizer.network.parameters())
+                about = {
+                    "params": sum(p.numel() for p in parameters),
+                    "model_bytes": sum(p.numel() * p.element_size() for p in parameters),
+                    "threads": args.threads,
+                    "chunk_ms": chunk_ms,
+                }
+                with atomic_write(output.with_name("about.json")) as stream:
+                    json.dump(about, stream, indent=1)
+
+
+if __name__ == "__main__":
+    main()

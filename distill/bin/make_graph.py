@@ -1,0 +1,59 @@
+"""Make the denominator graph of LF-MMI: a token n-gram estimated on the training text.
+
+    python -m distill.bin.make_graph --text dump/raw/lm_train.txt --token_list data/token_list/word/tokens.txt \\
+        --token_type word --order 2 --output exp/graph/den.npz
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from distill.errors import UserError, cli
+from distill.lfmmi import DenominatorGraph
+
+
+def read_token_ids(text: Path, token_list: list[str], token_type: str, bpemodel: str | None) -> list[list[int]]:
+    """Token ids of every line of a Kaldi ``text`` file (its first field is the utterance id)."""
+    from espnet2.text.build_tokenizer import build_tokenizer
+
+    # ESPnet's tokenizers read a phone string as words: both split at spaces.
+    tokenizer = build_tokenizer("word" if token_type == "phn" else token_type, bpemodel=bpemodel)
+    id_of = {token: index for index, token in enumerate(token_list)}
+    unknown = id_of.get("<unk>")
+    lines = []
+    with open(text, encoding="utf-8") as stream:
+        for number, line in enumerate(stream, 1):
+            fields = line.rstrip("\n").split(maxsplit=1)
+            if len(fields) < 2:
+                raise UserError(f"{text}:{number}: no text after the utterance id; remove the line")
+            ids = [id_of.get(token, unknown) for token in tokenizer.text2tokens(fields[1])]
+            if None in ids:
+                raise UserError(f"{text}:{number}: a token is not in the token list; make the list again (stage 5)")
+            lines.append(ids)
+    if not lines:
+        raise UserError(f"{text}: empty; the denominator graph needs the training text")
+    return lines
+
+
+@cli
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--text", type=Path, required=True, help="training text, a Kaldi text file")
+    parser.add_argument("--token_list", type=Path, required=True, help="one token a line; the first is blank")
+    parser.add_argument("--token_type", required=True, choices=("char", "bpe", "word", "phn"))
+    parser.add_argument("--bpemodel", help="sentencepiece model (token_type bpe)")
+    parser.add_argument("--order", type=int, default=2, help="order of the n-gram, 1 to 4 (default: 2)")
+    parser.add_argument("--output", type=Path, required=True)
+    args = parser.parse_args(argv)
+
+    tokens = args.token_list.read_text(encoding="utf-8").splitlines()
+    lines = read_token_ids(args.text, tokens, args.token_type, args.bpemodel or None)
+    graph = DenominatorGraph.from_text(lines, order=args.order, vocab_size=len(tokens))
+    args.output.parent.mkdir(parents=True, exist_ok=True)
+    graph.save(args.output)
+    print(f"{args.output}: {args.order}-gram of {len(tokens)} tokens from {len(lines)} lines")
+
+
+if __name__ == "__main__":
+    main()

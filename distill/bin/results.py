@@ -1,0 +1,164 @@
+"""Gather every score of an experiment in exp/results.json, and make RESULTS.md from that file and nothing else.
+
+    python -m distill.bin.results --expdir exp --test_sets "test test_unseen" --recipe egs2/fsdd/asr_distill1
+
+The intervals are paired bootstraps over utterances (Bisani & Ney, "Bootstrap estimates for confidence intervals in ASR
+performance evaluation", ICASSP 2004): the same resampled utterances for the system and the teacher.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import platform
+import subprocess
+from importlib import metadata
+from pathlib import Path
+
+import numpy as np
+
+from distill.errors import UserError, cli
+from distill.files import atomic_write
+
+SYSTEMS = ("teacher", "student_full", "student_full_no_kd", "student_stream")
+RESAMPLES = 10_000
+
+
+def bootstrap(errors: np.ndarray, teacher: np.ndarray | None, seed: int = 0) -> dict[str, float | None]:
+    """95 % intervals of the WER and of the relative loss against the teacher, both in per cent.
+
+    ``errors`` and ``teacher`` are (utterances, 2): words and errors of each utterance, in the same order. The relative
+    loss is 100 * (WER / teacher's WER - 1); it has no value, and its interval no bound, where the teacher's errors in
+    the (re)sample are 0.
+    """
+    draws = np.random.default_rng(seed).multinomial(len(errors), np.full(len(errors), 1 / len(errors)), RESAMPLES)
+    sums = draws @ errors
+    low, high = np.percentile(100 * sums[:, 1] / np.maximum(sums[:, 0], 1), [2.5, 97.5])
+    out: dict[str, float | None] = {"wer_low": low, "wer_high": high}
+    if teacher is not None and teacher[:, 1].sum() > 0:
+        with np.errstate(divide="ignore", invalid="ignore"):
+            relative = 100 * (sums[:, 1] / (draws @ teacher[:, 1]) - 1)
+        out["relative_loss"] = 100 * (errors[:, 1].sum() / teacher[:, 1].sum() - 1)
+        low, high = np.percentile(np.nan_to_num(relative, nan=0.0, posinf=np.inf), [2.5, 97.5], method="lower")
+        out["relative_low"] = low if np.isfinite(low) else None
+        out["relative_high"] = high if np.isfinite(high) else None
+    return out
+
+
+def collect(expdir: Path, test_sets: list[str]) -> list[dict]:
+    """A row per system, test set and latency that has been scored."""
+    rows: list[dict] = []
+    teacher_errors: dict[str, np.ndarray] = {}
+    for system in SYSTEMS:
+        for test_set in test_sets:
+            for decode_dir in sorted(expdir.glob(f"{system}/decode_*/{test_set}")):
+                score_file = decode_dir / "score_wer" / "score.json"
+                if not score_file.is_file():
+                    raise UserError(f"{decode_dir}: decoded but not scored; run stage 13")
+                score = json.loads(score_file.read_text(encoding="utf-8"))
+                about = json.loads((decode_dir / "about.json").read_text(encoding="utf-8"))
+                errors = np.array(score["errors"])
+                if system == "teacher":
+                    teacher_errors[test_set] = errors
+                row = {
+                    "system": system,
+                    "test_set": test_set,
+                    "latency_ms": about["chunk_ms"],
+                    "decoder": "greedy",
+                    **{key: score[key] for key in ("wer", "sub", "del", "ins", "words", "utterances")},
+                    **{key: about[key] for key in ("params", "model_bytes", "threads")},
+                    "rtf": score["compute_s"] / score["audio_s"],
+                    "scorer": score["scorer"],
+                }
+                against = None if system == "teacher" else teacher_errors.get(test_set)
+                row.update(bootstrap(errors, against))
+                rows.append(row)
+    if not rows:
+        raise UserError(f"{expdir}: no scores there; run stages 12 and 13")
+    order = {name: index for index, name in enumerate(SYSTEMS)}
+    rows.sort(key=lambda r: (test_sets.index(r["test_set"]), order[r["system"]], r["latency_ms"] or 0))
+    return rows
+
+
+def environment() -> dict[str, str]:
+    """Date, machine and versions, as ESPnet's RESULTS.md gives them."""
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
+    return {
+        "date": datetime.datetime.now().astimezone().isoformat(timespec="minutes"),
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+        **{name: metadata.version(name) for name in ("espnet", "torch", "transformers")},
+        "git commit": commit or "none",
+    }
+
+
+def interval(low: float | None, high: float | None) -> str:
+    """``low..high`` to one place; an absent bound has no limit."""
+    return f"{'−∞' if low is None else f'{low:.1f}'}..{'∞' if high is None else f'{high:.1f}'}"
+
+
+def table(rows: list[dict], test_set: str) -> list[str]:
+    """The lines of one test set's table: each system's WER, relative loss, size and speed beside the teacher's."""
+    header = "| system | latency | WER % (95 %) | sub/del/ins | relative loss % (95 %) | params | smaller | RTF | faster |"
+    lines = [header, "|---|---|---|---|---|---|---|---|---|"]
+    mine = [row for row in rows if row["test_set"] == test_set]
+    teacher = next((row for row in mine if row["system"] == "teacher"), None)
+    for row in mine:
+        latency = "full" if row["latency_ms"] is None else f"{row['latency_ms']} ms"
+        loss = "-"
+        if row.get("relative_loss") is not None:
+            loss = f"{row['relative_loss']:+.1f} ({interval(row['relative_low'], row['relative_high'])})"
+        elif row["system"] != "teacher" and teacher:
+            loss = "teacher has no error"
+        smaller = f"{teacher['model_bytes'] / row['model_bytes']:.1f}x" if teacher else "-"
+        faster = f"{teacher['rtf'] / row['rtf']:.1f}x" if teacher else "-"
+        lines.append(
+            f"| {row['system']} | {latency} | {row['wer']:.2f} ({interval(row['wer_low'], row['wer_high'])}) "
+            f"| {row['sub']}/{row['del']}/{row['ins']} | {loss} | {row['params'] / 1e6:.2f} M | {smaller} "
+            f"| {row['rtf']:.4f} | {faster} |"
+        )
+    return lines
+
+
+def render(results: dict) -> str:
+    """RESULTS.md as text, from what is in results.json."""
+    rows = results["rows"]
+    lines = [f"# Results of {results['recipe']}", ""]
+    lines += [f"- {name}: `{value}`" for name, value in results["environment"].items()]
+    lines += [
+        "",
+        "Greedy decoding. The latency of a streaming student is its chunk: a frame waits that long at worst, half of it "
+        "on average. Relative loss, size (float32 bytes) and speed (real-time factor, RTF, of recognition one utterance "
+        f"at a time on {rows[0]['threads']} CPU thread(s)) are against the teacher, full context. Intervals: paired "
+        "bootstrap over utterances.",
+    ]
+    for test_set in dict.fromkeys(row["test_set"] for row in rows):
+        first = next(row for row in rows if row["test_set"] == test_set)
+        lines += ["", f"## {test_set} ({first['utterances']} utterances, {first['words']} words)", ""]
+        lines += table(rows, test_set)
+    return "\n".join(lines) + "\n"
+
+
+@cli
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--expdir", type=Path, required=True)
+    parser.add_argument("--test_sets", required=True, help="names, separated by spaces")
+    parser.add_argument("--recipe", required=True, help="name of the recipe, for the heading")
+    args = parser.parse_args(argv)
+    results = {
+        "recipe": args.recipe,
+        "environment": environment(),
+        "rows": collect(args.expdir, args.test_sets.split()),
+    }
+    with atomic_write(args.expdir / "results.json") as stream:
+        json.dump(results, stream, indent=1)
+    text = render(json.loads((args.expdir / "results.json").read_text(encoding="utf-8")))
+    with atomic_write(args.expdir / "RESULTS.md") as stream:
+        stream.write(text)
+    print(text)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,396 @@
+#!/usr/bin/env bash
+# Teacher -> small student -> streaming student, stage by stage. Called by a recipe's run.sh, in the recipe's directory.
+set -euo pipefail
+
+log() { echo "$(date '+%Y-%m-%dT%H:%M:%S') $*"; }
+fail() { echo "error: $*" >&2; exit 2; }
+
+help_message="Usage: ./run.sh [options]     (options of run.sh come first, yours override them)
+
+ 1 data preparation (local/data.sh)       9 collect statistics
+ 2 speed perturbation (optional)         10 distil teacher -> student_full
+ 3 format wav.scp                        11 distil student_full -> student_stream
+ 4 drop too long and too short           12 recognise the test sets
+ 5 token list                            13 score; results.json and RESULTS.md
+ 6 denominator graph                     14 benchmark
+ 7 train the teacher                     15 export
+ 8 extract the teacher's targets         16 report and packed model
+
+Stages
+  --stage N --stop_stage M   first and last stage (default: 1 and 13)
+  --force_stage N            run stage N again even if nothing changed
+Data
+  --train_set, --valid_set, --test_sets \"A B\"   names below data/
+  --local_data_opts STR      options of local/data.sh
+  --speed_perturb_factors STR   such as \"0.9 1.0 1.1\" (default: none)
+  --audio_format FORMAT      of formatted audio: flac or wav (default: flac)
+  --min_wav_duration, --max_wav_duration SECONDS   of training utterances (default: 0.1 and 20)
+  --resample true            accept other sampling rates than 16 kHz and convert them (default: false)
+Tokens and graph
+  --token_type TYPE          char, bpe or word (default: bpe)
+  --nbpe N                   number of bpe tokens (default: 500)
+  --ngram_order N            of the denominator's token n-gram (default: 2)
+Teacher
+  --teacher DIR              take this trained experiment as the teacher instead of training one
+  --teacher_init_config F    first training of the teacher, before the next (default: none)
+  --teacher_config F         training of the teacher (default: conf/train_teacher.yaml)
+  --teacher_targets WHERE    stored (stage 8) or online, inside the trainer (default: stored)
+  --target_dtype TYPE        of stored targets: float32, float16 or compressed (default: float32)
+Students
+  --student_full_config F    (default: conf/train_student_full.yaml)
+  --student_stream_config F  (default: conf/train_student_stream.yaml)
+  --stage2_teacher WHICH     teacher of stage 11: teacher or student_full (default: teacher)
+  --no_kd true               train the same student without a teacher, to compare (default: true)
+Recognition
+  --latencies \"160 320 480 960\"   chunk lengths in ms
+Machine
+  --ngpu N --num_nodes N     GPUs (of each node) and nodes of a training; 0 GPUs trains on the CPU (default: 0, 1)
+  --nj N                     parallel jobs of data preparation, extraction and recognition (default: 4)
+  --threads N                CPU threads of a training (default: all cores)
+  --expdir DIR, --dumpdir DIR   (default: exp and dump)
+  --seed N                   seed of the trainings (default: 0)"
+
+stage=1
+stop_stage=13
+force_stage=
+train_set=train
+valid_set=valid
+test_sets="test"
+local_data_opts=
+speed_perturb_factors=
+audio_format=flac
+min_wav_duration=0.1
+max_wav_duration=20
+resample=false
+token_type=bpe
+nbpe=500
+ngram_order=2
+teacher=
+teacher_init_config=
+teacher_config=conf/train_teacher.yaml
+teacher_targets=stored
+target_dtype=float32
+student_full_config=conf/train_student_full.yaml
+student_stream_config=conf/train_student_stream.yaml
+stage2_teacher=teacher
+no_kd=true
+latencies="160 320 480 960"
+ngpu=0
+num_nodes=1
+nj=4
+threads=$(nproc)
+expdir=exp
+dumpdir=dump
+seed=0
+
+# Answered before the environment is needed
+for argument in "$@"; do
+    case "${argument}" in
+        -h | --help) echo "${help_message}"; exit 0 ;;
+    esac
+done
+
+. ./path.sh
+. ./cmd.sh
+. utils/parse_options.sh
+[ $# -eq 0 ] || fail "distill.sh: unexpected argument '$1'; --help lists the options"
+
+case "${token_type}" in
+    bpe) token_dir=data/token_list/bpe_unigram${nbpe} ;;
+    char | word) token_dir=data/token_list/${token_type} ;;
+    *) fail "--token_type ${token_type}: must be char, bpe or word" ;;
+esac
+case "${teacher_targets}" in stored | online) ;; *) fail "--teacher_targets ${teacher_targets}: stored or online" ;; esac
+case "${stage2_teacher}" in
+    teacher | student_full) ;;
+    *) fail "--stage2_teacher ${stage2_teacher}: must be teacher or student_full" ;;
+esac
+token_list=${token_dir}/tokens.txt
+bpemodel=
+if [ "${token_type}" = bpe ]; then bpemodel=${token_dir}/bpe.model; fi
+original_train_set=${train_set}
+if [ -n "${speed_perturb_factors}" ]; then train_set=${train_set}_sp; fi
+raw=${dumpdir}/raw
+graph=${expdir}/graph/den.npz
+targets=${dumpdir}/targets
+if [ "${expdir}" != exp ]; then targets+=_${expdir##*/}; fi
+stamps=${expdir}/.stages
+data_stamps=${dumpdir}/.stages
+mkdir -p "${stamps}" "${data_stamps}"
+
+# ESPnet's own data stages
+espnet_data() {
+    "${ESPNET_ROOT}/egs2/TEMPLATE/asr1/asr.sh" \
+        --stage "$1" --stop_stage "$1" --nj "${nj}" --ngpu 0 --dumpdir "${dumpdir}" --expdir "${expdir}" \
+        --train_set "${original_train_set}" --valid_set "${valid_set}" --test_sets "${test_sets}" \
+        --local_data_opts "${local_data_opts}" --speed_perturb_factors "${speed_perturb_factors}" \
+        --audio_format "${audio_format}" --fs 16k --feats_type raw \
+        --min_wav_duration "${min_wav_duration}" --max_wav_duration "${max_wav_duration}" \
+        --token_type "${token_type}" --nbpe "${nbpe}" --use_lm false --asr_config none
+}
+
+# begin STAMP TITLE OPTIONS OUTPUT INPUT...: true if the stage is to be run. What an earlier run left in OUTPUT is gone
+# on with if its inputs were the same, and put aside (and ${stale} set) if not.
+begin() {
+    local stamp=$1 title=$2 stage_options=$3 output=$4 status=0
+    stale=false
+    shift 4
+    local name=${stamp##*/}
+    if [ "${force_stage}" = "${name%%_*}" ]; then rm -f "${stamp}"; fi
+    log "stage ${name%%_*}: ${title}"
+    python3 -m distill.bin.stage begin "${stamp}" --options "${stage_options}" "$@" || status=$?
+    case "${status}" in
+        0) log "stage ${name%%_*}: done before and unchanged, skipped"; return 1 ;;
+        3) return 0 ;;
+        4)
+            stale=true
+            if [ -n "${output}" ] && [ -e "${output}" ]; then
+                local aside
+                aside=${output}.old-$(date +%Y%m%d-%H%M%S)
+                mv "${output}" "${aside}"
+                log "stage ${name%%_*}: what the earlier run made is now in ${aside}"
+            fi
+            return 0
+            ;;
+        *) exit 2 ;;
+    esac
+}
+finish() { python3 -m distill.bin.stage finish "$1"; }
+wanted() { [ "${stage}" -le "$1" ] && [ "${stop_stage}" -ge "$1" ]; }
+
+# ---------------------------------------------------------------- data
+if wanted 1; then
+    if begin "${data_stamps}/1" "data preparation" "${local_data_opts}" "" local/data.sh; then
+        # shellcheck disable=SC2086
+        local/data.sh ${local_data_opts} || exit 2
+        for set in ${original_train_set} ${valid_set} ${test_sets}; do
+            python3 -m distill.bin.check_data --data "data/${set}" --token_type "${token_type}" --resample "${resample}"
+        done
+        finish "${data_stamps}/1"
+    fi
+fi
+if wanted 2 && [ -n "${speed_perturb_factors}" ]; then
+    if begin "${data_stamps}/2" "speed perturbation" "${speed_perturb_factors}" "" "${data_stamps}/1"; then
+        espnet_data 2
+        finish "${data_stamps}/2"
+    fi
+fi
+if wanted 3; then
+    if begin "${data_stamps}/3" "format wav.scp" "${audio_format} ${speed_perturb_factors} ${test_sets}" "" "${data_stamps}/1"; then
+        espnet_data 3
+        finish "${data_stamps}/3"
+    fi
+fi
+if wanted 4; then
+    if begin "${data_stamps}/4" "drop too long and too short" "${min_wav_duration} ${max_wav_duration}" "" "${data_stamps}/3"; then
+        espnet_data 4
+        finish "${data_stamps}/4"
+    fi
+fi
+if wanted 5; then
+    if begin "${data_stamps}/5_${token_type}" "token list" "${token_type} ${nbpe}" "" "${data_stamps}/4"; then
+        espnet_data 5
+        finish "${data_stamps}/5_${token_type}"
+    fi
+fi
+if wanted 6; then
+    if begin "${stamps}/6" "denominator graph" "${ngram_order}" "" "${raw}/lm_train.txt" "${token_list}"; then
+        python3 -m distill.bin.make_graph --text "${raw}/lm_train.txt" --token_list "${token_list}" \
+            --token_type "${token_type}" --bpemodel "${bpemodel}" --order "${ngram_order}" --output "${graph}"
+        finish "${stamps}/6"
+    fi
+fi
+
+# ---------------------------------------------------------------- training
+# ESPnet's trainer with this project's task; options given later win.
+trainer=(
+    python3 -m distill.bin.train
+    --ngpu "${ngpu}" --seed "${seed}" --resume true --use_preprocessor true --cleaner none --g2p none
+    --token_list "${token_list}" --token_type "${token_type}" --bpemodel "${bpemodel:-none}"
+    --train_data_path_and_name_and_type "${raw}/${train_set}/wav.scp,speech,sound"
+    --train_data_path_and_name_and_type "${raw}/${train_set}/text,text,text"
+    --valid_data_path_and_name_and_type "${raw}/${valid_set}/wav.scp,speech,sound"
+    --valid_data_path_and_name_and_type "${raw}/${valid_set}/text,text,text"
+)
+
+# Lengths of every utterance, for batching; one set of them serves every training.
+collect_stats() {
+    if begin "${stamps}/9" "collect statistics" "${token_type}" "${expdir}/stats" "${raw}/${train_set}/wav.scp" \
+        "${raw}/${train_set}/text" "${raw}/${valid_set}/wav.scp" "${raw}/${valid_set}/text" "${token_list}"; then
+        mkdir -p "${expdir}/stats"
+        "${trainer[@]}" --config "${teacher_config}" --output_dir "${expdir}/stats" --collect_stats true --ngpu 0 \
+            --train_shape_file "${raw}/${train_set}/utt2num_samples" \
+            --valid_shape_file "${raw}/${valid_set}/utt2num_samples" > "${expdir}/stats/stats.log" 2>&1 ||
+            { tail -n 5 "${expdir}/stats/stats.log" >&2; exit 2; }
+        finish "${stamps}/9"
+    fi
+}
+
+# train NAME CONFIG [options]: a training in EXPDIR/NAME that goes on from its last checkpoint, with a progress bar
+train() {
+    local output=${expdir}/$1 config=$2 log=${expdir}/$1/train.log
+    shift 2
+    mkdir -p "${output}"
+    local run=(
+        "${trainer[@]}" --config "${config}" --output_dir "${output}"
+        --train_shape_file "${expdir}/stats/train/speech_shape" --train_shape_file "${expdir}/stats/train/text_shape"
+        --valid_shape_file "${expdir}/stats/valid/speech_shape" --valid_shape_file "${expdir}/stats/valid/text_shape"
+        --distill_conf graph="${graph}" "$@"
+    )
+    if [ "${ngpu}" -gt 1 ] || [ "${cuda_cmd}" != run.pl ]; then
+        run=(
+            python3 -m espnet2.bin.launch --cmd "${cuda_cmd} --name ${output##*/}" --log "${log}" --ngpu "${ngpu}"
+            --num_nodes "${num_nodes}" --init_file_prefix "${output}/.dist_init_" --multiprocessing_distributed true --
+            "${run[@]}"
+        )
+        log "training in ${output}, log in ${log}"
+        OMP_NUM_THREADS=${threads} "${run[@]}"
+    else
+        OMP_NUM_THREADS=${threads} python3 -m distill.bin.watch --log "${log}" -- "${run[@]}"
+    fi
+}
+
+# Options that hand a training the stored targets of train and valid
+stored_targets() {
+    local part set scp
+    for part in train valid; do
+        if [ "${part}" = train ]; then set=${train_set}; else set=${valid_set}; fi
+        for scp in "${targets}/${set}"/*.scp; do
+            echo "--${part}_data_path_and_name_and_type" "${scp},teacher_$(basename "${scp}" .scp),kaldi_ark"
+        done
+    done
+}
+
+if wanted 7; then
+    if [ -n "${teacher}" ]; then
+        if begin "${stamps}/7" "adopt the teacher ${teacher}" "${teacher}" "" "${teacher}/config.yaml"; then
+            ln -sfn "$(realpath "${teacher}")" "${expdir}/teacher"
+            finish "${stamps}/7"
+        fi
+    else
+        collect_stats
+        teacher_init=()
+        inputs=("${teacher_config}" "${stamps}/6" "${stamps}/9")
+        if [ -n "${teacher_init_config}" ]; then
+            if begin "${stamps}/7_init" "train the teacher, first with ${teacher_init_config}" "${seed}" \
+                "${expdir}/teacher_init" "${teacher_init_config}" "${stamps}/6" "${stamps}/9"; then
+                train teacher_init "${teacher_init_config}"
+                finish "${stamps}/7_init"
+            fi
+            teacher_init=(--init "${expdir}/teacher_init")
+            inputs+=("${stamps}/7_init")
+        fi
+        if begin "${stamps}/7" "train the teacher with ${teacher_config}" "${seed}" "${expdir}/teacher" "${inputs[@]}"; then
+            train teacher "${teacher_config}" "${teacher_init[@]}"
+            finish "${stamps}/7"
+        fi
+    fi
+fi
+if wanted 8; then
+    if [ "${teacher_targets}" = online ]; then
+        log "stage 8: skipped, as the teacher runs inside the trainer (--teacher_targets online)"
+    elif begin "${stamps}/8" "extract the teacher's targets" "${target_dtype}" "${targets}" "${stamps}/7" \
+        "${student_full_config}" "${raw}/${train_set}/wav.scp" "${raw}/${valid_set}/wav.scp"; then
+        for set in ${train_set} ${valid_set}; do
+            extract=(
+                python3 -m distill.bin.extract_targets --teacher "${expdir}/teacher" --wav_scp "${raw}/${set}/wav.scp"
+                --student_config "${student_full_config}" --dtype "${target_dtype}" --output "${targets}/${set}"
+                --num_jobs "${nj}"
+            )
+            "${extract[@]}" --plan
+            # shellcheck disable=SC2086
+            ${train_cmd} JOB=1:"${nj}" "${targets}/${set}/log/extract.JOB.log" "${extract[@]}" --job JOB
+            "${extract[@]}" --merge
+        done
+        finish "${stamps}/8"
+    fi
+fi
+if wanted 9; then collect_stats; fi
+
+teacher_options=(--teacher "${expdir}/teacher" --teacher_targets "${teacher_targets}")
+teacher_inputs=("${stamps}/7")
+if [ "${teacher_targets}" = stored ]; then
+    teacher_inputs+=("${stamps}/8")
+fi
+if wanted 10; then
+    if begin "${stamps}/10" "distil teacher -> student_full" "${seed} ${teacher_targets}" "${expdir}/student_full" \
+        "${student_full_config}" "${stamps}/6" "${stamps}/9" "${teacher_inputs[@]}"; then
+        stored=()
+        if [ "${teacher_targets}" = stored ]; then read -r -d '' -a stored < <(stored_targets) || true; fi
+        train student_full "${student_full_config}" "${teacher_options[@]}" "${stored[@]}"
+        finish "${stamps}/10"
+    fi
+    if ${no_kd} && begin "${stamps}/10_no_kd" "the same student without a teacher" "${seed}" \
+        "${expdir}/student_full_no_kd" "${student_full_config}" "${stamps}/6" "${stamps}/9"; then
+        train student_full_no_kd "${student_full_config}" --distill_conf target=transcript
+        finish "${stamps}/10_no_kd"
+    fi
+fi
+if wanted 11; then
+    stage2=("${teacher_options[@]}")
+    stored=()
+    if [ "${stage2_teacher}" = student_full ]; then
+        stage2=(--teacher "${expdir}/student_full" --teacher_targets online)
+    elif [ "${teacher_targets}" = stored ]; then
+        read -r -d '' -a stored < <(stored_targets) || true
+    fi
+    if begin "${stamps}/11" "distil student_full -> student_stream" "${seed} ${stage2_teacher} ${teacher_targets}" \
+        "${expdir}/student_stream" "${student_stream_config}" "${stamps}/10" "${teacher_inputs[@]}"; then
+        train student_stream "${student_stream_config}" --init "${expdir}/student_full" "${stage2[@]}" "${stored[@]}"
+        finish "${stamps}/11"
+    fi
+fi
+
+# ---------------------------------------------------------------- recognition
+systems="teacher student_full"
+if ${no_kd}; then systems+=" student_full_no_kd"; fi
+systems+=" student_stream"
+test_dirs=()
+for set in ${test_sets}; do test_dirs+=("${raw}/${set}"); done
+trained_in() {
+    case "$1" in
+        teacher) echo "${stamps}/7" ;;
+        student_full) echo "${stamps}/10" ;;
+        student_full_no_kd) echo "${stamps}/10_no_kd" ;;
+        student_stream) echo "${stamps}/11" ;;
+    esac
+}
+
+if wanted 12; then
+    for system in ${systems}; do
+        chunks=""
+        if [ "${system}" = student_stream ]; then chunks=${latencies}; fi
+        scps=()
+        for dir in "${test_dirs[@]}"; do scps+=("${dir}/wav.scp"); done
+        # A changed model or test set makes every hypothesis of it stale; a changed list of latencies only adds some.
+        if begin "${stamps}/12_${system}" "recognise the test sets with ${system}" "${test_sets} ${chunks} ${nj}" \
+            "" "$(trained_in "${system}")" "${scps[@]}"; then
+            if ${stale}; then rm -rf "${expdir}/${system}"/decode_*; fi
+            mkdir -p "${expdir}/${system}/log"
+            # shellcheck disable=SC2086
+            ${decode_cmd} JOB=1:"${nj}" "${expdir}/${system}/log/decode.JOB.log" \
+                python3 -m distill.bin.decode --model "${expdir}/${system}" --data_dirs "${test_dirs[@]}" \
+                --chunk_ms ${chunks} --job JOB --num_jobs "${nj}"
+            finish "${stamps}/12_${system}"
+        fi
+    done
+fi
+if wanted 13; then
+    inputs=()
+    for system in ${systems}; do inputs+=("${stamps}/12_${system}"); done
+    for dir in "${test_dirs[@]}"; do inputs+=("${dir}/text"); done
+    if begin "${stamps}/13" "score" "${test_sets}" "" "${inputs[@]}"; then
+        for set in ${test_sets}; do
+            decode_dirs=()
+            for system in ${systems}; do decode_dirs+=("${expdir}/${system}"/decode_*/"${set}"); done
+            python3 -m distill.bin.score --ref "${raw}/${set}/text" --decode_dir "${decode_dirs[@]}"
+        done
+        recipe=$(realpath --relative-to="${DISTILL_ROOT}" .)
+        python3 -m distill.bin.results --expdir "${expdir}" --test_sets "${test_sets}" --recipe "${recipe}"
+        finish "${stamps}/13"
+    fi
+fi
+for number in 14 15 16; do
+    if wanted "${number}" && [ "${stop_stage}" -le 16 ]; then fail "distill.sh: stage ${number} is not built yet"; fi
+done
+log "finished stages ${stage} to ${stop_stage}; results are in ${expdir}/RESULTS.md"

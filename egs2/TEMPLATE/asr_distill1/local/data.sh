@@ -1,0 +1,20 @@
+#!/usr/bin/env bash
+# Makes data/train, data/valid and data/test, each with wav.scp, text and utt2spk in Kaldi's form.
+# As it stands it takes directories that are in that form already:
+#   ./run.sh --local_data_opts "--train /corpus/train --valid /corpus/dev --test /corpus/test"
+set -euo pipefail
+
+# shellcheck disable=SC2034  # read through ${!set}
+train='' valid='' test=''
+. utils/parse_options.sh
+
+for set in train valid test; do
+    from=${!set}
+    if [ -z "${from}" ]; then
+        echo "error: local/data.sh: --${set} is missing; give --local_data_opts \"--train DIR --valid DIR --test DIR\"," \
+            "or edit local/data.sh" >&2
+        exit 2
+    fi
+    python3 -m distill.bin.check_data --data "${from}" "${@}"
+    utils/copy_data_dir.sh "${from}" "data/${set}"
+done

@@ -1,0 +1,11 @@
+#!/usr/bin/env bash
+# Distil a large recogniser of this corpus into a small streaming one. ./run.sh --help lists every option.
+set -euo pipefail
+
+./distill.sh \
+    --train_set train \
+    --valid_set valid \
+    --test_sets "test" \
+    --token_type bpe --nbpe 500 \
+    --ngpu 0 --nj 4 \
+    "$@"
