@@ -1,0 +1,62 @@
+"""results.json, and RESULTS.md from it."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from distill.bin import results
+
+
+def make(expdir: Path, system: str, decode: str, errors: list[list[int]], chunk_ms: int | None) -> None:
+    folder = expdir / system / decode / "test"
+    (folder / "score_wer").mkdir(parents=True)
+    words, wrong = (sum(row[column] for row in errors) for column in (0, 1))
+    score = {"words": words, "sub": wrong, "del": 0, "ins": 0, "wer": 100 * wrong / words, "utterances": len(errors)}
+    score |= {"audio_s": 10.0, "compute_s": 1.0 if system == "teacher" else 0.25, "errors": errors, "scorer": "sclite"}
+    (folder / "score_wer" / "score.json").write_text(json.dumps(score))
+    size = 4_000_000 if system == "teacher" else 500_000
+    about = {"params": size // 4, "model_bytes": size, "threads": 1, "chunk_ms": chunk_ms}
+    (folder / "about.json").write_text(json.dumps(about))
+
+
+def test_rows_and_table(tmp_path, capsys):
+    make(tmp_path, "teacher", "decode_full", [[5, 1], [5, 0], [10, 1]], None)
+    make(tmp_path, "student_stream", "decode_960ms", [[5, 1], [5, 1], [10, 1]], 960)
+    make(tmp_path, "student_stream", "decode_160ms", [[5, 2], [5, 1], [10, 1]], 160)
+    results.main(["--expdir", str(tmp_path), "--test_sets", "test", "--recipe", "egs2/x"])
+    rows = json.loads((tmp_path / "results.json").read_text())["rows"]
+    assert [(row["system"], row["latency_ms"]) for row in rows] == [
+        ("teacher", None),
+        ("student_stream", 160),
+        ("student_stream", 960),
+    ]
+    assert rows[1]["relative_loss"] == pytest.approx(100.0)
+    assert rows[2]["relative_loss"] == pytest.approx(50.0)
+    assert rows[1]["rtf"] == pytest.approx(0.025)
+    text = (tmp_path / "RESULTS.md").read_text()
+    assert "| student_stream | 160 ms | 20.00 (" in text and "8.0x" in text and "4.0x" in text
+    assert text in capsys.readouterr().out
+
+
+def test_bootstrap_covers_the_estimate_and_narrows():
+    rng = np.random.default_rng(1)
+    small = np.stack([np.full(50, 4), rng.binomial(4, 0.1, 50)], 1)
+    large = np.tile(small, (20, 1))
+    narrow, wide = results.bootstrap(large, None), results.bootstrap(small, None)
+    wer = 100 * small[:, 1].sum() / small[:, 0].sum()
+    for out in (narrow, wide):
+        assert out["wer_low"] < wer < out["wer_high"]
+    assert narrow["wer_high"] - narrow["wer_low"] < 0.5 * (wide["wer_high"] - wide["wer_low"])
+
+
+def test_identical_systems_have_no_loss():
+    errors = np.array([[3, 1], [4, 0], [2, 1], [5, 2]])
+    out = results.bootstrap(errors, errors)
+    assert out["relative_loss"] == pytest.approx(0)
+
+
+def test_teacher_without_errors_gives_no_relative_loss():
+    teacher, student = np.array([[3, 0], [4, 0]]), np.array([[3, 1], [4, 0]])
+    assert "relative_loss" not in results.bootstrap(student, teacher)
