@@ -1,0 +1,5 @@
+"""Networks: the wav2vec 2.0 teacher, the Conformer student with its front ends, and the attention masks of streaming."""
+
+from distill.models.output import NetworkOutput
+
+__all__ = ["NetworkOutput"]

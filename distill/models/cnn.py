@@ -1,0 +1,178 @@
+"""wav2vec 2.0's convolutional feature encoder with layer norm, computed several times faster on a CPU.
+
+Every layer has kernel <= 2 * stride. With time cut into blocks of ``stride`` frames, a strided convolution is then one
+matrix product with the block and one with the beginning of the next block. In the layout (batch, time, channel) both
+read the activations in place, and layer norm needs no transposition.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+SAMPLE_RATE = 16000
+
+
+class _BlockConv(torch.autograd.Function):
+    """Rows (M, stride * Cin), weight (Cout, Cin, kernel), bias (Cout,) -> (M, Cout).
+
+    Row m is multiplied by the first ``stride`` taps, row m + 1 by the remaining ones. Utterances follow each other in
+    the rows, so an utterance's last row is spoilt by the next utterance: callers drop it.
+    """
+
+    @staticmethod
+    def forward(ctx, rows: Tensor, weight: Tensor, bias: Tensor, stride: int) -> Tensor:
+        out_channels, in_channels, kernel = weight.shape
+        taps = weight.permute(2, 1, 0).reshape(kernel * in_channels, out_channels)
+        head, tail = taps[: stride * in_channels], taps[stride * in_channels :]
+        ctx.save_for_backward(rows, head, tail)
+        ctx.shape = weight.shape
+        result = torch.addmm(bias, rows[:, : len(head)], head)
+        if len(tail):
+            result[:-1].addmm_(rows[1:, : len(tail)], tail)
+        return result
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None]:
+        rows, head, tail = ctx.saved_tensors
+        out_channels, in_channels, kernel = ctx.shape
+        grad_rows = grad_weight = grad_bias = None
+        if ctx.needs_input_grad[0]:
+            grad_rows = (
+                grad @ head.t()
+                if len(head) == rows.shape[1]
+                else F.pad(grad @ head.t(), (0, rows.shape[1] - len(head)))
+            )
+            if len(tail):
+                grad_rows[1:, : len(tail)].addmm_(grad[:-1], tail.t())
+        if ctx.needs_input_grad[1]:
+            parts = [rows[:, : len(head)].t() @ grad]
+            if len(tail):
+                parts.append(rows[1:, : len(tail)].t() @ grad[:-1])
+            grad_weight = torch.cat(parts).view(kernel, in_channels, out_channels).permute(2, 1, 0)
+        if ctx.needs_input_grad[2]:
+            grad_bias = grad.sum(0)
+        return grad_rows, grad_weight, grad_bias, None
+
+
+def block_conv(x: Tensor, weight: Tensor, bias: Tensor, stride: int) -> Tensor:
+    """Strided convolution over time without padding, (B, T, Cin) -> (B, ceil(T / stride), Cout).
+
+    ``weight`` is (Cout, Cin, kernel) with kernel <= 2 * stride, as nn.Conv1d keeps it. Only the first
+    ``(T - kernel) // stride + 1`` frames are the convolution's; what follows them is finite, but means nothing.
+    """
+    batch, time, channels = x.shape
+    kernel = weight.shape[2]
+    if kernel > 2 * stride:
+        raise ValueError(f"kernel {kernel} is longer than two strides of {stride}")
+    if time % stride:
+        x = F.pad(x, (0, 0, 0, -time % stride))
+    count = x.shape[1] // stride
+    if x.device.type != "cpu":  # cuDNN is at its best with the convolution itself, and follows autocast
+        x = F.pad(x, (0, 0, 0, max(0, kernel - stride)))
+        return F.conv1d(x.transpose(1, 2), weight, bias, stride).transpose(1, 2)[:, :count]
+    if channels == 1 and kernel > stride:
+        # Both blocks side by side: a product with 5 columns wastes more than the copy of a (short) waveform.
+        rows = F.pad(x.reshape(-1), (0, kernel - stride)).unfold(0, kernel, stride).contiguous()
+        return _BlockConv.apply(rows, weight, bias, kernel).view(batch, count, -1)
+    return _BlockConv.apply(x.reshape(batch * count, stride * channels), weight, bias, stride).view(batch, count, -1)
+
+
+def convolve(x: Tensor, layers: Iterable[nn.Module]) -> Tensor:
+    """wav2vec 2.0's layer-norm convolution layers (each with conv, layer_norm): (B, T, Cin) -> (B, T', Cout).
+
+    T' is what convolutions without padding leave; T must be enough for one frame. Gradients of frames that are dropped
+    are zero. Works on this module's layers and on Hugging Face's ``feature_extractor.conv_layers``.
+    """
+    layers = list(layers)
+    count = x.shape[1]
+    # Padding once to a multiple of all strides spares every layer a copy.
+    x = F.pad(x, (0, 0, 0, -count % math.prod(layer.conv.stride[0] for layer in layers)))
+    for layer in layers:
+        stride = layer.conv.stride[0]
+        count = (count - layer.conv.kernel_size[0]) // stride + 1
+        x = block_conv(x, layer.conv.weight, layer.conv.bias, stride)
+        x = F.gelu(layer.layer_norm(x))
+    return x[:, :count]
+
+
+class ConvLayer(nn.Module):
+    """Parameters of one layer, named as Hugging Face names them."""
+
+    def __init__(self, in_channels: int, out_channels: int, kernel: int, stride: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv1d(in_channels, out_channels, kernel, stride)
+        self.layer_norm = nn.LayerNorm(out_channels)
+        nn.init.kaiming_normal_(self.conv.weight)
+        bound = math.sqrt(1 / (in_channels * kernel))
+        nn.init.uniform_(self.conv.bias, -bound, bound)
+
+
+class ConvFrontEnd(nn.Module):
+    """wav2vec 2.0's layer-norm feature encoder: 16 kHz audio -> a frame per 20 ms.
+
+    Frame t sees samples [320 t, 320 t + 400): 5 ms more than the 20 ms it stands for. A chunk of frames
+    [c C, (c + 1) C) is therefore complete 5 ms after the chunk's end, the declared look-ahead of this front end.
+
+    Args:
+        channels: of each layer; the teacher's are 512 everywhere.
+        kernels, strides: of each layer; kernel <= 2 * stride.
+        freeze: keep the weights as they are and skip the backward pass.
+    """
+
+    tail = 0  # samples of silence appended to the audio
+
+    def __init__(
+        self,
+        channels: Sequence[int] = (512,) * 7,
+        kernels: Sequence[int] = (10, 3, 3, 3, 3, 2, 2),
+        strides: Sequence[int] = (5, 2, 2, 2, 2, 2, 2),
+        freeze: bool = False,
+    ) -> None:
+        super().__init__()
+        inputs = (1, *channels[:-1])
+        self.conv_layers = nn.ModuleList(map(ConvLayer, inputs, channels, kernels, strides))
+        self.channels = channels[-1]
+        self.hop, self.window = field_of_view(kernels, strides)
+        self.freeze = freeze
+        if freeze:
+            self.requires_grad_(False)
+
+    def encode(self, samples: Tensor) -> Tensor:
+        """(B, n) audio, n >= window -> (B, (n - window) // hop + 1, channels)."""
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.freeze):
+            return convolve(samples[..., None], self.conv_layers)
+
+    def forward(self, speech: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, N) audio padded with zeros and (B,) samples -> features (B, T, channels) and (B,) frames, at least 1.
+
+        Audio shorter than a window is padded with zeros.
+        """
+        return whole_utterance(self, speech, lengths)
+
+
+def field_of_view(kernels: Sequence[int], strides: Sequence[int]) -> tuple[int, int]:
+    """Hop and window, in inputs, of stacked convolutions."""
+    hop, window = 1, 1
+    for kernel, stride in zip(kernels, strides, strict=True):
+        window += (kernel - 1) * hop
+        hop *= stride
+    return hop, window
+
+
+def frame_counts(front_end, samples: Tensor | int) -> Tensor | int:
+    """Frames that a front end makes of so many samples, at least 1."""
+    if isinstance(samples, int):
+        return max(0, samples + front_end.tail - front_end.window) // front_end.hop + 1
+    extra = (samples + front_end.tail - front_end.window).clamp(min=0)
+    return torch.div(extra, front_end.hop, rounding_mode="floor") + 1
+
+
+def whole_utterance(front_end, speech: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+    """Append the front end's tail, zero-pad to a window, encode, and count frames."""
+    missing = max(front_end.tail, front_end.window - speech.shape[1])
+    return front_end.encode(F.pad(speech, (0, missing))), frame_counts(front_end, lengths)

@@ -1,0 +1,81 @@
+"""Kaldi's log-mel filterbank in torch, and a slim convolutional subsampling to a frame per 40 ms."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from distill.models.cnn import ConvLayer, convolve, field_of_view, whole_utterance
+
+FRAME, SHIFT, FFT = 400, 160, 512  # samples: 25 ms, 10 ms
+LOW_HZ, HIGH_HZ = 20.0, 7600.0
+
+
+def _mel(hertz: Tensor) -> Tensor:
+    return 1127.0 * torch.log1p(hertz / 700.0)
+
+
+def mel_filters(bins: int) -> Tensor:
+    """Kaldi's triangular mel filters over the FFT bins, (FFT / 2 + 1, bins); float64."""
+    low, high = _mel(torch.tensor([LOW_HZ, HIGH_HZ], dtype=torch.float64))
+    step = (high - low) / (bins + 1)
+    left = low + torch.arange(bins, dtype=torch.float64) * step
+    mel = _mel(torch.arange(FFT // 2 + 1, dtype=torch.float64) * 16000 / FFT)[:, None]
+    filters = torch.minimum((mel - left) / step, (left + 2 * step - mel) / step).clamp(min=0)
+    filters[-1] = 0  # Kaldi leaves out the Nyquist bin
+    return filters
+
+
+def kaldi_fbank(samples: Tensor, window: Tensor, filters: Tensor) -> Tensor:
+    """Log-mel energies as Kaldi computes them (no dither, snip_edges, samples on the int16 scale).
+
+    (B, n) audio in [-1, 1], n >= 400 -> (B, (n - 400) // 160 + 1, bins). Frames are independent of each other.
+    """
+    frames = (samples * 32768.0).unfold(1, FRAME, SHIFT)
+    frames = frames - frames.mean(-1, keepdim=True)
+    before = F.pad(frames, (1, 0), mode="replicate")[..., :-1]
+    frames = (frames - 0.97 * before) * window
+    power = torch.fft.rfft(frames, n=FFT).abs().square()
+    return (power @ filters).clamp(min=torch.finfo(torch.float32).eps).log()
+
+
+class FbankFrontEnd(nn.Module):
+    """80-dim log-mel and two strided convolutions: 16 kHz audio -> a frame per 40 ms.
+
+    Frame t sees 7 feature frames from 4 t on, samples [640 t, 640 t + 1360): 45 ms more than the 40 ms it stands for,
+    the declared look-ahead of this front end. 40 ms of silence is appended to the audio, so that there are half as
+    many frames as wav2vec 2.0 has and the end of the last word is heard.
+
+    Args:
+        channels: of both convolutions.
+        bins: mel bins.
+    """
+
+    tail = 640
+
+    def __init__(self, channels: int = 256, bins: int = 80) -> None:
+        super().__init__()
+        self.channels = channels
+        self.conv_layers = nn.ModuleList([ConvLayer(bins, channels, 3, 2), ConvLayer(channels, channels, 3, 2)])
+        hop, window = field_of_view((3, 3), (2, 2))
+        self.hop, self.window = hop * SHIFT, (window - 1) * SHIFT + FRAME
+        hann = 0.5 - 0.5 * torch.cos(torch.arange(FRAME, dtype=torch.float64) * (2 * math.pi / (FRAME - 1)))
+        # Constants, so not in the checkpoint.
+        self.register_buffer("povey", hann.pow(0.85).float(), persistent=False)
+        self.register_buffer("filters", mel_filters(bins).float(), persistent=False)
+
+    def features(self, samples: Tensor) -> Tensor:
+        """Log-mel features of (B, n) audio, n >= 400: (B, (n - 400) // 160 + 1, bins)."""
+        return kaldi_fbank(samples, self.povey, self.filters)
+
+    def encode(self, samples: Tensor) -> Tensor:
+        """(B, n) audio, n >= window -> (B, (n - window) // hop + 1, channels)."""
+        # Log energies of speech on the int16 scale lie around 12 +- 5; below 0 is less than the rounding to int16.
+        return convolve((self.features(samples).clamp(min=0) - 12.0) / 5.0, self.conv_layers)
+
+    def forward(self, speech: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, N) audio padded with zeros and (B,) samples -> features (B, T, channels) and (B,) frames, at least 1."""
+        return whole_utterance(self, speech, lengths)

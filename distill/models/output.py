@@ -1,0 +1,21 @@
+"""What teacher and student both return."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+
+class NetworkOutput(NamedTuple):
+    """Outputs of a network for B utterances of at most T frames.
+
+    Attributes:
+        logits: (B, T, V), before log-softmax; token 0 is blank.
+        lengths: (B,) frames of each utterance, at least 1. What lies beyond them means nothing.
+        hidden: output of layer i as ``hidden[i - 1]``, each (B, T, width).
+    """
+
+    logits: Tensor
+    lengths: Tensor
+    hidden: list[Tensor]

@@ -1,0 +1,214 @@
+"""The student: a front end, Conformer blocks, and a linear prediction layer; for whole utterances and for streams."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from distill.errors import UserError
+from distill.models.chunk_mask import chunk_mask
+from distill.models.cnn import SAMPLE_RATE, ConvFrontEnd, frame_counts
+from distill.models.conformer import BlockCache, ConformerBlock, rotary_tables
+from distill.models.fbank import FbankFrontEnd
+from distill.models.output import NetworkOutput
+
+
+@dataclass
+class StreamState:
+    """Where streams of audio stand between two calls of :meth:`Student.stream`.
+
+    Attributes:
+        chunk_frames: frames of a chunk.
+        left_frames: frames of history a chunk sees, None for all.
+        samples: (B, n) audio that belongs to the coming chunk.
+        caches: past of every block.
+        frames: frames put out so far.
+    """
+
+    chunk_frames: int
+    left_frames: int | None
+    samples: Tensor
+    caches: list[BlockCache]
+    frames: int = 0
+
+
+class Student(nn.Module):
+    """A Conformer that reads 16 kHz audio and can stream it in chunks.
+
+    Args:
+        vocab_size: V; token 0 is blank.
+        front_end: ``cnn`` (wav2vec 2.0's, a frame per 20 ms) or ``fbank`` (log-mel, a frame per 40 ms).
+        front_end_conf: arguments of :class:`ConvFrontEnd` or :class:`FbankFrontEnd`.
+        width: of the blocks.
+        layers: number of blocks.
+        heads: of attention; width / heads must be even.
+        ffn: inner width of the feed-forward modules.
+        kernel: frames that the causal depthwise convolution sees.
+        dropout: in every module.
+    """
+
+    def __init__(
+        self,
+        vocab_size: int,
+        front_end: str = "cnn",
+        front_end_conf: Mapping[str, Any] | None = None,
+        width: int = 384,
+        layers: int = 10,
+        heads: int = 6,
+        ffn: int = 576,
+        kernel: int = 15,
+        dropout: float = 0.1,
+    ) -> None:
+        super().__init__()
+        kinds: dict[str, type[ConvFrontEnd] | type[FbankFrontEnd]] = {"cnn": ConvFrontEnd, "fbank": FbankFrontEnd}
+        if front_end not in kinds:
+            raise UserError(f"network_conf.front_end: {front_end!r} is neither cnn nor fbank")
+        if width % (2 * heads):
+            raise UserError(f"network_conf.heads: width {width} is not {heads} heads of an even width; choose another")
+        self.vocab_size = vocab_size
+        self.width = width
+        self.front_end = kinds[front_end](**(front_end_conf or {}))
+        self.feature_norm = nn.LayerNorm(self.front_end.channels)
+        self.projection = nn.Linear(self.front_end.channels, width)
+        self.dropout = nn.Dropout(dropout)
+        self.blocks = nn.ModuleList(ConformerBlock(width, heads, ffn, kernel, dropout) for _ in range(layers))
+        self.output = nn.Linear(width, vocab_size)
+        self._initialise()
+
+    def _initialise(self) -> None:
+        """Xavier for what maps to the residual stream; PyTorch's uniform is three times smaller and slower to train."""
+        for module in (*self.blocks.modules(), self.projection, self.output):
+            if isinstance(module, nn.Linear):
+                if module.out_features != 3 * module.in_features:  # attention's own is square by square
+                    nn.init.xavier_uniform_(module.weight)
+                nn.init.zeros_(module.bias)
+
+    @property
+    def frame_ms(self) -> int:
+        """Milliseconds between frames: 20 (cnn) or 40 (fbank)."""
+        return self.front_end.hop * 1000 // SAMPLE_RATE
+
+    @property
+    def lookahead_samples(self) -> int:
+        """Samples beyond a chunk's end that the front end waits for: 80 (5 ms) for cnn, 720 (45 ms) for fbank."""
+        return self.front_end.window - self.front_end.hop
+
+    def frames(self, samples: int) -> int:
+        """Frames of so many samples, at least 1."""
+        count = frame_counts(self.front_end, samples)
+        assert isinstance(count, int)
+        return count
+
+    def _tables(self, length: int) -> tuple[Tensor, Tensor]:
+        return rotary_tables(length, self.width // self.blocks[0].attention.heads, self.output.weight.device)
+
+    def _project(self, features: Tensor) -> Tensor:
+        return self.dropout(self.projection(self.feature_norm(features)))
+
+    def forward(
+        self,
+        speech: Tensor,
+        speech_lengths: Tensor,
+        chunk_frames: int | None = None,
+        left_frames: int | None = None,
+    ) -> NetworkOutput:
+        """Whole utterances (B, N) of audio in [-1, 1], padded with zeros, with (B,) samples each.
+
+        With ``chunk_frames`` attention sees what a stream in chunks of that length would see (:func:`chunk_mask`),
+        and the logits are those of :meth:`stream`.
+        """
+        features, lengths = self.front_end(speech, speech_lengths)
+        x = self._project(features)
+        mask = chunk_mask(lengths, x.shape[1], chunk_frames, left_frames)
+        tables = self._tables(x.shape[1])
+        hidden = []
+        for block in self.blocks:
+            x = block(x, mask, tables)
+            hidden.append(x)
+        return NetworkOutput(self.output(x), lengths, hidden)
+
+    def initial_state(self, batch: int, chunk_frames: int, left_frames: int | None) -> StreamState:
+        """State before the first sample of ``batch`` streams."""
+        if chunk_frames < 1:
+            raise ValueError(f"chunk_frames {chunk_frames} must be at least 1")
+        samples = self.output.weight.new_zeros(batch, 0)
+        caches = [block.initial_cache(batch) for block in self.blocks]
+        return StreamState(chunk_frames, left_frames, samples, caches)
+
+    @torch.no_grad()
+    def stream(self, samples: Tensor, state: StreamState, final: bool = False) -> Tensor:
+        """Take in (B, n) more samples, any n, and return the logits (B, t, V) of the chunks they complete.
+
+        Chunk c is frames [c C, (c + 1) C), complete :attr:`lookahead_samples` after its last frame's end. ``final``
+        ends the streams: what is left comes out as a shorter chunk. ``state`` is changed in place and must not be used
+        after ``final``.
+        """
+        front = self.front_end
+        buffer = torch.cat((state.samples, samples.to(state.samples)), 1)
+        if final:
+            first_missing = front.window - buffer.shape[1] if state.frames == 0 else 0
+            buffer = F.pad(buffer, (0, max(front.tail, first_missing)))
+        pieces = []
+        chunk_samples = front.hop * state.chunk_frames
+        while buffer.shape[1] >= chunk_samples + self.lookahead_samples:
+            pieces.append(self._chunk(buffer[:, : chunk_samples + self.lookahead_samples], state))
+            buffer = buffer[:, chunk_samples:]
+        if final and buffer.shape[1] >= front.window:
+            pieces.append(self._chunk(buffer, state))
+        state.samples = buffer.clone()
+        return torch.cat(pieces, 1) if pieces else self.output.weight.new_zeros(len(samples), 0, self.vocab_size)
+
+    def _chunk(self, samples: Tensor, state: StreamState) -> Tensor:
+        x = self._project(self.front_end.encode(samples))
+        tables = self._tables(state.caches[0].keys.shape[2] + x.shape[1])
+        for block, cache in zip(self.blocks, state.caches, strict=True):
+            x = block(x, None, tables, cache, state.left_frames)
+        state.frames += x.shape[1]
+        return self.output(x)
+
+    @torch.no_grad()
+    def init_from_teacher(self, teacher: nn.Module) -> list[str]:
+        """Copy the CNN, the norm after it, and the prediction layer from a :class:`Teacher` where shapes allow.
+
+        Each is copied whole or not at all. Returns a line for each that says what was done and why.
+        """
+        parts = {
+            "CNN": (self.front_end, teacher.encoder.feature_extractor),
+            "feature norm": (self.feature_norm, teacher.encoder.feature_projection.layer_norm),
+            "feature projection": (self.projection, teacher.encoder.feature_projection.projection),
+            "prediction layer": (self.output, teacher.output),
+        }
+        report = []
+        cnn_copied = False
+        for name, (mine, theirs) in parts.items():
+            obstacle = mismatch(mine.state_dict(), theirs.state_dict())
+            if name.startswith("feature") and not cnn_copied:
+                obstacle = "it belongs to the CNN"
+            if obstacle is None:
+                mine.load_state_dict(theirs.state_dict())
+                cnn_copied |= name == "CNN"
+                count = sum(p.numel() for p in mine.parameters())
+                report.append(f"{name}: copied ({count} parameters)")
+            else:
+                report.append(f"{name}: not copied, {obstacle}")
+        if cnn_copied and teacher.normalize:
+            report.append("CNN: the teacher normalises each utterance's audio, which a stream cannot; scale may differ")
+        return report
+
+
+def mismatch(mine: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> str | None:
+    """The first reason why weights do not fit, None if they do."""
+    for key in mine:
+        if key not in theirs:
+            return f"the teacher has no {key}"
+        if mine[key].shape != theirs[key].shape:
+            return f"{key} is {tuple(theirs[key].shape)} in the teacher and {tuple(mine[key].shape)} here"
+    for key in theirs:
+        if key not in mine:
+            return f"the student has no {key}"
+    return None

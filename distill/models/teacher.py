@@ -1,0 +1,134 @@
+"""The teacher: Hugging Face's wav2vec 2.0 encoder with a linear prediction layer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import Wav2Vec2Config, Wav2Vec2Model
+
+from distill.errors import UserError
+from distill.models.cnn import convolve, field_of_view
+from distill.models.output import NetworkOutput
+
+
+class Teacher(nn.Module):
+    """wav2vec 2.0 and a prediction layer. Nothing is ever downloaded.
+
+    In evaluation mode padding and the rest of the batch change nothing if the CNN has layer norm
+    (``feat_extract_norm: layer``, as in Large-LV60). The group norm of Base takes statistics over time, padding
+    included: there outputs depend on the batch, as they do in Hugging Face's own.
+
+    Layers are never dropped at random (``layerdrop`` is set to 0), as a dropped layer has no output to learn from.
+
+    Args:
+        vocab_size: V; token 0 is blank.
+        config: arguments of transformers.Wav2Vec2Config for a new network, or a directory in Hugging Face's format
+            to load the encoder from.
+        normalize: bring each utterance's audio to zero mean and unit variance, as Large-LV60 expects.
+        freeze_cnn: do not train the CNN.
+    """
+
+    frame_ms = 20
+
+    def __init__(
+        self,
+        vocab_size: int,
+        config: Mapping[str, Any] | str | Path,
+        normalize: bool = False,
+        freeze_cnn: bool = False,
+    ) -> None:
+        super().__init__()
+        self.encoder = _build(config) if isinstance(config, Mapping) else _load(Path(config))
+        self.config = self.encoder.config
+        if self.config.add_adapter:
+            raise UserError("network_conf.config: add_adapter changes the frame rate; use a model without an adapter")
+        hop, self._window = field_of_view(self.config.conv_kernel, self.config.conv_stride)
+        if hop != 320:
+            raise UserError(f"network_conf.config: frames of {hop} samples instead of 320 (20 ms)")
+        self.vocab_size = vocab_size
+        self.width = self.config.hidden_size
+        self.normalize = normalize
+        self.freeze_cnn = freeze_cnn
+        self.dropout = nn.Dropout(self.config.final_dropout)
+        self.output = nn.Linear(self.width, vocab_size)
+        nn.init.xavier_uniform_(self.output.weight)
+        nn.init.zeros_(self.output.bias)
+        if freeze_cnn:
+            self.encoder.feature_extractor.requires_grad_(False)
+
+    def frames(self, samples: int) -> int:
+        """Frames of so many samples, at least 1."""
+        return max(0, samples - self._window) // 320 + 1
+
+    def _features(self, speech: Tensor) -> Tensor:
+        """(B, N) -> (B, T, channels)."""
+        extractor = self.encoder.feature_extractor
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.freeze_cnn):
+            if self._fast:
+                return convolve(speech[..., None], extractor.conv_layers)
+            x = speech[:, None]
+            for layer in extractor.conv_layers:
+                x = layer(x)
+            return x.transpose(1, 2)
+
+    @property
+    def _fast(self) -> bool:
+        """Whether the CNN is the one that :func:`convolve` computes."""
+        c = self.config
+        blocks = all(kernel <= 2 * stride for kernel, stride in zip(c.conv_kernel, c.conv_stride, strict=True))
+        return c.feat_extract_norm == "layer" and c.conv_bias and c.feat_extract_activation == "gelu" and blocks
+
+    def forward(self, speech: Tensor, speech_lengths: Tensor) -> NetworkOutput:
+        """Outputs for (B, N) audio in [-1, 1], padded with zeros, with (B,) samples each.
+
+        ``hidden[i - 1]`` is what transformer layer i puts out; in models with ``do_stable_layer_norm`` that is before
+        the norm that follows the last layer. In training mode frames are masked as the configuration says
+        (``mask_time_prob``), unless the batch is no longer than a mask.
+        """
+        inside = torch.arange(speech.shape[1], device=speech.device) < speech_lengths[:, None]
+        if self.normalize:
+            count = speech_lengths.clamp(min=1)[:, None]
+            mean = (speech * inside).sum(1, keepdim=True) / count
+            centred = (speech - mean) * inside
+            speech = centred / (centred.square().sum(1, keepdim=True) / count + 1e-7).sqrt()
+        features = self._features(F.pad(speech, (0, max(0, self._window - speech.shape[1]))))
+        lengths = torch.div((speech_lengths - self._window).clamp(min=0), 320, rounding_mode="floor") + 1
+        mask = torch.arange(features.shape[1], device=speech.device) < lengths[:, None]
+        x, _ = self.encoder.feature_projection(features)
+        if self.training and features.shape[1] > self.config.mask_time_length:
+            x = self.encoder._mask_hidden_states(x, attention_mask=mask)
+        hidden: list[Tensor] = []
+
+        def keep(_module: nn.Module, _inputs: Any, output: Any) -> None:
+            hidden.append(output[0] if isinstance(output, tuple) else output)
+
+        hooks = [layer.register_forward_hook(keep) for layer in self.encoder.encoder.layers]
+        try:
+            x = self.encoder.encoder(x, attention_mask=mask).last_hidden_state
+        finally:
+            for hook in hooks:
+                hook.remove()
+        return NetworkOutput(self.output(self.dropout(x)), lengths, hidden)
+
+
+def _build(arguments: Mapping[str, Any]) -> Wav2Vec2Model:
+    # Dropout on attention weights keeps the CPU from its fused attention; a configuration may still ask for it.
+    config = Wav2Vec2Config(**{"attention_dropout": 0.0, **arguments, "layerdrop": 0.0})
+    config._attn_implementation = "sdpa"
+    return Wav2Vec2Model(config)
+
+
+def _load(directory: Path) -> Wav2Vec2Model:
+    if not (directory / "config.json").is_file():
+        raise UserError(f"{directory / 'config.json'}: not found; give a directory in Hugging Face's format")
+    try:
+        return Wav2Vec2Model.from_pretrained(
+            directory, local_files_only=True, attn_implementation="sdpa", layerdrop=0.0, dtype=torch.float32
+        )
+    except (OSError, ValueError) as error:
+        raise UserError(f"{directory}: cannot be loaded as wav2vec 2.0: {error}") from error
