@@ -1,0 +1,246 @@
+"""Teacher targets on disk: Kaldi arks of a bounded size, one sorted scp for each stream, and a manifest.
+
+Layout of DIR (one data set):
+
+    hidden_02.scp, ..., logits.scp   utterance -> ark:offset, float matrices (frames, dimension); written by the merge
+    manifest.json                    what the targets were made from and how; written last
+    audio.sha256                     utterance -> checksum of its audio
+    data/0001/                       a shard: its arks, their scps and done.json, written last
+
+All reading and writing of arks is here. It works with kaldiio or omniio, and each reads the other's files.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+from distill.errors import UserError
+from distill.files import atomic_write
+
+try:
+    from kaldiio import load_scp, save_ark
+except ImportError:
+    from omniio.kaldi import load_scp, save_ark
+
+# float16 takes 2 bytes a value as Kaldi's 16-bit codes between a matrix's extremes (kTwoByteAuto), since Kaldi's format
+# knows no half precision; compressed takes 1 byte as codes between quantiles of a column (kSpeechFeature).
+COMPRESSION: dict[str, int | None] = {"float32": None, "float16": 3, "compressed": 2}
+BYTES = {"float32": 4, "float16": 2, "compressed": 1}
+SHARD_UTTERANCES = 256
+ARK_BYTES = 1 << 30
+CHECKED_BYTES = 1 << 16
+
+
+def audio_checksum(location: str) -> str:
+    """SHA-256 (16 hexadecimal digits) of an audio file's size, first and last 64 KiB.
+
+    Never of its name or time, so copied data still match. ``FILE:OFFSET`` means 64 KiB of an ark from there on.
+    """
+    path, offset = location, 0
+    if not os.path.exists(path) and ":" in path:
+        path, _, digits = location.rpartition(":")
+        offset = int(digits) if digits.isdigit() else 0
+    digest = hashlib.sha256()
+    try:
+        with open(path, "rb") as stream:
+            size = stream.seek(0, os.SEEK_END)
+            stream.seek(offset)
+            digest.update(stream.read(CHECKED_BYTES))
+            if offset == 0 and size > CHECKED_BYTES:
+                stream.seek(max(CHECKED_BYTES, size - CHECKED_BYTES))
+                digest.update(stream.read())
+                digest.update(str(size).encode())
+    except OSError as error:
+        raise UserError(f"{path}: audio cannot be read ({error.strerror}); correct wav.scp") from error
+    return digest.hexdigest()[:16]
+
+
+def read_two_columns(path: str | Path) -> dict[str, str]:
+    """A Kaldi file of a key and a value on each line."""
+    if not Path(path).is_file():
+        raise UserError(f"{path}: not found")
+    pairs: dict[str, str] = {}
+    with open(path, encoding="utf-8") as stream:
+        for number, line in enumerate(stream, 1):
+            fields = line.strip().split(maxsplit=1)
+            if len(fields) != 2:
+                raise UserError(f"{path}:{number}: expected an utterance id and a value")
+            if fields[0] in pairs:
+                raise UserError(f"{path}:{number}: {fields[0]} is there twice; keep one")
+            pairs[fields[0]] = fields[1]
+    return pairs
+
+
+def write_two_columns(path: str | Path, pairs: Mapping[str, str]) -> None:
+    """Write a Kaldi file of two columns, sorted by key as in the C locale (``sort``'s order under LC_ALL=C)."""
+    with atomic_write(path) as stream:
+        for key in sorted(pairs, key=str.encode):
+            stream.write(f"{key} {pairs[key]}\n")
+
+
+class TargetWriter:
+    """Write one shard: matrices of several streams for each utterance.
+
+    Used as a context manager. The shard's done.json appears when the block ends without an error; until then the shard
+    counts as missing and is made again.
+
+    Args:
+        directory: of the shard, such as dump/targets/train/data/0001; what is there is replaced.
+        dtype: float32, float16 or compressed (see COMPRESSION).
+        about: noted in done.json, for :func:`shard_done`.
+        ark_bytes: a stream goes on in a further ark file when its ark has reached this size.
+    """
+
+    def __init__(self, directory: str | Path, dtype: str, about: Mapping[str, Any], ark_bytes: int = ARK_BYTES) -> None:
+        self.directory = Path(directory)
+        self.compression = COMPRESSION[dtype]
+        self.about = dict(about)
+        self.ark_bytes = ark_bytes
+        self.arks: dict[str, Any] = {}
+        self.numbers: dict[str, int] = {}
+        self.scps: dict[str, dict[str, str]] = {}
+
+    def __enter__(self) -> TargetWriter:
+        shutil.rmtree(self.directory, ignore_errors=True)
+        self.directory.mkdir(parents=True)
+        return self
+
+    def write(self, utterance: str, matrices: Mapping[str, np.ndarray]) -> None:
+        """Add an utterance's (frames, dimension) matrix of every stream."""
+        for stream, matrix in matrices.items():
+            ark = self.arks.get(stream)
+            if ark is None or ark.tell() >= self.ark_bytes:
+                if ark is not None:
+                    ark.close()
+                self.numbers[stream] = self.numbers.get(stream, 0) + 1
+                ark = open(self.directory / f"{stream}.{self.numbers[stream]}.ark", "wb")
+                self.arks[stream] = ark
+            offset = ark.tell() + len(utterance.encode()) + 1
+            matrix = np.ascontiguousarray(matrix, dtype=np.float32)
+            save_ark(ark, {utterance: matrix}, compression_method=self.compression)
+            self.scps.setdefault(stream, {})[utterance] = f"{ark.name}:{offset}"
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for ark in self.arks.values():
+            ark.flush()
+            os.fsync(ark.fileno())
+            ark.close()
+        if kind is not None:
+            return
+        for stream, scp in self.scps.items():
+            write_two_columns(self.directory / f"{stream}.scp", scp)
+        with atomic_write(self.directory / "done.json") as done:
+            json.dump({**self.about, "streams": sorted(self.scps)}, done, indent=1, sort_keys=True)
+
+
+def shard_done(directory: str | Path, about: Mapping[str, Any]) -> bool:
+    """Whether a shard is complete and was made as ``about`` says."""
+    try:
+        found = json.loads((Path(directory) / "done.json").read_text(encoding="utf-8"))
+    except (FileNotFoundError, json.JSONDecodeError):
+        return False
+    return all(found.get(key) == value for key, value in about.items())
+
+
+def read_targets(directory: str | Path, stream: str) -> Mapping[str, np.ndarray]:
+    """A stream's matrices by utterance, (frames, dimension) float32, each read when it is asked for."""
+    path = Path(directory) / f"{stream}.scp"
+    if not path.is_file():
+        raise UserError(f"{path}: not found; extract the targets first (stage 8)")
+    return load_scp(str(path))
+
+
+def shards(utterances: Iterable[str], size: int = SHARD_UTTERANCES) -> list[list[str]]:
+    """Cut sorted utterances into shards, the same ones whatever the number of jobs."""
+    ordered = sorted(utterances, key=str.encode)
+    return [ordered[i : i + size] for i in range(0, len(ordered), size)]
+
+
+def merge(directory: str | Path, names: Sequence[str], manifest: Mapping[str, Any], audio: Mapping[str, str]) -> None:
+    """Join the scps of complete shards, check that every utterance is there, and write the manifest last."""
+    directory = Path(directory)
+    (directory / "manifest.json").unlink(missing_ok=True)
+    for old in directory.glob("*.scp"):
+        if old.stem not in manifest["streams"]:
+            old.unlink()
+    for stream in manifest["streams"]:
+        joined: dict[str, str] = {}
+        for name in names:
+            joined.update(read_two_columns(directory / "data" / name / f"{stream}.scp"))
+        if joined.keys() != audio.keys():
+            lacking = sorted(audio.keys() - joined.keys())
+            raise UserError(f"{directory}: {stream} lacks {len(lacking)} utterances; extract them again (stage 8)")
+        write_two_columns(directory / f"{stream}.scp", joined)
+    write_two_columns(directory / "audio.sha256", audio)
+    with atomic_write(directory / "manifest.json") as stream_out:
+        json.dump(manifest, stream_out, indent=1, sort_keys=True)
+
+
+def audio_list_checksum(audio: Mapping[str, str]) -> str:
+    """SHA-256 of a whole data set's utterances and audio checksums."""
+    lines = "".join(f"{key} {audio[key]}\n" for key in sorted(audio, key=str.encode))
+    return hashlib.sha256(lines.encode()).hexdigest()
+
+
+def check_manifest(directory: str | Path, teacher: str | Path, wav_scp: str | Path) -> dict[str, Any]:
+    """Read a manifest, refusing targets of another teacher or of other audio.
+
+    ``wav_scp`` may name fewer utterances than the targets, but none that they lack or whose audio differs.
+    """
+    from distill.tasks.load import model_checksum
+
+    directory = Path(directory)
+    path = directory / "manifest.json"
+    if not path.is_file():
+        raise UserError(f"{path}: not found; extract the targets first (stage 8)")
+    manifest = json.loads(path.read_text(encoding="utf-8"))
+    checksum = model_checksum(teacher)
+    if manifest["teacher"] != checksum:
+        raise UserError(
+            f"{path}: targets of another teacher (checksum {manifest['teacher'][:12]}, but {teacher} has "
+            f"{checksum[:12]}); extract them again (stage 8)"
+        )
+    stored = read_two_columns(directory / "audio.sha256")
+    if audio_list_checksum(stored) != manifest["audio"]:
+        raise UserError(
+            f"{directory / 'audio.sha256'}: not the list the manifest was made with; extract again (stage 8)"
+        )
+    for utterance, location in read_two_columns(wav_scp).items():
+        if utterance not in stored:
+            raise UserError(f"{path}: no targets of {utterance}, which is in {wav_scp}; extract again (stage 8)")
+        if stored[utterance] != audio_checksum(location):
+            raise UserError(f"{path}: the audio of {utterance} in {wav_scp} has changed; extract again (stage 8)")
+    return manifest
+
+
+def planned_bytes(frames: Sequence[int], dimensions: Mapping[str, int], dtype: str) -> int:
+    """Bytes that the arks of utterances with so many frames take."""
+    header = 20 if dtype == "float32" else 25
+    values = sum(frames) * sum(dimensions.values()) * BYTES[dtype]
+    columns = 8 * sum(dimensions.values()) * len(frames) if dtype == "compressed" else 0
+    return values + columns + len(frames) * len(dimensions) * (header + 30)
+
+
+def check_space(directory: str | Path, needed: int) -> int:
+    """Free bytes of the disk that holds ``directory``; refuses if ``needed`` does not fit."""
+    place = Path(directory).absolute()
+    while not place.exists():
+        place = place.parent
+    free = shutil.disk_usage(place).free
+    if needed > free:
+        raise UserError(
+            f"{directory}: the targets need {needed / 1e9:.1f} GB, but {free / 1e9:.1f} GB are free; "
+            "use --dtype float16 or compressed, fewer layers, or an online teacher (--teacher_targets online)"
+        )
+    return free

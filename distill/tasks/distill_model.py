@@ -1,0 +1,278 @@
+"""The model ESPnet trains: a network, the loss terms, and the projections that compare layers of different widths."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+import torch
+from espnet2.torch_utils.device_funcs import force_gatherable
+from espnet2.train.abs_espnet_model import AbsESPnetModel
+from torch import Tensor, nn
+
+from distill.errors import UserError
+from distill.tasks import losses
+from distill.tasks.augment import augment
+from distill.tasks.load import load_network, network_shape
+from distill.tasks.settings import AugmentConf, ChunkConf, DistillConf
+
+if TYPE_CHECKING:
+    from distill.models.student import Student
+    from distill.models.teacher import Teacher
+
+# More than a frame or two between stored targets and the student is another recording, not another rounding.
+MAX_FRAMES_APART = 2
+VALID_CHUNK_MS = 480
+
+
+def hidden_stream(layer: int) -> str:
+    """Name of the stream that holds a teacher layer's output, as in hidden_02.scp; layers count from 1."""
+    return f"hidden_{layer:02d}"
+
+
+class DistillModel(AbsESPnetModel):
+    """A network with the loss of :class:`distill.tasks.settings.DistillConf`.
+
+    Args:
+        network: teacher or student; called with (speech (B, N), lengths (B,)) at 16 kHz.
+        token_list: tokens by id, blank first.
+        conf: weights and targets of the loss.
+        teacher: directory of the trained teacher, or None. It is loaded at the first batch that needs it and kept
+            outside the module tree: never in a checkpoint, the optimiser or DDP, and never in training mode.
+        stored: whether the teacher's outputs come with the batch (``teacher_hidden_02``, ``teacher_logits``) instead.
+        chunk: attention chunks of a streaming student, None for full context.
+        augmentation: of the training audio; an online teacher hears the same augmented audio, stored targets were
+            made from the clean audio.
+    """
+
+    # Lengths are all that collect_stats needs.
+    extract_feats_in_collect_stats = False
+
+    def __init__(
+        self,
+        network: Student | Teacher,
+        token_list: list[str],
+        conf: DistillConf,
+        teacher: str | None = None,
+        stored: bool = False,
+        chunk: ChunkConf | None = None,
+        augmentation: AugmentConf | None = None,
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.token_list = token_list
+        self.conf = conf
+        self.teacher_directory = teacher
+        self.stored = stored
+        self.chunk = chunk
+        self.augmentation = augmentation
+        self._teacher: list[Student | Teacher] = []
+        self._mmi: list[Any] = []
+        self.layer_map: list[int] = []  # teacher layer of each student layer, both counted from 1
+        self.projections = nn.ModuleList()
+        self.factor = 1
+        self.apart_logged = False
+        if teacher is None:
+            if conf.target in ("posterior", "pseudo"):
+                raise UserError(f"distill_conf.target: {conf.target} needs a teacher; give --teacher DIR")
+            if conf.target == "none" and conf.weight_ctc == 0:
+                raise UserError("distill_conf: nothing to train on; give a teacher, target: transcript or weight_ctc")
+        else:
+            layers, width, teacher_ms = network_shape(teacher)
+            student_ms = network.frame_ms
+            if student_ms % teacher_ms:
+                raise UserError(f"{teacher}: frames of {teacher_ms} ms do not fit the student's {student_ms} ms")
+            self.factor = student_ms // teacher_ms
+            if conf.alpha < 1:
+                self.layer_map = self._read_layer_map(conf, network, layers)
+                self.projections = nn.ModuleList(nn.Linear(network.width, width) for _ in self.layer_map)
+        if chunk is not None:
+            self.chunk_range = chunk.range_in_frames(network.frame_ms)
+
+    @staticmethod
+    def _read_layer_map(conf: DistillConf, network: Student | Teacher, teacher_layers: int) -> list[int]:
+        """Teacher layer of each student layer, both counted from 1."""
+        student_layers = len(network.blocks)
+        if conf.layer_map is None:
+            return losses.layer_map(student_layers, teacher_layers)
+        given = list(conf.layer_map)
+        if len(given) != student_layers or not all(1 <= layer <= teacher_layers for layer in given):
+            raise UserError(
+                f"distill_conf.layer_map: {given} must name a teacher layer from 1 to {teacher_layers} for each of the "
+                f"student's {student_layers} layers"
+            )
+        return given
+
+    def teacher(self, device: torch.device) -> Student | Teacher:
+        """The frozen teacher in evaluation mode, loaded on first use."""
+        if not self._teacher:
+            assert self.teacher_directory is not None
+            loaded = load_network(self.teacher_directory, device)
+            if loaded.token_list != self.token_list:
+                raise UserError(f"{self.teacher_directory}: its token list is not this training's; use the same tokens")
+            self._teacher.append(loaded.network.requires_grad_(False))
+            logging.info(f"Teacher loaded from {self.teacher_directory}")
+        return self._teacher[0]
+
+    def mmi(self, device: torch.device) -> Any:
+        """The LF-MMI loss with its denominator graph, loaded on first use and kept out of checkpoints."""
+        if not self._mmi:
+            from distill.lfmmi import DenominatorGraph, LFMMILoss
+
+            if not self.conf.graph:
+                raise UserError(f"distill_conf.graph: target {self.conf.target} needs a denominator graph (stage 6)")
+            graph = DenominatorGraph.load(self.conf.graph)
+            if graph.vocab_size != len(self.token_list):
+                raise UserError(
+                    f"{self.conf.graph}: made for {graph.vocab_size} tokens, but the token list has "
+                    f"{len(self.token_list)}; make the graph again (stage 6)"
+                )
+            # Pseudo-labels are transcripts that the teacher wrote.
+            target = "posterior" if self.conf.target == "posterior" else "transcript"
+            mmi = LFMMILoss(graph, target=target, den_scale=self.conf.den_scale, reduction="none")
+            self._mmi.append(mmi.to(device))
+        return self._mmi[0]
+
+    def draw_chunk(self) -> dict[str, int | None]:
+        """Chunk and left context in frames for this batch, as arguments of the student's forward."""
+        if self.chunk is None:
+            return {}
+        chunk: int
+        frame_ms = self.network.frame_ms
+        first, last = self.chunk_range
+        if not self.training:
+            chunk = min(max(VALID_CHUNK_MS // frame_ms, first), last)
+        elif torch.rand(()) < self.chunk.full_prob:
+            return {}
+        else:
+            chunk = int(torch.randint(first, last + 1, ()).item())
+        left = None if self.chunk.left_ms is None else int(self.chunk.left_ms // frame_ms)
+        return {"chunk_frames": chunk, "left_frames": left}
+
+    def _teacher_outputs(
+        self, speech: Tensor, speech_lengths: Tensor, streams: dict[str, Any]
+    ) -> tuple[dict[int, Tensor], Tensor, Tensor]:
+        """Hidden layers by number, logits (B, T, V) and lengths of the teacher at the student's frame rate."""
+        if self.stored:
+            names = ["teacher_logits"] + [f"teacher_{hidden_stream(layer)}" for layer in set(self.layer_map)]
+            for name in names:
+                if name not in streams:
+                    raise UserError(
+                        f"{name}: no such stream in the batch; extract it (stage 8) or use an online teacher"
+                    )
+            hidden = {layer: streams[f"teacher_{hidden_stream(layer)}"].float() for layer in set(self.layer_map)}
+            logits, lengths = streams["teacher_logits"].float(), streams["teacher_logits_lengths"]
+        else:
+            with torch.no_grad():
+                output = self.teacher(speech.device)(speech, speech_lengths)
+            hidden = {layer: output.hidden[layer - 1].float() for layer in set(self.layer_map)}
+            logits, lengths = output.logits.float(), output.lengths
+        if self.factor > 1:
+            hidden = {layer: losses.average_frames(h, lengths, self.factor)[0] for layer, h in hidden.items()}
+            logits, lengths = losses.average_frames(logits, lengths, self.factor)
+        return hidden, logits, lengths
+
+    def _common_length(self, student: Tensor, teacher: Tensor, utterances: list[str]) -> Tensor:
+        """Frames that both have, (B,); the last frame may differ by rounding, more is an error."""
+        apart = (student - teacher).abs()
+        worst = int(apart.argmax())
+        if apart[worst] > MAX_FRAMES_APART:
+            raise UserError(
+                f"teacher targets of {utterances[worst] if utterances else 'an utterance'}: {int(teacher[worst])} "
+                f"frames, but the student has {int(student[worst])}; they are of other audio, extract them again (stage 8)"
+            )
+        if apart[worst] > 0 and not self.apart_logged:
+            logging.info("Teacher and student differ by a frame in some utterances: their common length is compared")
+            self.apart_logged = True
+        return torch.minimum(student, teacher)
+
+    def forward(
+        self,
+        speech: Tensor,
+        speech_lengths: Tensor,
+        text: Tensor,
+        text_lengths: Tensor,
+        utt_id: list[str] | None = None,
+        **streams: Any,
+    ) -> tuple[Tensor, dict[str, Tensor], Tensor]:
+        """Loss of a batch.
+
+        Args:
+            speech, speech_lengths: (B, N) audio in [-1, 1] and (B,) samples.
+            text, text_lengths: (B, U) token ids padded with -1, and (B,).
+            utt_id: utterance ids, for messages.
+            streams: stored teacher outputs (B, T, D) and their lengths.
+
+        Returns:
+            loss, every term by name, and the batch size as the trainer's weight.
+        """
+        if self.training and self.augmentation is not None:
+            speech = augment(speech, speech_lengths, self.augmentation)
+        output = self.network(speech, speech_lengths, **self.draw_chunk())
+        with torch.autocast(speech.device.type, enabled=False):
+            loss, stats = self._loss(output, speech, speech_lengths, text, text_lengths, utt_id or [], streams)
+        if not self.training:
+            references = [row[:n] for row, n in zip(text.tolist(), text_lengths.tolist(), strict=True)]
+            hypotheses = losses.greedy_tokens(output.logits, output.lengths)
+            stats["ter"] = torch.tensor(losses.token_error_rate(hypotheses, references))
+        stats = {"loss": loss.detach(), **stats}
+        return force_gatherable((loss, stats, len(speech)), loss.device)
+
+    def _loss(
+        self,
+        output: Any,
+        speech: Tensor,
+        speech_lengths: Tensor,
+        text: Tensor,
+        text_lengths: Tensor,
+        utterances: list[str],
+        streams: dict[str, Any],
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        conf = self.conf
+        logits, lengths = output.logits.float(), output.lengths
+        stats: dict[str, Tensor] = {}
+        loss = logits.new_zeros(())
+        if conf.weight_ctc > 0:
+            stats["loss_ctc"] = losses.ctc(logits, lengths, text, text_lengths).mean()
+            loss = loss + conf.weight_ctc * stats["loss_ctc"]
+        if self.teacher_directory is None:
+            if conf.target == "transcript":
+                stats["loss_mmi"] = self._loss_mmi(logits, lengths, text, text_lengths)
+                loss = loss + stats["loss_mmi"]
+            return loss, {name: term.detach() for name, term in stats.items()}
+
+        hidden, teacher_logits, teacher_lengths = self._teacher_outputs(speech, speech_lengths, streams)
+        common = self._common_length(lengths, teacher_lengths, utterances)
+        frames = min(logits.shape[1], teacher_logits.shape[1])
+        if self.layer_map:
+            terms = []
+            for projection, h, layer in zip(self.projections, output.hidden, self.layer_map, strict=True):
+                target = losses.normalise_frames(hidden[layer]) if conf.hidden_norm else hidden[layer]
+                terms.append(losses.masked_mse(projection(h[:, :frames].float()), target[:, :frames], common).mean())
+            stats["loss_hidden"] = torch.stack(terms).mean()
+            loss = loss + (1 - conf.alpha) * stats["loss_hidden"]
+        if conf.alpha > 0 and conf.beta < 1:
+            pair = logits[:, :frames], teacher_logits[:, :frames]
+            stats["loss_logits"] = losses.masked_mse(*pair, common).mean()
+            loss = loss + conf.alpha * (1 - conf.beta) * stats["loss_logits"]
+        if conf.alpha * conf.beta > 0 and conf.target != "none":
+            if conf.target == "posterior":
+                log_probs = teacher_logits[:, :frames].log_softmax(-1)
+                mmi = self.mmi(logits.device)(logits[:, :frames].log_softmax(-1), common, teacher_log_probs=log_probs)
+                stats["loss_mmi"] = (mmi / common.clamp(min=1)).mean()
+            elif conf.target == "pseudo":
+                tokens = losses.greedy_tokens(teacher_logits, teacher_lengths)
+                stats["loss_mmi"] = self._loss_mmi(logits, lengths, *losses.pad_tokens(tokens, logits.device))
+            else:
+                stats["loss_mmi"] = self._loss_mmi(logits, lengths, text, text_lengths)
+            loss = loss + conf.alpha * conf.beta * stats["loss_mmi"]
+        return loss, {name: term.detach() for name, term in stats.items()}
+
+    def _loss_mmi(self, logits: Tensor, lengths: Tensor, tokens: Tensor, token_lengths: Tensor) -> Tensor:
+        """LF-MMI against tokens per frame, mean over utterances."""
+        mmi = self.mmi(logits.device)(logits.log_softmax(-1), lengths, tokens, token_lengths)
+        return (mmi / lengths.clamp(min=1)).mean()
+
+    def collect_feats(self, speech: Tensor, speech_lengths: Tensor, **_: Any) -> dict[str, Tensor]:
+        """The audio itself: there are no features whose statistics matter."""
+        return {"feats": speech, "feats_lengths": speech_lengths}

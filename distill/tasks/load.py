@@ -1,0 +1,119 @@
+"""Load a teacher or student from the directory of a training. Neither ESPnet nor the training's data is needed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+import yaml
+from torch import nn
+
+from distill.errors import UserError
+from distill.files import sha256
+
+if TYPE_CHECKING:
+    from distill.models.student import Student
+    from distill.models.teacher import Teacher
+
+
+class LoadedNetwork(NamedTuple):
+    """A network in evaluation mode, the token list it was trained with, and the training's configuration."""
+
+    network: Student | Teacher
+    token_list: list[str]
+    config: dict[str, Any]
+
+
+def read_config(directory: str | Path) -> dict[str, Any]:
+    """``config.yaml`` of a training."""
+    path = Path(directory) / "config.yaml"
+    if not path.is_file():
+        raise UserError(f"{path}: not found; give the directory of a finished training, such as exp/teacher")
+    with open(path, encoding="utf-8") as stream:
+        config = yaml.safe_load(stream)
+    if not isinstance(config, dict) or "network" not in config or not isinstance(config.get("token_list"), list):
+        raise UserError(f"{path}: not the configuration of a training of this toolkit; train it again")
+    return config
+
+
+def checkpoint_path(directory: str | Path) -> Path:
+    """The weights to use: model.pth if present, else the n-best average, else the best epoch, else the latest one.
+
+    Average and best are those of the training's first ``best_model_criterion`` (valid loss by default).
+    """
+    directory = Path(directory)
+    phase, criterion = (read_config(directory).get("best_model_criterion") or [["valid", "loss", "min"]])[0][:2]
+    stem = f"{phase}.{criterion}"
+    for name in ("model.pth", f"{stem}.ave.pth", f"{stem}.best.pth", "latest.pth"):
+        if (directory / name).is_file():
+            return directory / name
+    raise UserError(f"{directory}: holds no model ({stem}.ave.pth or latest.pth); let its training end first")
+
+
+def model_checksum(directory: str | Path) -> str:
+    """SHA-256 of the weights that :func:`load_network` takes."""
+    return sha256(checkpoint_path(directory))
+
+
+def build_network(config: Mapping[str, Any], vocab_size: int) -> Student | Teacher:
+    """The network a configuration describes, with its initial weights."""
+    from distill.models.student import Student
+    from distill.models.teacher import Teacher
+
+    kinds: dict[str, type[Student] | type[Teacher]] = {"student": Student, "teacher": Teacher}
+    kind = config.get("network")
+    if kind not in kinds:
+        raise UserError(f"network: {kind!r} is neither teacher nor student")
+    conf = config.get("network_conf") or {}
+    try:
+        return kinds[kind](vocab_size=vocab_size, **conf)
+    except TypeError as error:
+        raise UserError(f"network_conf: {error}") from error
+
+
+def load_weights(network: nn.Module, weights: Mapping[str, torch.Tensor], origin: str | Path) -> None:
+    """Copy weights into a network whose every parameter and buffer must be there in its shape, and none besides."""
+    expected = network.state_dict()
+    problems = [f"{key} is missing" for key in expected.keys() - weights.keys()]
+    problems += [f"{key} is unknown" for key in weights.keys() - expected.keys()]
+    problems += [
+        f"{key} is {tuple(weights[key].shape)} instead of {tuple(expected[key].shape)}"
+        for key in expected.keys() & weights.keys()
+        if weights[key].shape != expected[key].shape
+    ]
+    if problems:
+        more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
+        raise UserError(f"{origin}: does not fit the network: {'; '.join(sorted(problems)[:3])}{more}")
+    network.load_state_dict(weights)
+
+
+def load_network(directory: str | Path, device: str | torch.device = "cpu") -> LoadedNetwork:
+    """Load the network of a training directory, ready for recognition (evaluation mode, no projections of the loss)."""
+    config = read_config(directory)
+    path = checkpoint_path(directory)
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise UserError(f"{path}: cannot be read as a model ({type(error).__name__}); train it again") from error
+    prefix = "network."
+    weights = {key[len(prefix) :]: value for key, value in state.items() if key.startswith(prefix)}
+    token_list = config["token_list"]
+    network = build_network(config, len(token_list))
+    load_weights(network, weights, path)
+    return LoadedNetwork(network.to(device).eval(), token_list, config)
+
+
+def network_shape(directory: str | Path) -> tuple[int, int, int]:
+    """(layers, width, ms per frame) of a trained network, from its configuration alone."""
+    config = read_config(directory)
+    conf = config.get("network_conf") or {}
+    if config["network"] == "student":
+        return conf["layers"], conf["width"], 40 if conf.get("front_end", "cnn") == "fbank" else 20
+    encoder = conf["config"]
+    if not isinstance(encoder, dict):
+        with open(Path(encoder) / "config.json", encoding="utf-8") as stream:
+            encoder = json.load(stream)
+    return encoder.get("num_hidden_layers", 12), encoder.get("hidden_size", 768), 20

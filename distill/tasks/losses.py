@@ -1,0 +1,102 @@
+"""Loss terms of distillation, as pure functions of padded batches.
+
+Shapes: B utterances, T frames, D dimensions, V tokens, U tokens of the longest transcript. Every term is normalised per
+utterance by its own frames and returned as a (B,) tensor, because ESPnet's trainer weights a batch by its utterances.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from distill.errors import UserError
+
+
+def frame_mask(lengths: Tensor, frames: int) -> Tensor:
+    """(B,) lengths -> (B, frames) bool, True where ``t < length``."""
+    return torch.arange(frames, device=lengths.device)[None, :] < lengths[:, None]
+
+
+def masked_mse(student: Tensor, target: Tensor, lengths: Tensor) -> Tensor:
+    """Mean squared error over the frames within length, (B, T, D) x (B, T, D) x (B,) -> (B,).
+
+    ``MSE_b = 1/(T_b D) sum_{t < T_b} sum_d (student_btd - target_btd)^2``. An utterance of no frames counts 0.
+    """
+    # Masked before the square, so that even an infinite value in the padding has no gradient.
+    difference = (student - target).masked_fill(~frame_mask(lengths, student.shape[1])[:, :, None], 0.0)
+    return difference.square().mean(-1).sum(1) / lengths.clamp(min=1)
+
+
+def normalise_frames(hidden: Tensor) -> Tensor:
+    """Layer norm of every frame without parameters: (h - mean_d h) / sqrt(var_d h + 1e-5), shape unchanged."""
+    return F.layer_norm(hidden, hidden.shape[-1:])
+
+
+def average_frames(x: Tensor, lengths: Tensor, factor: int) -> tuple[Tensor, Tensor]:
+    """Bring a teacher's (B, T, D) to a student that has ``factor`` times fewer frames.
+
+    Student frame t is compared with the mean of teacher frames ``factor*t ... factor*t + factor - 1``; a remainder at
+    the end is dropped, so an utterance keeps ``length // factor`` frames (one shorter than that keeps its first frame).
+    """
+    if factor == 1:
+        return x, lengths
+    frames = max(x.shape[1] // factor, 1)
+    padded = F.pad(x, (0, 0, 0, max(0, factor - x.shape[1])))
+    pooled = padded[:, : frames * factor].unflatten(1, (frames, factor)).mean(2)
+    short = lengths < factor
+    pooled[short, 0] = x[short, 0]
+    return pooled, torch.div(lengths, factor, rounding_mode="floor").clamp(min=1)
+
+
+def layer_map(student_layers: int, teacher_layers: int) -> list[int]:
+    """Teacher layer g(i) = i * L_T // L_S for student layers i = 1 ... L_S.
+
+    24 -> 12 layers gives 2, 4, ..., 24; equal depths give the identity.
+    """
+    if student_layers > teacher_layers:
+        raise UserError(
+            f"network_conf.layers: the student's {student_layers} layers are more than the teacher's {teacher_layers}; "
+            "give distill_conf.layer_map"
+        )
+    return [i * teacher_layers // student_layers for i in range(1, student_layers + 1)]
+
+
+def ctc(logits: Tensor, lengths: Tensor, tokens: Tensor, token_lengths: Tensor) -> Tensor:
+    """CTC's negative log-likelihood per frame, (B, T, V), (B,), (B, U) padded with -1, (B,) -> (B,); blank is 0.
+
+    An utterance with fewer frames than its tokens need has no path and counts 0.
+    """
+    log_probs = logits.float().log_softmax(-1).transpose(0, 1)
+    loss = F.ctc_loss(
+        log_probs, tokens.clamp(min=0), lengths, token_lengths, blank=0, reduction="none", zero_infinity=True
+    )
+    return loss / lengths.clamp(min=1)
+
+
+def greedy_tokens(logits: Tensor, lengths: Tensor) -> list[list[int]]:
+    """CTC's best path of every utterance, (B, T, V), (B,) -> token ids without repetitions and blanks."""
+    hypotheses = []
+    for path, length in zip(logits.argmax(-1).tolist(), lengths.tolist(), strict=True):
+        path = path[:length]
+        hypotheses.append([k for t, k in enumerate(path) if k != 0 and (t == 0 or k != path[t - 1])])
+    return hypotheses
+
+
+def pad_tokens(sequences: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Token id sequences -> (B, U) padded with -1, and (B,) lengths."""
+    lengths = torch.tensor([len(s) for s in sequences], device=device)
+    padded = torch.full((len(sequences), max(1, int(lengths.max()))), -1, dtype=torch.long, device=device)
+    for row, sequence in zip(padded, sequences, strict=True):
+        row[: len(sequence)] = torch.tensor(sequence, dtype=torch.long, device=device)
+    return padded, lengths
+
+
+def token_error_rate(hypotheses: Sequence[Sequence[int]], references: Sequence[Sequence[int]]) -> float:
+    """Insertions + deletions + substitutions over the reference tokens of the batch."""
+    import editdistance
+
+    errors = sum(editdistance.eval(list(h), list(r)) for h, r in zip(hypotheses, references, strict=True))
+    return errors / max(1, sum(len(r) for r in references))

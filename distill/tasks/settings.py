@@ -1,0 +1,110 @@
+"""The configuration sections of a distillation, checked key by key."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from distill.errors import UserError
+
+TARGETS = ("posterior", "transcript", "pseudo", "none")
+
+
+def _range(name: str, value: Any) -> tuple[float, float]:
+    """A number or a pair of numbers as (low, high)."""
+    pair = value if isinstance(value, Sequence) and not isinstance(value, str) else (value, value)
+    if len(pair) != 2 or not all(isinstance(v, int | float) for v in pair) or pair[0] > pair[1]:
+        raise UserError(f"{name}: {value!r} is neither a number nor [low, high]")
+    return pair[0], pair[1]
+
+
+@dataclass(frozen=True)
+class DistillConf:
+    """Weights and targets of the loss.
+
+    With a teacher ``loss = (1 - alpha) loss_hidden + alpha (beta loss_mmi + (1 - beta) loss_logits)
+    + weight_ctc loss_ctc``; without one ``loss = loss_mmi (only if target is transcript) + weight_ctc loss_ctc``.
+    """
+
+    alpha: float = 0.8
+    beta: float = 0.8
+    layer_map: Sequence[int] | None = None
+    hidden_norm: bool = True
+    target: str = "none"
+    den_scale: float = 1.0
+    weight_ctc: float = 0.0
+    graph: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.target not in TARGETS:
+            raise UserError(f"distill_conf.target: {self.target!r} is none of {', '.join(TARGETS)}")
+        for name in ("alpha", "beta"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise UserError(f"distill_conf.{name}: {getattr(self, name)} is not between 0 and 1")
+        if self.weight_ctc < 0 or self.den_scale < 0:
+            raise UserError("distill_conf: weight_ctc and den_scale must not be negative")
+
+
+@dataclass(frozen=True)
+class ChunkConf:
+    """Attention chunks of a streaming student, in ms: a fixed length, or [low, high] to draw one for every batch.
+
+    ``full_prob`` of the training batches see everything instead; ``left_ms`` is the history before a chunk
+    (null: all of it). Validation always takes 480 ms, or what the range holds nearest to it.
+    """
+
+    chunk_ms: Any = 480
+    full_prob: float = 0.0
+    left_ms: float | None = None
+
+    def __post_init__(self) -> None:
+        low, _ = _range("chunk_conf.chunk_ms", self.chunk_ms)
+        if low <= 0:
+            raise UserError(f"chunk_conf.chunk_ms: {self.chunk_ms} must be positive")
+        if not 0 <= self.full_prob <= 1:
+            raise UserError(f"chunk_conf.full_prob: {self.full_prob} is not a probability")
+
+    def range_in_frames(self, frame_ms: int) -> tuple[int, int]:
+        """Shortest and longest chunk in frames: the multiples of ``frame_ms`` within the range."""
+        low, high = _range("chunk_conf.chunk_ms", self.chunk_ms)
+        first, last = -int(-low // frame_ms), int(high // frame_ms)
+        if first > last:
+            raise UserError(f"chunk_conf.chunk_ms: {self.chunk_ms} holds no multiple of the student's {frame_ms} ms")
+        return first, last
+
+
+@dataclass(frozen=True)
+class AugmentConf:
+    """Random gain within +-``gain_db`` and noise at a random SNR, each for a share ``prob`` of the utterances."""
+
+    gain_db: float = 6.0
+    noise_snr_db: Any = (10.0, 40.0)
+    prob: float = 0.5
+
+    def __post_init__(self) -> None:
+        _range("augment_conf.noise_snr_db", self.noise_snr_db)
+        if not 0 <= self.prob <= 1:
+            raise UserError(f"augment_conf.prob: {self.prob} is not a probability")
+
+    @property
+    def snr_range(self) -> tuple[float, float]:
+        return _range("augment_conf.noise_snr_db", self.noise_snr_db)
+
+
+Conf = TypeVar("Conf", DistillConf, ChunkConf, AugmentConf)
+
+
+def read_conf(kind: type[Conf], section: str, values: Mapping[str, Any] | None) -> Conf | None:
+    """A configuration section as its dataclass; None for null. An unknown key is a :class:`UserError`."""
+    if values is None:
+        return None
+    known = [field.name for field in dataclasses.fields(kind)]
+    for key in values:
+        if key not in known:
+            raise UserError(f"{section}: no key {key!r}; it has {', '.join(known)}")
+    try:
+        return kind(**values)
+    except TypeError as error:
+        raise UserError(f"{section}: {error}") from error

@@ -1,0 +1,40 @@
+"""Configurations of seconds-long trainings."""
+
+TOKENS = ["<blank>", "<unk>", "low", "mid", "high", "<sos/eos>"]
+HERTZ = {"low": 300, "mid": 900, "high": 2500}
+
+TEACHER = {
+    "network": "teacher",
+    "network_conf": {
+        "config": {
+            "conv_dim": [16, 16, 16, 16, 16, 16, 16],
+            "feat_extract_norm": "layer",
+            "conv_bias": True,
+            "do_stable_layer_norm": True,
+            "hidden_size": 24,
+            "num_hidden_layers": 4,
+            "num_attention_heads": 2,
+            "intermediate_size": 32,
+            "num_conv_pos_embeddings": 16,
+            "num_conv_pos_embedding_groups": 2,
+            "mask_time_prob": 0.0,
+        }
+    },
+    "distill_conf": {"target": "none", "weight_ctc": 1.0},
+    "optim_conf": {"lr": 0.001},
+}
+STUDENT = {
+    "network": "student",
+    "network_conf": {
+        "front_end": "cnn",
+        "front_end_conf": {"channels": [16, 16, 16, 16, 16, 16, 16]},
+        "width": 16,
+        "layers": 2,
+        "heads": 2,
+        "ffn": 32,
+        "kernel": 7,
+        "dropout": 0.0,
+    },
+    "distill_conf": {"alpha": 0.8, "beta": 0.8, "target": "posterior"},
+    "optim_conf": {"lr": 0.001},
+}
