@@ -132,14 +132,14 @@ def main(argv: list[str] | None = None) -> None:
     if args.job is not None and not 1 <= args.job <= args.num_jobs:
         raise UserError(f"--job {args.job}: must be from 1 to --num_jobs {args.num_jobs}")
 
+    from distill.audio import read_wav_scp
     from distill.tasks.load import load_network, model_checksum, network_shape, read_config
 
     layer_count, width, frame_ms = network_shape(args.teacher)
     layers = wanted_layers(args.layers, args.student_config, layer_count)
     checksum = model_checksum(args.teacher)
-    audio = store.read_two_columns(args.wav_scp)
-    if not audio:
-        raise UserError(f"{args.wav_scp}: empty")
+    audio = read_wav_scp(args.wav_scp)
+    checksums: dict[str, str] = {}
     dimensions = {f"hidden_{layer:02d}": width for layer in layers}
     dimensions["logits"] = len(read_config(args.teacher)["token_list"])
     data = args.output / "data"
@@ -148,13 +148,9 @@ def main(argv: list[str] | None = None) -> None:
     everything = not (args.plan or args.job or args.merge)
 
     def about(utterances: list[str]) -> dict[str, Any]:
-        checksums = {utterance: store.audio_checksum(audio[utterance]) for utterance in utterances}
-        return {
-            "teacher": checksum,
-            "dtype": args.dtype,
-            "layers": layers,
-            "audio": store.audio_list_checksum(checksums),
-        }
+        checksums.update((utterance, store.audio_checksum(audio[utterance])) for utterance in utterances)
+        audio_list = store.audio_list_checksum({utterance: checksums[utterance] for utterance in utterances})
+        return {"teacher": checksum, "dtype": args.dtype, "layers": layers, "audio": audio_list}
 
     if args.plan or everything:
         samples = sample_counts(args.wav_scp, audio)
@@ -189,7 +185,6 @@ def main(argv: list[str] | None = None) -> None:
         for name, utterances in zip(names, cut, strict=True):
             if not store.shard_done(data / name, about(utterances)):
                 raise UserError(f"{data / name}: not complete; run the jobs again, finished shards are kept")
-        checksums = {utterance: store.audio_checksum(location) for utterance, location in audio.items()}
         manifest = {
             "version": 1,
             "teacher": checksum,

@@ -24,7 +24,8 @@ BATCHES = re.compile(r"\[train\] mini-batch sizes summary: N-batch=(\d+)")
 PER_EPOCH = re.compile(r"^num_iters_per_epoch: (\d+)", re.MULTILINE)
 STEP = re.compile(r"(\d+)epoch:train:\d+-(\d+)batch: (.*)")
 RESULT = re.compile(r"(\d+)epoch results: (.*)")
-VALUE = re.compile(r"\b(loss(?:_\w+)?|ter)=([^, ]+)")
+# ESPnet leaves out a comma here and there ("iter_time=0.004loss=1.2"); loss_scale is that of mixed precision.
+VALUE = re.compile(r"(?<![a-z_])(loss(?!_scale)(?:_[a-z]+)?|ter)=([^, ]+)")
 POLL_SECONDS = 0.5
 
 

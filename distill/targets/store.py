@@ -171,6 +171,9 @@ def merge(directory: str | Path, names: Sequence[str], manifest: Mapping[str, An
     """Join the scps of complete shards, check that every utterance is there, and write the manifest last."""
     directory = Path(directory)
     (directory / "manifest.json").unlink(missing_ok=True)
+    for shard in (directory / "data").iterdir():
+        if shard.name not in names:  # of an earlier, larger data set
+            shutil.rmtree(shard)
     for old in directory.glob("*.scp"):
         if old.stem not in manifest["streams"]:
             old.unlink()
@@ -198,6 +201,7 @@ def check_manifest(directory: str | Path, teacher: str | Path, wav_scp: str | Pa
 
     ``wav_scp`` may name fewer utterances than the targets, but none that they lack or whose audio differs.
     """
+    from distill.audio import read_wav_scp
     from distill.tasks.load import model_checksum
 
     directory = Path(directory)
@@ -216,7 +220,7 @@ def check_manifest(directory: str | Path, teacher: str | Path, wav_scp: str | Pa
         raise UserError(
             f"{directory / 'audio.sha256'}: not the list the manifest was made with; extract again (stage 8)"
         )
-    for utterance, location in read_two_columns(wav_scp).items():
+    for utterance, location in read_wav_scp(wav_scp).items():
         if utterance not in stored:
             raise UserError(f"{path}: no targets of {utterance}, which is in {wav_scp}; extract again (stage 8)")
         if stored[utterance] != audio_checksum(location):

@@ -11,13 +11,13 @@ from espnet2.train.abs_espnet_model import AbsESPnetModel
 from torch import Tensor, nn
 
 from distill.errors import UserError
+from distill.models.student import Student
 from distill.tasks import losses
 from distill.tasks.augment import augment
 from distill.tasks.load import load_network, network_shape
 from distill.tasks.settings import AugmentConf, ChunkConf, DistillConf
 
 if TYPE_CHECKING:
-    from distill.models.student import Student
     from distill.models.teacher import Teacher
 
 # More than a frame or two between stored targets and the student is another recording, not another rounding.
@@ -84,13 +84,14 @@ class DistillModel(AbsESPnetModel):
                 raise UserError(f"{teacher}: frames of {teacher_ms} ms do not fit the student's {student_ms} ms")
             self.factor = student_ms // teacher_ms
             if conf.alpha < 1:
+                assert isinstance(network, Student), "only a student has a teacher"
                 self.layer_map = self._read_layer_map(conf, network, layers)
                 self.projections = nn.ModuleList(nn.Linear(network.width, width) for _ in self.layer_map)
         if chunk is not None:
             self.chunk_range = chunk.range_in_frames(network.frame_ms)
 
     @staticmethod
-    def _read_layer_map(conf: DistillConf, network: Student | Teacher, teacher_layers: int) -> list[int]:
+    def _read_layer_map(conf: DistillConf, network: Student, teacher_layers: int) -> list[int]:
         """Teacher layer of each student layer, both counted from 1."""
         student_layers = len(network.blocks)
         if conf.layer_map is None:
@@ -179,7 +180,7 @@ class DistillModel(AbsESPnetModel):
         if apart[worst] > MAX_FRAMES_APART:
             raise UserError(
                 f"teacher targets of {utterances[worst] if utterances else 'an utterance'}: {int(teacher[worst])} "
-                f"frames, but the student has {int(student[worst])}; they are of other audio, extract them again (stage 8)"
+                f"frames, but the student has {int(student[worst])}; they are of other audio, extract again (stage 8)"
             )
         if apart[worst] > 0 and not self.apart_logged:
             logging.info("Teacher and student differ by a frame in some utterances: their common length is compared")

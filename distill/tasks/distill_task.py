@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import zipfile
 from collections.abc import Collection
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from espnet2.utils.nested_dict_action import NestedDictAction
 from espnet2.utils.types import str_or_none
 
 from distill.errors import UserError
+from distill.models.student import Student
 from distill.tasks.distill_model import DistillModel, hidden_stream
 from distill.tasks.load import build_network, load_network, load_weights
 from distill.tasks.settings import AugmentConf, ChunkConf, DistillConf, read_conf
@@ -94,7 +96,7 @@ class DistillTask(ASRTask):
             logging.warning("Nothing to copy the front end from, so front_end_conf.freeze is not applied")
             args.network_conf = {**args.network_conf, "front_end_conf": {**front_end, "freeze": False}}
         network = build_network(vars(args), len(args.token_list))
-        if args.network == "teacher" and not isinstance(args.network_conf["config"], dict):
+        if not isinstance(network, Student) and not isinstance(args.network_conf["config"], dict):
             # From now on the checkpoint holds the weights, and the Hugging Face directory is no longer needed.
             args.network_conf = {**args.network_conf, "config": network.config.to_diff_dict()}
         return DistillModel(
@@ -111,8 +113,11 @@ class DistillTask(ASRTask):
     def build_optimizers(cls, args: argparse.Namespace, model: torch.nn.Module) -> list[torch.optim.Optimizer]:
         """ESPnet's optimisers, after the initial weights are copied in: only a training comes this way."""
         assert isinstance(model, DistillModel)
-        if not (args.resume and (Path(args.output_dir) / "checkpoint.pth").exists()):
+        checkpoint = Path(args.output_dir) / "checkpoint.pth"
+        if not (args.resume and checkpoint.exists()):
             cls.initialise(args, model)
+        elif not zipfile.is_zipfile(checkpoint):
+            raise UserError(f"{checkpoint}: cut off while it was written; remove {args.output_dir} to start again")
         return super().build_optimizers(args, model)
 
     @classmethod
@@ -125,9 +130,12 @@ class DistillTask(ASRTask):
             weights = source.network.state_dict()
             load_weights(model.network, weights, args.init)
             logging.info(f"Initialised all {len(weights)} tensors of the network from {args.init}")
-        elif args.teacher is not None:
-            teacher = load_network(args.teacher)
-            for line in model.network.init_from_teacher(teacher.network):
+        elif args.teacher is not None and isinstance(model.network, Student):
+            teacher = load_network(args.teacher).network
+            if isinstance(teacher, Student):
+                logging.info(f"{args.teacher} is a student: none of its weights are copied without --init")
+                return
+            for line in model.network.init_from_teacher(teacher):
                 logging.info(f"Initialised from {args.teacher}: {line}")
 
     @classmethod

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import soundfile
+import torch
 import yaml
 from tiny_training import HERTZ, STUDENT, TEACHER, TOKENS
 
@@ -21,6 +22,7 @@ def world(tmp_path_factory) -> SimpleNamespace:
 
     from distill.bin.train import main
 
+    torch.set_num_threads(1)  # waiting for a second thread costs more than these matrices
     root = tmp_path_factory.mktemp("world")
     rng = np.random.default_rng(0)
     names = list(HERTZ)
@@ -68,7 +70,8 @@ def world(tmp_path_factory) -> SimpleNamespace:
             for kind in ("speech", "text")
             for word in (f"--{part}_shape_file", f"{root}/stats/{part}/{kind}_shape")
         ]
-        base = ["--max_epoch", "2", "--batch_type", "unsorted", "--batch_size", "4", "--distill_conf", f"graph={graph}"]
+        base = ["--max_epoch", "2", "--keep_nbest_models", "2", "--batch_type", "unsorted", "--batch_size", "4"]
+        base += ["--distill_conf", f"graph={graph}"]
         return [*options(root / name, config), *shapes, *base, *more]
 
     def train(name: str, config: dict, *more: str) -> Path:

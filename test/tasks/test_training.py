@@ -60,6 +60,24 @@ def test_teacher_trains_averages_and_loads(world, teacher):
     torch.testing.assert_close(loaded.network.state_dict()[key.removeprefix("network.")], sum(parts) / 2)
 
 
+def test_a_teacher_from_hugging_face_no_longer_needs_its_directory(world):
+    import shutil
+
+    from transformers import Wav2Vec2Config, Wav2Vec2Model
+
+    torch.manual_seed(1)
+    model = Wav2Vec2Model(Wav2Vec2Config(**TEACHER["network_conf"]["config"]))
+    source = world.root / "hugging_face"
+    model.save_pretrained(source)
+    config = changed(TEACHER, network_conf={"config": str(source), "freeze_cnn": True}, optim_conf={"lr": 0.0})
+    trained = world.train("teacher_hf", config, "--max_epoch", "1")
+    shutil.rmtree(source)
+    loaded = load_network(trained)
+    for key, value in model.state_dict().items():
+        torch.testing.assert_close(loaded.network.encoder.state_dict()[key], value, msg=key)
+    assert network_shape(trained) == (4, 24, 20)
+
+
 def test_lfmmi_and_init_for_a_teacher(world, teacher):
     config = changed(TEACHER, distill_conf={"target": "transcript", "weight_ctc": 0.5}, optim_conf={"lr": 0.0})
     tuned = world.train("teacher_mmi", config, "--init", str(teacher), "--max_epoch", "1")

@@ -5,7 +5,7 @@ from distill.bin.watch import Progress, main
 
 LOG = """[host] 2026-01-01 (abs_task:1) INFO: [train] mini-batch sizes summary: N-batch=40, mean=4.0, min=4, max=4
 [host] 2026-01-01 (trainer:1) INFO: 3/10epoch started
-[host] 2026-01-01 (trainer:1) INFO: 3epoch:train:1-10batch: iter_time=1e-4, loss=2.500, loss_mmi=1.000, grad_norm=3.0
+[host] 2026-01-01 (trainer:1) INFO: 3epoch:train:1-10batch: iter_time=0.004loss=2.500, loss_mmi=1.000, loss_scale=1.000
 """
 
 
