@@ -26,6 +26,7 @@ STEP = re.compile(r"(\d+)epoch:train:\d+-(\d+)batch: (.*)")
 RESULT = re.compile(r"(\d+)epoch results: (.*)")
 # ESPnet leaves out a comma here and there ("iter_time=0.004loss=1.2"); loss_scale is that of mixed precision.
 VALUE = re.compile(r"(?<![a-z_])(loss(?!_scale)(?:_[a-z]+)?|ter)=([^, ]+)")
+BAR = "{desc}: epoch {n:.1f}/{total} {percentage:3.0f}% [{elapsed}, {remaining} left{postfix}]"
 POLL_SECONDS = 0.5
 
 
@@ -116,13 +117,14 @@ def main(argv: list[str] | None = None) -> None:
     bar = tqdm(
         total=args.max_epoch,
         desc=args.log.parent.name,
-        bar_format="{desc}: epoch {n:.1f}/{total} {percentage:3.0f}% [{elapsed}, {remaining} left] {postfix}",
+        bar_format="{desc}: starting [{elapsed}]",
         dynamic_ncols=True,
     )
     try:
         with open(args.log, encoding="utf-8", errors="replace") as log, bar:
             log.seek(begin)
             partial = ""
+            said = None
             while True:
                 running = process.poll() is None
                 for chunk in log:
@@ -136,7 +138,12 @@ def main(argv: list[str] | None = None) -> None:
                     bar.total = progress.epochs
                     bar.initial = progress.first_epoch - 1
                     bar.n = progress.epochs_done
-                bar.set_postfix_str(progress.summary() or "starting", refresh=True)
+                    bar.bar_format = BAR
+                bar.set_postfix_str(progress.summary(), refresh=False)
+                # Where the line cannot be overwritten, say only what is new.
+                if sys.stderr.isatty() or (bar.n, bar.postfix) != said:
+                    said = (bar.n, bar.postfix)
+                    bar.refresh()
                 if not running:
                     break
                 time.sleep(POLL_SECONDS)
