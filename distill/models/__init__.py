@@ -1,4 +1,4 @@
-"""Networks: the wav2vec 2.0 teacher, the Conformer student with its front ends, and the attention masks of streaming."""
+"""Networks: the wav2vec 2.0 teacher and the Conformer student, with its front ends and the masks of streaming."""
 
 from distill.models.output import NetworkOutput
 

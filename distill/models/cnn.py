@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -82,7 +83,7 @@ def block_conv(x: Tensor, weight: Tensor, bias: Tensor, stride: int) -> Tensor:
     return _BlockConv.apply(x.reshape(batch * count, stride * channels), weight, bias, stride).view(batch, count, -1)
 
 
-def convolve(x: Tensor, layers: Iterable[nn.Module]) -> Tensor:
+def convolve(x: Tensor, layers: Iterable[Any]) -> Tensor:
     """wav2vec 2.0's layer-norm convolution layers (each with conv, layer_norm): (B, T, Cin) -> (B, T', Cout).
 
     T' is what convolutions without padding leave; T must be enough for one frame. Gradients of frames that are dropped
@@ -106,6 +107,7 @@ class ConvLayer(nn.Module):
     def __init__(self, in_channels: int, out_channels: int, kernel: int, stride: int) -> None:
         super().__init__()
         self.conv = nn.Conv1d(in_channels, out_channels, kernel, stride)
+        assert self.conv.bias is not None
         self.layer_norm = nn.LayerNorm(out_channels)
         nn.init.kaiming_normal_(self.conv.weight)
         bound = math.sqrt(1 / (in_channels * kernel))
@@ -164,15 +166,13 @@ def field_of_view(kernels: Sequence[int], strides: Sequence[int]) -> tuple[int, 
     return hop, window
 
 
-def frame_counts(front_end, samples: Tensor | int) -> Tensor | int:
-    """Frames that a front end makes of so many samples, at least 1."""
-    if isinstance(samples, int):
-        return max(0, samples + front_end.tail - front_end.window) // front_end.hop + 1
+def frame_counts(front_end: Any, samples: Tensor) -> Tensor:
+    """Frames that a front end makes of so many samples, at least 1; any shape."""
     extra = (samples + front_end.tail - front_end.window).clamp(min=0)
     return torch.div(extra, front_end.hop, rounding_mode="floor") + 1
 
 
-def whole_utterance(front_end, speech: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+def whole_utterance(front_end: Any, speech: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
     """Append the front end's tail, zero-pad to a window, encode, and count frames."""
     missing = max(front_end.tail, front_end.window - speech.shape[1])
     return front_end.encode(F.pad(speech, (0, missing))), frame_counts(front_end, lengths)

@@ -55,6 +55,8 @@ class FbankFrontEnd(nn.Module):
     """
 
     tail = 640
+    povey: Tensor
+    filters: Tensor
 
     def __init__(self, channels: int = 256, bins: int = 80) -> None:
         super().__init__()

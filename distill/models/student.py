@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +16,9 @@ from distill.models.cnn import SAMPLE_RATE, ConvFrontEnd, frame_counts
 from distill.models.conformer import BlockCache, ConformerBlock, rotary_tables
 from distill.models.fbank import FbankFrontEnd
 from distill.models.output import NetworkOutput
+
+if TYPE_CHECKING:
+    from distill.models.teacher import Teacher
 
 
 @dataclass
@@ -72,6 +75,7 @@ class Student(nn.Module):
             raise UserError(f"network_conf.heads: width {width} is not {heads} heads of an even width; choose another")
         self.vocab_size = vocab_size
         self.width = width
+        self.heads = heads
         self.front_end = kinds[front_end](**(front_end_conf or {}))
         self.feature_norm = nn.LayerNorm(self.front_end.channels)
         self.projection = nn.Linear(self.front_end.channels, width)
@@ -81,7 +85,7 @@ class Student(nn.Module):
         self._initialise()
 
     def _initialise(self) -> None:
-        """Xavier for what maps to the residual stream; PyTorch's uniform is three times smaller and slower to train."""
+        """Xavier weights and zero biases; PyTorch's default has a third of that variance."""
         for module in (*self.blocks.modules(), self.projection, self.output):
             if isinstance(module, nn.Linear):
                 if module.out_features != 3 * module.in_features:  # attention's own is square by square
@@ -100,12 +104,10 @@ class Student(nn.Module):
 
     def frames(self, samples: int) -> int:
         """Frames of so many samples, at least 1."""
-        count = frame_counts(self.front_end, samples)
-        assert isinstance(count, int)
-        return count
+        return int(frame_counts(self.front_end, torch.tensor(samples)))
 
     def _tables(self, length: int) -> tuple[Tensor, Tensor]:
-        return rotary_tables(length, self.width // self.blocks[0].attention.heads, self.output.weight.device)
+        return rotary_tables(length, self.width // self.heads, self.output.weight.device)
 
     def _project(self, features: Tensor) -> Tensor:
         return self.dropout(self.projection(self.feature_norm(features)))
@@ -137,7 +139,7 @@ class Student(nn.Module):
         if chunk_frames < 1:
             raise ValueError(f"chunk_frames {chunk_frames} must be at least 1")
         samples = self.output.weight.new_zeros(batch, 0)
-        caches = [block.initial_cache(batch) for block in self.blocks]
+        caches = [cast(ConformerBlock, block).initial_cache(batch) for block in self.blocks]
         return StreamState(chunk_frames, left_frames, samples, caches)
 
     @torch.no_grad()
@@ -172,12 +174,12 @@ class Student(nn.Module):
         return self.output(x)
 
     @torch.no_grad()
-    def init_from_teacher(self, teacher: nn.Module) -> list[str]:
+    def init_from_teacher(self, teacher: Teacher) -> list[str]:
         """Copy the CNN, the norm after it, and the prediction layer from a :class:`Teacher` where shapes allow.
 
         Each is copied whole or not at all. Returns a line for each that says what was done and why.
         """
-        parts = {
+        parts: dict[str, tuple[nn.Module, nn.Module]] = {
             "CNN": (self.front_end, teacher.encoder.feature_extractor),
             "feature norm": (self.feature_norm, teacher.encoder.feature_projection.layer_norm),
             "feature projection": (self.projection, teacher.encoder.feature_projection.projection),

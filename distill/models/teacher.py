@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import Wav2Vec2Config, Wav2Vec2Model
 
 from distill.errors import UserError
 from distill.models.cnn import convolve, field_of_view
 from distill.models.output import NetworkOutput
+
+if TYPE_CHECKING:
+    from transformers import Wav2Vec2Model
 
 
 class Teacher(nn.Module):
@@ -101,7 +103,7 @@ class Teacher(nn.Module):
         mask = torch.arange(features.shape[1], device=speech.device) < lengths[:, None]
         x, _ = self.encoder.feature_projection(features)
         if self.training and features.shape[1] > self.config.mask_time_length:
-            x = self.encoder._mask_hidden_states(x, attention_mask=mask)
+            x = self.encoder._mask_hidden_states(x, attention_mask=cast(torch.LongTensor, mask.long()))
         hidden: list[Tensor] = []
 
         def keep(_module: nn.Module, _inputs: Any, output: Any) -> None:
@@ -117,6 +119,8 @@ class Teacher(nn.Module):
 
 
 def _build(arguments: Mapping[str, Any]) -> Wav2Vec2Model:
+    from transformers import Wav2Vec2Config, Wav2Vec2Model  # takes seconds, which a student need not wait
+
     # Dropout on attention weights keeps the CPU from its fused attention; a configuration may still ask for it.
     config = Wav2Vec2Config(**{"attention_dropout": 0.0, **arguments, "layerdrop": 0.0})
     config._attn_implementation = "sdpa"
@@ -124,6 +128,8 @@ def _build(arguments: Mapping[str, Any]) -> Wav2Vec2Model:
 
 
 def _load(directory: Path) -> Wav2Vec2Model:
+    from transformers import Wav2Vec2Model
+
     if not (directory / "config.json").is_file():
         raise UserError(f"{directory / 'config.json'}: not found; give a directory in Hugging Face's format")
     try:

@@ -1,0 +1,129 @@
+"""Read audio files, and refuse those that would give wrong results."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import soundfile
+
+from distill.errors import UserError
+
+_ARK = re.compile(r"(.+\.ark):(\d+)$")
+# What programs that write WAV to a pipe put where the length belongs.
+_UNKNOWN_SIZES = range(0x7FFFF000, 0x100000000)
+
+
+def read_audio(path: str | Path, sample_rate: int = 16000) -> np.ndarray:
+    """Samples of a one-channel audio file as float32 in [-1, 1], shape (N,), N >= 1.
+
+    ``path`` is a file that libsndfile reads (WAV, FLAC, ...) or ``FILE.ark:OFFSET`` as in a Kaldi wav.scp. Digital
+    silence and clipped audio are taken as they are.
+
+    Raises:
+        UserError: the file is missing, cut off, not audio, of another rate, of several channels, empty, or holds
+            numbers that are not finite.
+    """
+    ark = _ARK.match(str(path))
+    file = Path(ark.group(1)) if ark else Path(path)
+    if not file.is_file():
+        raise UserError(f"{file}: no such audio file; check the path")
+    if ark:
+        rate, samples = _read_ark(str(path))
+    else:
+        _check_riff(file)
+        rate, samples = _read_file(file)
+    cure = f"convert it: sox {_shell(file)} -r {sample_rate} -c 1 OUT.wav"
+    if samples.ndim > 1 and samples.shape[1] > 1:
+        raise UserError(f"{path}: has {samples.shape[1]} channels where 1 is expected; {cure}")
+    if rate != sample_rate:
+        raise UserError(f"{path}: is sampled at {rate} Hz where {sample_rate} Hz is expected; {cure}")
+    samples = samples.reshape(-1)
+    if len(samples) == 0:
+        raise UserError(f"{path}: holds no samples; record it again or remove it from the list")
+    bad = np.flatnonzero(~np.isfinite(samples))
+    if len(bad):
+        raise UserError(f"{path}: sample {bad[0]} is not a finite number ({len(bad)} such); write the file again")
+    return samples
+
+
+def _shell(path: Path) -> str:
+    import shlex
+
+    return shlex.quote(str(path))
+
+
+def _read_file(path: Path) -> tuple[int, np.ndarray]:
+    """(rate, samples (N, channels)) of a whole file."""
+    try:
+        with soundfile.SoundFile(path) as stream:
+            samples = stream.read(dtype="float32", always_2d=True)
+            rate, promised = stream.samplerate, stream.frames
+    except (soundfile.LibsndfileError, RuntimeError) as error:
+        reason = str(error).split(": ")[-1].rstrip(".")
+        raise UserError(
+            f"{path}: cannot be read as audio ({reason}); it is cut off or no audio file, copy it again"
+        ) from error
+    if len(samples) < promised:
+        raise UserError(f"{path}: is cut off after {len(samples)} of {promised} samples; copy it again")
+    return rate, samples
+
+
+def _check_riff(path: Path) -> None:
+    """Refuse a WAV file that ends before its header says: libsndfile reads what is left without a word."""
+    size = path.stat().st_size
+    with open(path, "rb") as stream:
+        start = stream.read(12)
+        if start[:4] != b"RIFF" or start[8:] != b"WAVE":
+            return
+        while len(header := stream.read(8)) == 8:
+            length = int.from_bytes(header[4:], "little")
+            here = stream.tell()
+            if header[:4] == b"data":
+                if here + length > size and length not in _UNKNOWN_SIZES:
+                    raise UserError(f"{path}: is cut off, {size - here} of {length} bytes of audio; copy it again")
+                return
+            stream.seek(here + length + length % 2)
+    raise UserError(f"{path}: is cut off within its header, there is no audio data; copy it again")
+
+
+def _read_ark(entry: str) -> tuple[int, np.ndarray]:
+    """(rate, samples) of audio in a Kaldi ark."""
+    import kaldiio
+
+    try:
+        rate, samples = kaldiio.load_mat(entry)
+    except Exception as error:  # whatever its many decoders raise
+        raise UserError(f"{entry}: cannot be read as audio ({type(error).__name__}); format the data again") from error
+    if np.issubdtype(samples.dtype, np.integer):
+        samples = samples / float(-np.iinfo(samples.dtype).min)
+    return rate, samples.astype(np.float32)
+
+
+def read_wav_scp(path: str | Path) -> dict[str, str]:
+    """Audio path by utterance id, in the order of a Kaldi wav.scp.
+
+    Raises:
+        UserError: the file is missing or empty, a line has no path or is a command, or an id occurs twice.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"{path}: not found; give a Kaldi data directory with wav.scp")
+    entries: dict[str, str] = {}
+    with open(path, encoding="utf-8") as stream:
+        for number, line in enumerate(stream, 1):
+            fields = line.split(maxsplit=1)
+            if not fields:
+                continue
+            if len(fields) == 1:
+                raise UserError(f"{path}:{number}: utterance {fields[0]} has no path; expected: ID PATH")
+            utterance, audio = fields[0], fields[1].strip()
+            if audio.endswith("|"):
+                raise UserError(f"{path}:{number}: is a command, not a file; format the data first (stage 3)")
+            if utterance in entries:
+                raise UserError(f"{path}:{number}: utterance {utterance} occurs twice; ids must be unique")
+            entries[utterance] = audio
+    if not entries:
+        raise UserError(f"{path}: is empty; expected lines of: ID PATH")
+    return entries

@@ -1,0 +1,5 @@
+"""Recognition while audio arrives."""
+
+from distill.streaming.recognizer import StreamingRecognizer
+
+__all__ = ["StreamingRecognizer"]

@@ -1,0 +1,171 @@
+"""Sessions and the command: events, times, and every kind of network behind one interface."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+import yaml
+from tiny_networks import CHANNELS, TEACHER, VOCAB, speech, student, teacher
+
+from distill.bin.transcribe import main
+from distill.errors import UserError
+from distill.streaming import StreamingRecognizer
+
+TOKENS = ["<blank>", "<unk>", *"abcdefg", "<space>", "<sos/eos>"]
+STREAMING = {"token_type": "char", "chunk_conf": {"chunk_ms": 480, "left_ms": 2000}}
+NETWORKS = {
+    "student_stream": (student, STREAMING),
+    "student_stream_fbank": (lambda: student("fbank"), STREAMING),
+    "student_full": (student, {"token_type": "char", "chunk_conf": None}),
+    "teacher": (teacher, {"token_type": "char"}),
+}
+assert len(TOKENS) == VOCAB
+
+
+def recognizer(kind: str, chunk_ms: int | None = 480) -> StreamingRecognizer:
+    make, config = NETWORKS[kind]
+    return StreamingRecognizer(make(), TOKENS, config, chunk_ms)
+
+
+def check(result: dict, event: str, audio_s: float) -> None:
+    assert result["event"] == event
+    assert result["audio_s"] == pytest.approx(audio_s)
+    assert result["emitted_after_s"] > 0
+    ends = [0.0]
+    for token in result["tokens"]:
+        assert ends[-1] <= token["start_s"] <= token["end_s"] <= audio_s + 1e-6
+        assert token["token"] in TOKENS and 0 < token["confidence"] <= 1
+        ends.append(token["end_s"])
+
+
+@pytest.mark.parametrize("kind", NETWORKS)
+def test_a_session(kind):
+    session = recognizer(kind)
+    audio = speech(40000).numpy()
+    finals = []
+    for sizes in ([160] * 250, [40000], [39999, 1]):
+        position, partials = 0, []
+        for size in sizes:
+            result = session.accept_waveform(audio[position : position + size])
+            position += size
+            if result is not None:
+                check(result, "partial", position / 16000)
+                partials.append(result)
+        finals.append(session.finish())
+        check(finals[-1], "final", 2.5)
+        # five chunks of 480 ms; a streaming student waits for its look-ahead
+        assert len(partials) == (5 if len(sizes) == 250 else 1)
+        session.reset()
+    assert finals[0]["tokens"], "a test of times needs tokens"
+    for final in finals[1:]:
+        assert final["text"] == finals[0]["text"]
+        assert [t["start_s"] for t in final["tokens"]] == [t["start_s"] for t in finals[0]["tokens"]]
+
+
+@torch.no_grad()
+def test_a_streaming_student_decodes_its_masked_forward():
+    session = recognizer("student_stream", 320)
+    network, audio = session.network, speech(50000)
+    session.accept_waveform(audio)
+    streamed = session.finish()
+    ids = network(audio[None], torch.tensor([50000]), 16, 100).logits[0].argmax(-1)
+    expected = [TOKENS[i] for i in torch.unique_consecutive(ids).tolist() if i != 0]
+    assert [t["token"] for t in streamed["tokens"]] == expected
+    full = recognizer("student_stream", None)
+    full.accept_waveform(audio)
+    ids = network(audio[None], torch.tensor([50000])).logits[0].argmax(-1)
+    assert [t["token"] for t in full.finish()["tokens"]] == [
+        TOKENS[i] for i in torch.unique_consecutive(ids).tolist() if i != 0
+    ]
+
+
+@pytest.mark.parametrize("kind", NETWORKS)
+@pytest.mark.parametrize("samples", [0, 1, 2, 399, 400, 719, 720, 1359, 7679, 7680, 7760, 8400])
+def test_any_length(kind, samples):
+    session = recognizer(kind)
+    session.accept_waveform(speech(samples).numpy())
+    check(session.finish(), "final", samples / 16000)
+
+
+@pytest.mark.parametrize("kind", NETWORKS)
+def test_silence_gives_finite_results(kind):
+    session = recognizer(kind)
+    session.accept_waveform(np.zeros(16000, np.float32))
+    assert all(np.isfinite(token["confidence"]) for token in session.finish()["tokens"])
+
+
+def test_misuse_is_refused():
+    for kind, chunk_ms in (("student_stream", 490), ("student_stream_fbank", 500), ("teacher", 0)):
+        with pytest.raises(UserError, match="chunk_ms"):
+            recognizer(kind, chunk_ms)
+    session = recognizer("student_stream")
+    with pytest.raises(UserError, match="not finite"):
+        session.accept_waveform(np.array([0.0, np.nan], np.float32))
+    with pytest.raises(ValueError, match="floating"):
+        session.accept_waveform(np.zeros(5, np.int16))
+    with pytest.raises(ValueError, match="samples"):
+        session.accept_waveform(np.zeros((2, 5), np.float32))
+    session.finish()
+    with pytest.raises(RuntimeError, match="reset"):
+        session.finish()
+    with pytest.raises(RuntimeError, match="reset"):
+        session.accept_waveform(np.zeros(5, np.float32))
+
+
+@pytest.fixture(scope="module")
+def experiments(tmp_path_factory):
+    """Directories as trainings leave them, and two recordings."""
+    root = tmp_path_factory.mktemp("experiments")
+    small = {"front_end": "cnn", "front_end_conf": {"channels": list(CHANNELS)}, "width": 32, "layers": 3, "heads": 2,
+             "ffn": 48, "kernel": 7}  # fmt: skip
+    for name, make, extra in (
+        ("student_stream", student, {"network": "student", "network_conf": small, **STREAMING}),
+        (
+            "teacher",
+            teacher,
+            {"network": "teacher", "network_conf": {"config": {**TEACHER, "conv_dim": list(CHANNELS)}}},
+        ),
+    ):
+        (root / name).mkdir()
+        config = {"token_list": TOKENS, "token_type": "char", **extra}
+        (root / name / "config.yaml").write_text(yaml.safe_dump(config))
+        torch.save({f"network.{k}": v for k, v in make().state_dict().items()}, root / name / "model.pth")
+    for name, samples in (("a.wav", 24000), ("b.wav", 1)):
+        soundfile.write(root / name, speech(samples).numpy(), 16000)
+    soundfile.write(root / "fast.wav", speech(100).numpy(), 44100)
+    return root
+
+
+@pytest.mark.parametrize("model", ["student_stream", "teacher"])
+def test_transcribe_json(experiments, capsys, model):
+    files = [str(experiments / "a.wav"), str(experiments / "b.wav")]
+    main(["--model", str(experiments / model), "--chunk_ms", "320", "--json", *files])
+    events = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [(e["file"], e["event"]) for e in events] == [(files[0], "partial")] * 4 + [(f, "final") for f in files]
+    late = 0.01 if model == "student_stream" else 0.0  # 5 ms of look-ahead, with audio in pieces of 10 ms
+    assert [e["audio_s"] for e in events[:4]] == pytest.approx([0.32 * i + late for i in range(1, 5)])
+    for event in events:
+        assert set(event) == {"file", "event", "text", "audio_s", "emitted_after_s", "tokens"}
+        check(event, event["event"], event["audio_s"])
+
+
+def test_transcribe_text(experiments, capsys):
+    files = [str(experiments / "a.wav"), str(experiments / "b.wav")]
+    main(["--model", str(experiments / "student_stream"), *files])
+    captured = capsys.readouterr()
+    lines = captured.out.splitlines()
+    assert len(lines) == 2 and lines[0].startswith(files[0] + " ") and lines[1].startswith(files[1])
+    assert "[   0.49 s]" in captured.err
+
+
+def test_transcribe_refuses_bad_audio(experiments):
+    command = [sys.executable, "-m", "distill.bin.transcribe", "--model", str(experiments / "student_stream")]
+    run = subprocess.run([*command, str(experiments / "fast.wav")], capture_output=True, text=True)
+    assert run.returncode == 2
+    assert run.stdout == ""
+    (line,) = [line for line in run.stderr.splitlines() if line.startswith("error:")]
+    assert "44100" in line and "sox" in line

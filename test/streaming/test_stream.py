@@ -1,0 +1,128 @@
+"""What is streamed is what was trained: streams equal the masked forward over the whole utterance."""
+
+import pytest
+import torch
+from tiny_networks import VOCAB, speech, student
+
+
+def streamed(network, audio, chunk, left, sizes) -> torch.Tensor:
+    """Logits (T, V) of one stream whose audio arrives in pieces of the sizes drawn from an iterator."""
+    state = network.initial_state(1, chunk, left)
+    pieces, position = [], 0
+    while position < len(audio):
+        size = next(sizes)
+        pieces.append(network.stream(audio[None, position : position + size], state))
+        position += size
+    pieces.append(network.stream(audio[None, :0], state, final=True))
+    return torch.cat(pieces, 1)[0]
+
+
+def random_sizes(seed: int, largest: int):
+    generator = torch.Generator().manual_seed(seed)
+    while True:
+        yield int(torch.randint(0, largest, (), generator=generator))
+
+
+@pytest.mark.parametrize("front_end", ["cnn", "fbank"])
+@pytest.mark.parametrize("chunk_ms", [160, 320, 480, 960])
+@pytest.mark.parametrize("left_ms", [None, 0, 800])
+@torch.no_grad()
+def test_stream_equals_masked_forward(front_end, chunk_ms, left_ms):
+    network = student(front_end)
+    chunk = chunk_ms // network.frame_ms
+    left = None if left_ms is None else left_ms // network.frame_ms
+    for seed, (seconds, largest) in enumerate([(0.025, 300), (0.5, 2000), (6.1234, 30000), (7.68, 700)]):
+        audio = speech(int(seconds * 16000), seed)
+        whole = network(audio[None], torch.tensor([len(audio)]), chunk, left).logits[0].log_softmax(-1)
+        stream = streamed(network, audio, chunk, left, random_sizes(seed, largest)).log_softmax(-1)
+        assert stream.shape == whole.shape
+        assert (stream - whole).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize("front_end", ["cnn", "fbank"])
+@torch.no_grad()
+def test_the_mask_matters(front_end):
+    """The comparison above would be empty if these networks ignored chunks and history."""
+    network = student(front_end)
+    audio, lengths = speech(48000)[None], torch.tensor([48000])
+    full, chunked, forgetful = (network(audio, lengths, c, n).logits for c, n in ((None, None), (4, None), (4, 2)))
+    assert (full - chunked).abs().max() > 0.01
+    assert (forgetful - chunked).abs().max() > 0.01
+
+
+@pytest.mark.parametrize("front_end", ["cnn", "fbank"])
+@torch.no_grad()
+def test_every_length_works(front_end):
+    network = student(front_end)
+    chunk = 160 // network.frame_ms
+    generator = torch.Generator().manual_seed(0)
+    near_edges = [
+        1,
+        2,
+        79,
+        80,
+        319,
+        320,
+        399,
+        400,
+        401,
+        719,
+        720,
+        1359,
+        1360,
+        2559,
+        2560,
+        2639,
+        2640,
+        3279,
+        3280,
+        16000,
+    ]
+    lengths = near_edges + torch.randint(1, 16000, (40,), generator=generator).tolist()
+    for n in lengths:
+        audio = speech(n, n)
+        whole = network(audio[None], torch.tensor([n]), chunk, 10)
+        stream = streamed(network, audio, chunk, 10, random_sizes(n, 4000))
+        assert len(stream) == whole.lengths[0] == network.frames(n)
+        torch.testing.assert_close(stream, whole.logits[0], atol=1e-4, rtol=0)
+
+
+@torch.no_grad()
+def test_a_chunk_comes_out_once_its_look_ahead_is_there_and_not_before():
+    for front_end, lookahead in (("cnn", 80), ("fbank", 720)):
+        network = student(front_end)
+        assert network.lookahead_samples == lookahead
+        state = network.initial_state(1, 4, None)
+        needed = 4 * network.front_end.hop + lookahead
+        audio = speech(needed)[None]
+        assert network.stream(audio[:, :-1], state).shape == (1, 0, VOCAB)
+        assert network.stream(audio[:, -1:], state).shape == (1, 4, VOCAB)
+
+
+@torch.no_grad()
+def test_streams_in_a_batch_do_not_mix():
+    network = student()
+    audio = torch.stack([speech(20000, 1), speech(20000, 2), torch.zeros(20000)])
+    state = network.initial_state(3, 8, 16)
+    together = torch.cat([network.stream(audio[:, :11111], state), network.stream(audio[:, 11111:], state, True)], 1)
+    for row, samples in zip(together, audio, strict=True):
+        torch.testing.assert_close(row, streamed(network, samples, 8, 16, random_sizes(0, 5000)), atol=1e-5, rtol=0)
+
+
+@torch.no_grad()
+def test_memory_does_not_grow():
+    network = student()
+    state = network.initial_state(1, 8, 20)
+    sizes = set()
+    for i in range(40):
+        network.stream(speech(8000, i)[None], state)
+        tensors = [state.samples] + [x for c in state.caches for x in (c.keys, c.values, c.conv)]
+        if i > 2:
+            sizes.add(sum(x.untyped_storage().nbytes() for x in tensors[1:]))
+            assert tensors[0].untyped_storage().nbytes() <= 4 * (8 * 320 + 80)
+    assert len(sizes) == 1
+
+
+def test_an_empty_chunk_is_refused():
+    with pytest.raises(ValueError, match="chunk_frames"):
+        student().initial_state(1, 0, None)

@@ -1,0 +1,123 @@
+"""Good audio is read as it is, bad audio is refused in one line that names the file and the cure."""
+
+import numpy as np
+import pytest
+import soundfile
+
+from distill.audio import read_audio, read_wav_scp
+from distill.errors import UserError
+
+SAMPLES = (0.5 * np.sin(np.arange(1600) / 5)).astype(np.float32)
+
+
+@pytest.mark.parametrize("name", ["a.wav", "a.flac"])
+def test_reads_files(tmp_path, name):
+    soundfile.write(tmp_path / name, SAMPLES, 16000)
+    audio = read_audio(tmp_path / name)
+    assert audio.dtype == np.float32 and audio.shape == (1600,)
+    np.testing.assert_allclose(audio, SAMPLES, atol=1e-4)
+
+
+def test_reads_an_ark(tmp_path):
+    kaldiio = pytest.importorskip("kaldiio")
+    scp = tmp_path / "wav.scp"
+    with kaldiio.WriteHelper(f"ark,scp:{tmp_path}/a.ark,{scp}") as writer:
+        writer["u1"] = (16000, (SAMPLES * 32767).astype(np.int16))
+        writer["u2"] = (8000, (SAMPLES * 32767).astype(np.int16))
+    entries = read_wav_scp(scp)
+    np.testing.assert_allclose(read_audio(entries["u1"]), SAMPLES, atol=1e-4)
+    with pytest.raises(UserError, match="8000 Hz"):
+        read_audio(entries["u2"])
+    with pytest.raises(UserError, match="cannot be read"):
+        read_audio(f"{tmp_path}/a.ark:17")
+
+
+def test_silence_clipping_and_one_sample_are_audio(tmp_path):
+    for samples in (np.zeros(100), np.ones(100), np.zeros(1)):
+        soundfile.write(tmp_path / "a.wav", samples, 16000)
+        assert read_audio(tmp_path / "a.wav").shape == samples.shape
+
+
+def test_a_length_left_open_by_a_pipe_is_no_error(tmp_path):
+    path = tmp_path / "a.wav"
+    soundfile.write(path, SAMPLES, 16000)
+    data = bytearray(path.read_bytes())
+    data[4:8] = data[40:44] = b"\xff\xff\xff\xff"
+    path.write_bytes(data)
+    assert len(read_audio(path)) == 1600
+
+
+def refused(path) -> str:
+    with pytest.raises(UserError) as caught:
+        read_audio(path)
+    message = str(caught.value)
+    assert str(path) in message and "\n" not in message and ";" in message
+    return message
+
+
+def test_missing(tmp_path):
+    assert "no such audio file" in refused(tmp_path / "a.wav")
+
+
+@pytest.mark.parametrize("size", [0, 3, 20, 36, 40, 43])
+def test_truncated_header(tmp_path, size):
+    path = tmp_path / "a.wav"
+    soundfile.write(path, SAMPLES, 16000)
+    path.write_bytes(path.read_bytes()[:size])
+    assert "cut off" in refused(path)
+
+
+@pytest.mark.parametrize("name", ["a.wav", "a.flac"])
+def test_truncated_data(tmp_path, name):
+    path = tmp_path / name
+    soundfile.write(path, SAMPLES, 16000)
+    path.write_bytes(path.read_bytes()[:-500])
+    assert "cut off" in refused(path)
+
+
+def test_not_audio(tmp_path):
+    path = tmp_path / "a.wav"
+    path.write_text("the quick brown fox jumps over the lazy dog\n" * 9)
+    assert "cannot be read as audio" in refused(path)
+
+
+def test_stereo(tmp_path):
+    soundfile.write(tmp_path / "a b.wav", np.stack([SAMPLES, SAMPLES], 1), 16000)
+    message = refused(tmp_path / "a b.wav")
+    assert "2 channels" in message and f"sox '{tmp_path}/a b.wav' -r 16000 -c 1 OUT.wav" in message
+
+
+def test_wrong_rate(tmp_path):
+    soundfile.write(tmp_path / "a.wav", SAMPLES, 44100)
+    message = refused(tmp_path / "a.wav")
+    assert "44100 Hz" in message and "-r 16000 -c 1" in message
+
+
+def test_no_samples(tmp_path):
+    soundfile.write(tmp_path / "a.wav", SAMPLES[:0], 16000)
+    assert "no samples" in refused(tmp_path / "a.wav")
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_not_finite(tmp_path, bad):
+    samples = SAMPLES.copy()
+    samples[7] = bad
+    soundfile.write(tmp_path / "a.wav", samples, 16000, subtype="FLOAT")
+    assert "sample 7" in refused(tmp_path / "a.wav")
+
+
+def test_wav_scp(tmp_path):
+    scp = tmp_path / "wav.scp"
+    scp.write_text("u1 a b.wav\n\nu2 /c.ark:12\n")
+    assert read_wav_scp(scp) == {"u1": "a b.wav", "u2": "/c.ark:12"}
+    for text, reason in [
+        ("u1 a.wav\nu1 b.wav\n", "wav.scp:2: utterance u1 occurs twice"),
+        ("u1 a.wav\nu2\n", "wav.scp:2: utterance u2 has no path"),
+        ("u1 sox a.wav -t wav - |\n", "wav.scp:1: is a command"),
+        ("\n", "is empty"),
+    ]:
+        scp.write_text(text)
+        with pytest.raises(UserError, match=reason):
+            read_wav_scp(scp)
+    with pytest.raises(UserError, match="not found"):
+        read_wav_scp(tmp_path / "nowhere")
