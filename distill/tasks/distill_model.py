@@ -270,9 +270,12 @@ class DistillModel(AbsESPnetModel):
         return loss, {name: term.detach() for name, term in stats.items()}
 
     def _loss_mmi(self, logits: Tensor, lengths: Tensor, tokens: Tensor, token_lengths: Tensor) -> Tensor:
-        """LF-MMI against tokens per frame, mean over utterances."""
+        """LF-MMI against tokens per frame, mean over utterances; one with too few frames for its tokens counts 0."""
+        possible = losses.has_path(lengths, tokens, token_lengths)
+        token_lengths = torch.where(possible, token_lengths, 0)
+        tokens = torch.where(possible[:, None], tokens, -1)
         mmi = self.mmi(logits.device)(logits.log_softmax(-1), lengths, tokens, token_lengths)
-        return (mmi / lengths.clamp(min=1)).mean()
+        return torch.where(possible, mmi / lengths.clamp(min=1), 0.0).mean()
 
     def collect_feats(self, speech: Tensor, speech_lengths: Tensor, **_: Any) -> dict[str, Tensor]:
         """The audio itself: there are no features whose statistics matter."""
