@@ -32,7 +32,7 @@ def read_audio(path: str | Path, sample_rate: int = 16000) -> np.ndarray:
     if ark:
         rate, samples = _read_ark(str(path))
     else:
-        _check_riff(file)
+        check_riff(file)
         rate, samples = _read_file(file)
     cure = f"convert it: sox {_shell(file)} -r {sample_rate} -c 1 OUT.wav"
     if samples.ndim > 1 and samples.shape[1] > 1:
@@ -70,7 +70,7 @@ def _read_file(path: Path) -> tuple[int, np.ndarray]:
     return rate, samples
 
 
-def _check_riff(path: Path) -> None:
+def check_riff(path: Path) -> None:
     """Refuse a WAV file that ends before its header says: libsndfile reads what is left without a word."""
     size = path.stat().st_size
     with open(path, "rb") as stream:

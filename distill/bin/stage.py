@@ -71,7 +71,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("stamp", type=Path, help="the stage's stamp file, such as exp/.stages/10")
     parser.add_argument("inputs", nargs="*", help="files that the stage reads")
     parser.add_argument("--options", default="", help="options of the stage, as one string")
-    args = parser.parse_args(argv)
+    args = parser.parse_intermixed_args(argv)
     if args.action == "begin":
         sys.exit(begin(args.stamp, args.options, args.inputs))
     begun = args.stamp.with_name(args.stamp.name + ".begun")

@@ -1,0 +1,1 @@
+"""Corpora that recipes make, and the check of any Kaldi data directory."""

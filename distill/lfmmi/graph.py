@@ -1,0 +1,143 @@
+"""The denominator graph: CTC topology composed with a token n-gram."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from distill.errors import UserError
+from distill.files import atomic_write
+from distill.lfmmi import ngram
+from distill.lfmmi.forward_backward import Score, Transitions
+
+
+class DenominatorGraph:
+    """All token sequences, each weighed by an n-gram, over the CTC topology (blank is token 0).
+
+    Built by :meth:`from_bigram`, :meth:`from_text` or :meth:`from_arpa`. States are histories of the n-gram; state 0 is
+    the sentence start. ``log_p`` (S, V) holds log P(token | history), column 0 the sentence end; ``next_state`` (S, V)
+    the history after each token.
+    """
+
+    def __init__(self, log_p: Tensor, next_state: Tensor, last: Tensor) -> None:
+        self.log_p, self.next_state, self.last = log_p.double(), next_state, last
+        if torch.isnan(self.log_p).any() or (self.log_p == float("inf")).any():
+            raise UserError("denominator graph: a log probability is not a number; expected natural logs, -inf for none")
+        if not (self.log_p[:, 0] > float("-inf")).any():
+            raise UserError("denominator graph: no state has a sentence end (column 0); give at least one a probability")
+        states = len(last)
+        source, token = torch.nonzero(torch.isfinite(self.log_p[:, 1:]), as_tuple=True)
+        token = token + 1
+        matrix = torch.full((states, states), float("-inf"), dtype=torch.double)
+        matrix[source, next_state[source, token]] = self.log_p[source, token]
+        rows = torch.arange(states)
+        again = torch.where(last > 0, next_state[rows, last], rows)
+        log_again = torch.where(last > 0, self.log_p[rows, last], torch.tensor(float("-inf"), dtype=torch.double))
+        self._transitions = Transitions(matrix, self.log_p[:, 0], last, again, log_again)
+
+    @property
+    def vocab_size(self) -> int:
+        """V, tokens with blank."""
+        return self.log_p.shape[1]
+
+    @classmethod
+    def from_bigram(cls, log_p: Tensor) -> DenominatorGraph:
+        """From a bigram (V, V) in natural logs: row 0 after the sentence start, row s after token s; column 0 the end.
+
+        -inf (or below -1e29) marks what is absent.
+        """
+        if log_p.dim() != 2 or log_p.shape[0] != log_p.shape[1] or log_p.shape[0] < 2:
+            raise UserError(f"denominator graph: a bigram is a (V, V) matrix, V >= 2, not {tuple(log_p.shape)}")
+        log_p = log_p.detach().double().cpu()
+        log_p = torch.where(log_p < -1e29, torch.full_like(log_p, float("-inf")), log_p)
+        tokens = torch.arange(len(log_p))
+        return cls(log_p, tokens.expand(len(tokens), -1).contiguous(), tokens)
+
+    @classmethod
+    def from_text(cls, lines: Iterable[Sequence[int]], order: int, vocab_size: int) -> DenominatorGraph:
+        """Estimate an n-gram of order 1 to 4 on token id sequences, see :func:`distill.lfmmi.ngram.from_text`."""
+        return cls._from_ngram(ngram.from_text(lines, order, vocab_size))
+
+    @classmethod
+    def from_arpa(cls, path: str | Path, token_list: Sequence[str]) -> DenominatorGraph:
+        """Read an ARPA file over the tokens of ``token_list``, see :func:`distill.lfmmi.ngram.from_arpa`."""
+        return cls._from_ngram(ngram.from_arpa(Path(path), token_list))
+
+    @classmethod
+    def _from_ngram(cls, model: ngram.Ngram) -> DenominatorGraph:
+        number = {history: index for index, history in enumerate(model.histories)}
+        longest = max(len(history) for history in model.histories)
+        vocab_size = model.log_p.shape[1]
+        next_state = torch.zeros(len(number), vocab_size, dtype=torch.long)
+        for history, index in number.items():
+            for token in range(1, vocab_size):
+                full = (*history, token)[-longest:]
+                while full not in number:  # the longest known ending; a single token is always known
+                    full = full[1:]
+                next_state[index, token] = number[full]
+        last = torch.tensor([max(history[-1], 0) for history in model.histories])
+        return cls(torch.from_numpy(model.log_p), next_state, last)
+
+    def score(self, log_probs: Tensor, lengths: Tensor) -> Tensor:
+        """Z of DESIGN: (B,) double, ``log sum over paths exp(sum_t log_probs[t, path_t] + log P(tokens of the path))``.
+
+        Args:
+            log_probs: (B, T, V), any floating type; need not be normalised.
+            lengths: (B,) frames.
+
+        Differentiable; the gradient is the occupancies, rows of which sum to 1 (0 beyond lengths).
+        """
+        self.check(log_probs, lengths)
+        return Score.apply(log_probs, lengths, self.transitions(log_probs.device))
+
+    def transitions(self, device: torch.device) -> Transitions:
+        """What the forward-backward needs, on ``device``."""
+        self._transitions = self._transitions.to(device)
+        return self._transitions
+
+    def check(self, log_probs: Tensor, lengths: Tensor) -> None:
+        """Refuse a batch that does not belong to this graph."""
+        if log_probs.dim() != 3 or log_probs.shape[2] != self.vocab_size:
+            raise UserError(
+                f"denominator graph: made for {self.vocab_size} tokens, but log_probs are {tuple(log_probs.shape)}; "
+                "make the graph from the model's own token list"
+            )
+        if len(lengths) != len(log_probs) or int(lengths.min()) < 1 or int(lengths.max()) > log_probs.shape[1]:
+            raise UserError(f"lengths: must be {len(log_probs)} numbers from 1 to {log_probs.shape[1]}")
+
+    def log_prob(self, tokens: Tensor, token_lengths: Tensor) -> Tensor:
+        """(B,) double log P of token sequences (B, U), sentence end included; padding is ignored."""
+        inside = torch.arange(tokens.shape[1], device=tokens.device) < token_lengths[:, None]
+        if bool(((tokens < 1) | (tokens >= self.vocab_size))[inside].any()):
+            raise UserError(f"tokens: must be from 1 to {self.vocab_size - 1}; is the text of another token list?")
+        total = []
+        for row, length in zip(tokens.tolist(), token_lengths.tolist()):
+            state, score = 0, 0.0
+            for token in row[:length]:
+                score += float(self.log_p[state, token])
+                state = int(self.next_state[state, token])
+            total.append(score + float(self.log_p[state, 0]))
+        return torch.tensor(total, dtype=torch.double, device=tokens.device)
+
+    def save(self, path: str | Path) -> None:
+        """Write the graph to an .npz file."""
+        with atomic_write(path, "wb") as stream:
+            np.savez_compressed(
+                stream, log_p=self.log_p.numpy(), next_state=self.next_state.numpy(), last=self.last.numpy()
+            )
+
+    @classmethod
+    def load(cls, path: str | Path) -> DenominatorGraph:
+        """Read what :meth:`save` wrote."""
+        try:
+            with np.load(path, allow_pickle=False) as data:
+                return cls(*(torch.from_numpy(data[name]) for name in ("log_p", "next_state", "last")))
+        except FileNotFoundError:
+            raise UserError(f"{path}: not found; make the denominator graph first (stage 6)") from None
+        except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+            raise UserError(f"{path}: not a denominator graph ({error}); make it again (stage 6)") from None

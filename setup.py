@@ -1,0 +1,35 @@
+"""Package of the toolkit. `make` builds the full, pinned environment of requirements.txt; this names what it stands on."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+VERSION = re.search(r'__version__ = "(.+)"', Path(__file__).with_name("distill").joinpath("__init__.py").read_text())
+
+setup(
+    name="distillw2v2",
+    version=VERSION.group(1) if VERSION else "0",
+    description="Distil a large wav2vec 2.0 recogniser into a small streaming one, inside ESPnet",
+    packages=find_packages(include=["distill", "distill.*"]),
+    python_requires=">=3.11",
+    install_requires=[
+        "numpy",
+        "pyyaml",
+        "soundfile",  # reading and writing audio
+        "torch",
+        "tqdm",  # progress bars
+    ],
+    extras_require={
+        "train": [
+            "espnet[train,asr]==202611",
+            "jiwer",  # scores where sclite is not installed
+            "kaldiio",  # stored teacher targets
+            "sentencepiece",
+            "soxr",  # resampling
+            "transformers",  # wav2vec 2.0
+        ],
+        "demo": ["espeakng-loader==0.2.4"],
+        "test": ["hypothesis", "mypy", "pytest", "ruff", "types-PyYAML"],
+    },
+)

@@ -1,0 +1,141 @@
+"""The FSDD recipe for real, from recordings to results, with networks and corpus so small that it takes minutes.
+
+What is tested is that the stages fit together, skip, resume and refuse; not how well such networks recognise.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+FSDD = ROOT / "egs2/fsdd/asr_distill1"
+SIZES = "--num_train 80 --num_valid 8 --num_test 10 --seed 3"
+OPTIONS = ["--threads", "1", "--latencies", "160 480", "--local_data_opts", SIZES]
+
+pytestmark = pytest.mark.skipif(
+    not (ROOT.parent / "shared/corpora/fsdd/recordings").is_dir() and "FSDD_DIR" not in os.environ,
+    reason="the recordings of FSDD are not here; set FSDD_DIR",
+)
+
+
+def run(recipe: Path, *options: str, status: int = 0) -> str:
+    """Run the recipe; its output. A wrong exit status fails the test with the end of what it printed."""
+    command = ["./run.sh", *OPTIONS, *options]
+    done = subprocess.run(command, cwd=recipe, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=1500)
+    assert done.returncode == status, done.stdout[-4000:]
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A recipe directory made as a user makes one, with FSDD's data preparation and tiny networks."""
+    path = tmp_path_factory.mktemp("egs2") / "fsdd" / "asr_distill1"
+    subprocess.run([ROOT / "egs2/TEMPLATE/asr_distill1/setup.sh", path], check=True)
+    shutil.rmtree(path / "local")
+    shutil.copytree(FSDD / "local", path / "local")
+    shutil.copy(FSDD / "run.sh", path / "run.sh")
+    for config in (ROOT / "test/recipes/conf").glob("*.yaml"):
+        shutil.copy(config, path / "conf")
+    fsdd_dir = os.environ.get("FSDD_DIR", str(ROOT.parent / "shared/corpora/fsdd"))
+    global OPTIONS
+    OPTIONS = [*OPTIONS[:-1], f"{SIZES} --fsdd_dir {fsdd_dir}"]
+    yield path
+
+
+def test_stages_1_to_13(recipe: Path) -> None:
+    run(recipe, "--stage", "1", "--stop_stage", "9")
+    assert json.loads((recipe / "dump/targets/train/manifest.json").read_text())["utterances"] == 80
+    run(recipe, "--stage", "10", "--stop_stage", "10")  # on what the earlier stages left
+    run(recipe)
+    rows = json.loads((recipe / "exp/results.json").read_text())["rows"]
+    systems = {(row["system"], row["latency_ms"]) for row in rows}
+    assert systems == {
+        ("teacher", None),
+        ("student_full", None),
+        ("student_full_no_kd", None),
+        ("student_stream", 160),
+        ("student_stream", 480),
+    }
+    assert {row["test_set"] for row in rows} == {"test", "test_isolated", "test_unseen"}
+    for row in rows:
+        assert row["sub"] + row["del"] + row["ins"] == round(row["wer"] * row["words"] / 100)
+    assert "relative loss" in (recipe / "exp/RESULTS.md").read_text()
+
+
+def test_second_run_does_nothing_but_say_so(recipe: Path) -> None:
+    output = run(recipe)
+    assert output.count("done before and unchanged, skipped") == output.count(" stage ") // 2
+    assert "training in" not in output
+
+
+def test_no_teacher_in_the_students_checkpoint(recipe: Path) -> None:
+    import torch
+
+    for system in ("student_full", "student_stream"):
+        state = torch.load(recipe / "exp" / system / "2epoch.pth", weights_only=True)
+        assert state and not [key for key in state if "teacher" in key or "wav2vec" in key or "encoder" in key]
+
+
+def test_every_loss_term_is_logged_by_name(recipe: Path) -> None:
+    log = (recipe / "exp/student_stream/train.log").read_text()
+    for term in ("loss_hidden", "loss_logits", "loss_mmi"):
+        assert f"{term}=" in log
+        assert (recipe / f"exp/student_stream/images/{term}.png").is_file()
+
+
+def test_killed_training_goes_on_from_its_last_checkpoint(recipe: Path) -> None:
+    shutil.rmtree(recipe / "exp/student_full")
+    command = ["./run.sh", *OPTIONS, "--stage", "10", "--stop_stage", "10", "--force_stage", "10", "--no_kd", "false"]
+    running = subprocess.Popen(command, cwd=recipe, start_new_session=True, stdout=subprocess.DEVNULL)
+    checkpoint = recipe / "exp/student_full/checkpoint.pth"
+    deadline = time.time() + 300
+    while not checkpoint.exists() and running.poll() is None and time.time() < deadline:
+        time.sleep(0.02)
+    os.killpg(running.pid, signal.SIGKILL)
+    running.wait()
+    assert checkpoint.exists()
+    run(recipe, "--stage", "10", "--stop_stage", "10", "--no_kd", "false")
+    log = (recipe / "exp/student_full/train.log").read_text()
+    assert "1/2epoch started" not in log or "2/2epoch started" in log
+    assert (recipe / "exp/student_full/valid.loss.ave.pth").exists()
+
+
+def test_transcribe_with_each_model(recipe: Path) -> None:
+    wav = next((recipe / "data/test/wav.scp").open()).split()[1]
+    for system in ("teacher", "student_full", "student_stream"):
+        command = [*python(), "-m", "distill.bin.transcribe", "--model", f"exp/{system}", "--json", wav]
+        done = subprocess.run(command, cwd=recipe, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
+        assert done.returncode == 0, done.stderr
+        events = [json.loads(line) for line in done.stdout.splitlines()]
+        assert events[-1]["event"] == "final" and {event["event"] for event in events[:-1]} == {"partial"}
+        assert events[0]["audio_s"] < events[-1]["audio_s"]
+
+
+def python() -> list[str]:
+    """The interpreter that runs these tests is the project's own."""
+    import sys
+
+    return [sys.executable]
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--token_type", "phn"], "char, bpe or word"),
+        (["--stage", "15", "--stop_stage", "15"], "not built yet"),
+        (["--teacher_targets", "somewhere"], "stored or online"),
+        (["stray"], "unexpected argument"),
+    ],
+)
+def test_bad_options_are_one_line(recipe: Path, options: list[str], said: str) -> None:
+    output = run(recipe, *options, status=2)
+    assert said in output and output.count("error:") == 1
