@@ -72,6 +72,7 @@ class DistillModel(AbsESPnetModel):
         self.projections = nn.ModuleList()
         self.factor = 1
         self.apart_logged = False
+        self.skipped_logged = False
         if teacher is None:
             if conf.target in ("posterior", "pseudo"):
                 raise UserError(f"distill_conf.target: {conf.target} needs a teacher; give --teacher DIR")
@@ -128,9 +129,7 @@ class DistillModel(AbsESPnetModel):
                     f"{self.conf.graph}: made for {graph.vocab_size} tokens, but the token list has "
                     f"{len(self.token_list)}; make the graph again (stage 6)"
                 )
-            # Pseudo-labels are transcripts that the teacher wrote.
-            target = "posterior" if self.conf.target == "posterior" else "transcript"
-            mmi = LFMMILoss(graph, target=target, den_scale=self.conf.den_scale, reduction="none")
+            mmi = LFMMILoss(graph, target=self.conf.target, den_scale=self.conf.den_scale, reduction="none")
             self._mmi.append(mmi.to(device))
         return self._mmi[0]
 
@@ -260,7 +259,7 @@ class DistillModel(AbsESPnetModel):
             if conf.target == "posterior":
                 log_probs = teacher_logits[:, :frames].log_softmax(-1)
                 mmi = self.mmi(logits.device)(logits[:, :frames].log_softmax(-1), common, teacher_log_probs=log_probs)
-                stats["loss_mmi"] = (mmi / common.clamp(min=1)).mean()
+                stats["loss_mmi"] = (mmi / common.clamp(min=1)).mean().float()
             elif conf.target == "pseudo":
                 tokens = losses.greedy_tokens(teacher_logits, teacher_lengths)
                 stats["loss_mmi"] = self._loss_mmi(logits, lengths, *losses.pad_tokens(tokens, logits.device))
@@ -270,12 +269,13 @@ class DistillModel(AbsESPnetModel):
         return loss, {name: term.detach() for name, term in stats.items()}
 
     def _loss_mmi(self, logits: Tensor, lengths: Tensor, tokens: Tensor, token_lengths: Tensor) -> Tensor:
-        """LF-MMI against tokens per frame, mean over utterances; one with too few frames for its tokens counts 0."""
-        possible = losses.has_path(lengths, tokens, token_lengths)
-        token_lengths = torch.where(possible, token_lengths, 0)
-        tokens = torch.where(possible[:, None], tokens, -1)
-        mmi = self.mmi(logits.device)(logits.log_softmax(-1), lengths, tokens, token_lengths)
-        return torch.where(possible, mmi / lengths.clamp(min=1), 0.0).mean()
+        """LF-MMI against tokens per frame, mean over utterances."""
+        mmi = self.mmi(logits.device)
+        loss = mmi(logits.log_softmax(-1), lengths, tokens, token_lengths)
+        if mmi.skipped and not self.skipped_logged:
+            logging.warning("LF-MMI: an utterance has too few frames for its tokens, or tokens the graph rules out")
+            self.skipped_logged = True
+        return (loss / lengths.clamp(min=1)).mean().float()
 
     def collect_feats(self, speech: Tensor, speech_lengths: Tensor, **_: Any) -> dict[str, Tensor]:
         """The audio itself: there are no features whose statistics matter."""

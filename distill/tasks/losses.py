@@ -76,13 +76,6 @@ def ctc(logits: Tensor, lengths: Tensor, tokens: Tensor, token_lengths: Tensor) 
     return loss / lengths.clamp(min=1)
 
 
-def has_path(lengths: Tensor, tokens: Tensor, token_lengths: Tensor) -> Tensor:
-    """Whether (B,) frames suffice for (B, U) tokens: one each, and a blank between two equal ones; (B,) bool."""
-    inside = frame_mask(token_lengths, tokens.shape[1])
-    repeated = (tokens[:, 1:] == tokens[:, :-1]) & inside[:, 1:]
-    return lengths >= token_lengths + repeated.sum(1)
-
-
 def greedy_tokens(logits: Tensor, lengths: Tensor) -> list[list[int]]:
     """CTC's best path of every utterance, (B, T, V), (B,) -> token ids without repetitions and blanks."""
     hypotheses = []
