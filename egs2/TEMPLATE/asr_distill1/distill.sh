@@ -25,6 +25,7 @@ Data
   --speed_perturb_factors STR   such as \"0.9 1.0 1.1\" (default: none)
   --audio_format FORMAT      of formatted audio: flac or wav (default: flac)
   --min_wav_duration, --max_wav_duration SECONDS   of training utterances (default: 0.1 and 20)
+  --allow_pipes true         let wav.scp hold commands, which are then run (default: false)
   --resample true            accept other sampling rates than 16 kHz and convert them (default: false)
 Tokens and graph
   --token_type TYPE          char, bpe or word (default: bpe)
@@ -33,6 +34,8 @@ Tokens and graph
 Teacher
   --teacher DIR              take this trained experiment as the teacher instead of training one
   --teacher_init_config F    first training of the teacher, before the next (default: none)
+  --teacher_init_max_s S     seconds of the longest utterances in that first training, as a network from scratch learns
+                             to align from short ones (default: all)
   --teacher_config F         training of the teacher (default: conf/train_teacher.yaml)
   --teacher_targets WHERE    stored (stage 8) or online, inside the trainer (default: stored)
   --target_dtype TYPE        of stored targets: float32, float16 or compressed (default: float32)
@@ -61,12 +64,14 @@ speed_perturb_factors=
 audio_format=flac
 min_wav_duration=0.1
 max_wav_duration=20
+allow_pipes=false
 resample=false
 token_type=bpe
 nbpe=500
 ngram_order=2
 teacher=
 teacher_init_config=
+teacher_init_max_s=
 teacher_config=conf/train_teacher.yaml
 teacher_targets=stored
 target_dtype=float32
@@ -114,6 +119,7 @@ raw=${dumpdir}/raw
 graph=${expdir}/graph/den.npz
 targets=${dumpdir}/targets
 if [ "${expdir}" != exp ]; then targets+=_${expdir##*/}; fi
+shapes=${expdir}/stats/train/speech_shape
 stamps=${expdir}/.stages
 data_stamps=${dumpdir}/.stages
 mkdir -p "${stamps}" "${data_stamps}"
@@ -163,9 +169,9 @@ if wanted 1; then
     if begin "${data_stamps}/1" "data preparation" "${local_data_opts}" "" local/data.sh; then
         # shellcheck disable=SC2086
         local/data.sh ${local_data_opts} || exit 2
-        for set in ${original_train_set} ${valid_set} ${test_sets}; do
-            python3 -m distill.bin.check_data --data "data/${set}" --token_type "${token_type}" --resample "${resample}"
-        done
+        data_dirs=()
+        for set in ${original_train_set} ${valid_set} ${test_sets}; do data_dirs+=("data/${set}"); done
+        python3 -m distill.bin.check_data --data "${data_dirs[@]}" --resample "${resample}" --allow_pipes "${allow_pipes}"
         finish "${data_stamps}/1"
     fi
 fi
@@ -190,6 +196,8 @@ fi
 if wanted 5; then
     if begin "${data_stamps}/5_${token_type}" "token list" "${token_type} ${nbpe}" "" "${data_stamps}/4"; then
         espnet_data 5
+        python3 -m distill.bin.check_data --data "${raw}/${train_set}" "${raw}/${valid_set}" \
+            --token_list "${token_list}" --token_type "${token_type}"
         finish "${data_stamps}/5_${token_type}"
     fi
 fi
@@ -226,15 +234,16 @@ collect_stats() {
     fi
 }
 
-# train NAME CONFIG [options]: a training in EXPDIR/NAME that goes on from its last checkpoint, with a progress bar
+# train NAME CONFIG SHAPES [options]: a training in EXPDIR/NAME on the utterances of SHAPES, that goes on from its last
+# checkpoint, with a progress bar
 train() {
-    local output=${expdir}/$1 config=$2 log=${expdir}/$1/train.log
-    shift 2
+    local output=${expdir}/$1 config=$2 log=${expdir}/$1/train.log shapes=$3
+    shift 3
     mkdir -p "${output}"
     local run=(
         "${trainer[@]}" --config "${config}" --output_dir "${output}"
-        --train_shape_file "${expdir}/stats/train/speech_shape" --train_shape_file "${expdir}/stats/train/text_shape"
-        --valid_shape_file "${expdir}/stats/valid/speech_shape" --valid_shape_file "${expdir}/stats/valid/text_shape"
+        --train_shape_file "${shapes}"
+        --valid_shape_file "${expdir}/stats/valid/speech_shape"
         --distill_conf graph="${graph}" "$@"
     )
     if [ "${ngpu}" -gt 1 ] || [ "${cuda_cmd}" != run.pl ]; then
@@ -272,16 +281,22 @@ if wanted 7; then
         teacher_init=()
         inputs=("${teacher_config}" "${stamps}/6" "${stamps}/9")
         if [ -n "${teacher_init_config}" ]; then
-            if begin "${stamps}/7_init" "train the teacher, first with ${teacher_init_config}" "${seed}" \
-                "${expdir}/teacher_init" "${teacher_init_config}" "${stamps}/6" "${stamps}/9"; then
-                train teacher_init "${teacher_init_config}"
+            if begin "${stamps}/7_init" "train the teacher, first with ${teacher_init_config}" \
+                "${seed} ${teacher_init_max_s}" "${expdir}/teacher_init" "${teacher_init_config}" "${stamps}/9"; then
+                short=${shapes}
+                if [ -n "${teacher_init_max_s}" ]; then
+                    short=${expdir}/stats/train/speech_shape_short
+                    awk -v most="${teacher_init_max_s}" '$2 <= 16000 * most' "${shapes}" > "${short}"
+                    [ -s "${short}" ] || fail "--teacher_init_max_s ${teacher_init_max_s}: no utterance is that short"
+                fi
+                train teacher_init "${teacher_init_config}" "${short}"
                 finish "${stamps}/7_init"
             fi
             teacher_init=(--init "${expdir}/teacher_init")
             inputs+=("${stamps}/7_init")
         fi
         if begin "${stamps}/7" "train the teacher with ${teacher_config}" "${seed}" "${expdir}/teacher" "${inputs[@]}"; then
-            train teacher "${teacher_config}" "${teacher_init[@]}"
+            train teacher "${teacher_config}" "${shapes}" "${teacher_init[@]}"
             finish "${stamps}/7"
         fi
     fi
@@ -317,12 +332,12 @@ if wanted 10; then
         "${student_full_config}" "${stamps}/6" "${stamps}/9" "${teacher_inputs[@]}"; then
         stored=()
         if [ "${teacher_targets}" = stored ]; then read -r -d '' -a stored < <(stored_targets) || true; fi
-        train student_full "${student_full_config}" "${teacher_options[@]}" "${stored[@]}"
+        train student_full "${student_full_config}" "${shapes}" "${teacher_options[@]}" "${stored[@]}"
         finish "${stamps}/10"
     fi
     if ${no_kd} && begin "${stamps}/10_no_kd" "the same student without a teacher" "${seed}" \
         "${expdir}/student_full_no_kd" "${student_full_config}" "${stamps}/6" "${stamps}/9"; then
-        train student_full_no_kd "${student_full_config}" --distill_conf target=transcript
+        train student_full_no_kd "${student_full_config}" "${shapes}" --distill_conf target=transcript
         finish "${stamps}/10_no_kd"
     fi
 fi
@@ -336,7 +351,8 @@ if wanted 11; then
     fi
     if begin "${stamps}/11" "distil student_full -> student_stream" "${seed} ${stage2_teacher} ${teacher_targets}" \
         "${expdir}/student_stream" "${student_stream_config}" "${stamps}/10" "${teacher_inputs[@]}"; then
-        train student_stream "${student_stream_config}" --init "${expdir}/student_full" "${stage2[@]}" "${stored[@]}"
+        train student_stream "${student_stream_config}" "${shapes}" --init "${expdir}/student_full" \
+            "${stage2[@]}" "${stored[@]}"
         finish "${stamps}/11"
     fi
 fi
@@ -393,4 +409,4 @@ fi
 for number in 14 15 16; do
     if wanted "${number}" && [ "${stop_stage}" -le 16 ]; then fail "distill.sh: stage ${number} is not built yet"; fi
 done
-log "finished stages ${stage} to ${stop_stage}; results are in ${expdir}/RESULTS.md"
+log "finished stages ${stage} to ${stop_stage}$([ "${stop_stage}" -lt 13 ] || echo "; results are in ${expdir}/RESULTS.md")"
