@@ -1,57 +1,86 @@
 #!/usr/bin/env bash
 # Prints the interpreter of the project's environment, and builds the environment first if it is not there.
-# It lives in $DISTILL_ENV_HOME (default ~/.cache/distillw2v2), named after requirements.txt's checksum, so that every
-# clone with the same requirements shares it and a changed one gets its own. Progress goes to stderr.
+# It lives in $DISTILL_ENV_HOME (default ~/.cache/distillw2v2), named after requirements.txt's checksum and Python's
+# version, so that every clone with the same requirements shares it and a changed one gets its own. One that was cut off
+# is built again. Progress goes to stderr.
 set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 home=${DISTILL_ENV_HOME:-${XDG_CACHE_HOME:-${HOME}/.cache}/distillw2v2}
+requirements=${root}/requirements.txt
+read -r hash _ < <(sha256sum "${requirements}")
+prefix=${home}/env-${hash:0:12}
 
 say() { echo "$*" >&2; }
 
+# The path and the minor version of a Python that the pinned packages run on
 find_python() {
-    local candidate
-    for candidate in python3.12 python3.13 "${PYENV_ROOT:-${HOME}/.pyenv}"/versions/3.1[23]*/bin/python; do
-        if "${candidate}" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info[:2] not in ((3, 12), (3, 13)))' \
-            2> /dev/null; then
-            command -v "${candidate}"
-            return
-        fi
-    done
+    local candidate found
+    local candidates=(python3.12 python3.13 "${PYENV_ROOT:-${HOME}/.pyenv}"/versions/3.1[23]*/bin/python)
     if command -v uv > /dev/null; then
-        uv python find '>=3.12,<3.14' 2> /dev/null && return
+        candidates+=("$(uv python find '>=3.12,<3.14' 2> /dev/null || true)")
     fi
+    for candidate in "${candidates[@]}"; do
+        # A pyenv shim is there for every version, whether it is switched on or not, so only running one tells.
+        found=$("${candidate}" -c '
+import sys, venv, ensurepip
+assert sys.version_info[:2] in ((3, 12), (3, 13))
+print(sys.version_info[1], sys.executable)' 2> /dev/null) || continue
+        echo "${found}"
+        return
+    done
     return 1
 }
 
-hash=$(sha256sum "${root}/requirements.txt" | cut -c1-12)
-env=${home}/env-${hash}
-if [ -f "${env}/.complete" ]; then
-    echo "${env}/bin/python"
-    exit 0
-fi
-python=$(find_python) || {
-    say "error: no Python 3.12 or 3.13 found; install one (apt install python3.12-venv, pyenv install 3.12, uv python install 3.12)"
+# What pip says, as one line that counts packages; a line every 20 packages where stderr is no terminal
+show_progress() {
+    local line total count=0
+    total=$(grep -c == "${requirements}")
+    while IFS= read -r line; do
+        case "${line}" in
+            Collecting*) count=$((count + 1)) ;;
+            "Installing collected"*) line="Installing all (a minute or two)"; count=${total} ;;
+            *) continue ;;
+        esac
+        if [ -t 2 ]; then
+            printf '\r%3d/%d %-60.60s' "${count}" "${total}" "${line}" >&2
+        elif [ $((count % 20)) -eq 0 ] || [ "${count}" -eq "${total}" ]; then
+            say "${count}/${total} ${line}"
+        fi
+    done
+    if [ -t 2 ]; then echo >&2; fi
+}
+
+for minor in 12 13; do
+    if [ -f "${prefix}-py3${minor}/.complete" ] && [ -x "${prefix}-py3${minor}/bin/python" ]; then
+        echo "${prefix}-py3${minor}/bin/python"
+        exit 0
+    fi
+done
+found=$(find_python) || {
+    say "error: no Python 3.12 or 3.13 found; install one (apt install python3.12-venv, pyenv install 3.12 or" \
+        "uv python install 3.12)"
     exit 2
 }
+read -r minor python <<< "${found}"
+env=${prefix}-py3${minor}
 mkdir -p "${home}"
 exec 9> "${env}.lock"
 if ! flock -n 9; then
     say "waiting for another build of ${env}"
     flock 9
 fi
-if [ ! -f "${env}/.complete" ]; then
+if [ ! -f "${env}/.complete" ] || [ ! -x "${env}/bin/python" ]; then
     say "building the environment in ${env} with ${python} (about 7 GB, some minutes; once)"
     rm -rf "${env}"
     "${python}" -m venv "${env}" >&2
-    if ! "${env}/bin/python" -m pip install --progress-bar off --requirement "${root}/requirements.txt" \
-        2> "${env}.log" | awk '/^(Collecting|Installing)/ { printf "\r%-70.70s", $0; fflush() } END { print "" }' >&2; then
+    if ! "${env}/bin/python" -m pip install --progress-bar off --requirement "${requirements}" 2> "${env}.log" |
+        show_progress; then
         tail -n 3 "${env}.log" >&2
-        say "error: ${env}: pip could not install requirements.txt; the whole message is in ${env}.log"
+        say "error: ${requirements}: pip could not install it in ${env}; the whole message is in ${env}.log"
         exit 2
     fi
     touch "${env}/.complete"
-    command -v sclite > /dev/null || [ -x /usr/lib/sctk/bin/sclite ] ||
-        say "note: sclite is not installed (Debian: apt install sctk); scores come from jiwer until it is"
+    say "built ${env} in ${SECONDS} s"
 fi
 echo "${env}/bin/python"

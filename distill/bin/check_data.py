@@ -1,7 +1,7 @@
 """Check Kaldi data directories before anything is made from them; the first fault is one line with file, line and cure.
 
-    python -m distill.bin.check_data --data data/train data/valid
-    python -m distill.bin.check_data --data data/valid --token_list data/token_list/word/tokens.txt --token_type word
+python -m distill.bin.check_data --data data/train data/valid
+python -m distill.bin.check_data --data data/valid --token_list data/token_list/word/tokens.txt --token_type word
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, nargs="+", required=True, help="data directories")
     parser.add_argument("--resample", type=true_or_false, default=False, help="accept other rates than 16 kHz")
-    parser.add_argument("--allow_pipes", type=true_or_false, default=False, help="accept commands in wav.scp")
+    parser.add_argument("--allow_pipes", type=true_or_false, default=False, help="run the commands in wav.scp")
     parser.add_argument("--token_list", type=Path, help="only check that every token of the text is in this list")
     parser.add_argument("--token_type", choices=("char", "bpe", "word"), help="with --token_list")
     args = parser.parse_args(argv)

@@ -27,9 +27,12 @@ def read_token_ids(text: Path, token_list: list[str], token_type: str, bpemodel:
             fields = line.rstrip("\n").split(maxsplit=1)
             if len(fields) < 2:
                 raise UserError(f"{text}:{number}: no text after the utterance id; remove the line")
-            ids = [id_of.get(token, unknown) for token in tokenizer.text2tokens(fields[1])]
-            if None in ids:
-                raise UserError(f"{text}:{number}: a token is not in the token list; make the list again (stage 5)")
+            ids = []
+            for token in tokenizer.text2tokens(fields[1]):
+                index = id_of.get(token, unknown)
+                if index is None:
+                    raise UserError(f"{text}:{number}: {token!r} is not in the token list; make it again (stage 5)")
+                ids.append(index)
             lines.append(ids)
     if not lines:
         raise UserError(f"{text}: empty; the denominator graph needs the training text")

@@ -100,7 +100,9 @@ def interval(low: float | None, high: float | None) -> str:
 
 def table(rows: list[dict], test_set: str) -> list[str]:
     """The lines of one test set's table: each system's WER, relative loss, size and speed beside the teacher's."""
-    header = "| system | latency | WER % (95 %) | sub/del/ins | relative loss % (95 %) | params | smaller | RTF | faster |"
+    header = (
+        "| system | latency | WER % (95 %) | sub/del/ins | relative loss % (95 %) | params | smaller | RTF | faster |"
+    )
     lines = [header, "|---|---|---|---|---|---|---|---|---|"]
     mine = [row for row in rows if row["test_set"] == test_set]
     teacher = next((row for row in mine if row["system"] == "teacher"), None)

@@ -69,7 +69,9 @@ def trn_lines(texts: dict[str, str]) -> list[str]:
     Characters with a meaning in trn ({ / } alternatives, @ a null word, parentheses) are spelt as look-alikes, alike in
     reference and hypothesis, so that they are scored as the words they are.
     """
-    spelling = str.maketrans({"{": "<lb>", "}": "<rb>", "(": "<lp>", ")": "<rp>", "/": "<sl>", "@": "<at>", "\\": "<bs>"})
+    spelling = str.maketrans(
+        {"{": "<lb>", "}": "<rb>", "(": "<lp>", ")": "<rp>", "/": "<sl>", "@": "<at>", "\\": "<bs>"}
+    )
     return [f"{texts[key].translate(spelling)} (utt-{index:07d})" for index, key in enumerate(sorted(texts))]
 
 
@@ -77,14 +79,19 @@ def score_sclite(command: list[str], ref: Path, hyp: Path, result: Path) -> list
     """Run sclite; write its report to ``result`` and return the counts of each utterance, in order."""
     options = ["-i", "rm", "-e", "utf-8", "-o", "all", "stdout"]
     run = subprocess.run(
-        [*command, "-r", str(ref), "trn", "-h", str(hyp), "trn", *options], capture_output=True, text=True, errors="replace"
+        [*command, "-r", str(ref), "trn", "-h", str(hyp), "trn", *options],
+        capture_output=True,
+        text=True,
+        errors="replace",
     )
     if run.returncode != 0 or "Scores:" not in run.stdout:
         raise UserError(f"{ref}: sclite failed: {(run.stderr or run.stdout).strip().splitlines()[-1:]}")
     with atomic_write(result) as stream:
         stream.write(run.stdout)
     by_position: dict[int, Counts] = {}
-    for block in re.finditer(r"id: \(utt-(\d+)\)\s.*?Scores: \(#C #S #D #I\) (\d+) (\d+) (\d+) (\d+)", run.stdout, re.S):
+    for block in re.finditer(
+        r"id: \(utt-(\d+)\)\s.*?Scores: \(#C #S #D #I\) (\d+) (\d+) (\d+) (\d+)", run.stdout, re.S
+    ):
         position, correct, sub, deleted, inserted = map(int, block.groups())
         by_position[position] = {"words": correct + sub + deleted, "sub": sub, "del": deleted, "ins": inserted}
     return [by_position[position] for position in sorted(by_position)]

@@ -3,12 +3,14 @@
     python -m distill.data.fsdd --fsdd_dir DIR --heldout_speaker lucas --data data --wav data/local/wav
 
 makes data/train, valid, test (the recordings that FSDD's authors set apart for each, other speakers), test_isolated
-(every test recording alone) and test_unseen (all recordings of the speaker held out). The same seed gives the same bytes.
+(every test recording alone) and test_unseen (any recording of the speaker held out). The same seed gives the same
+bytes.
 """
 
 from __future__ import annotations
 
 import argparse
+import re
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +20,7 @@ import soundfile
 import soxr
 from tqdm import tqdm
 
+from distill.data.augment import augment
 from distill.data.kaldi_dir import SAMPLE_RATE, Utterance, write_data_dir
 from distill.errors import UserError, cli
 
@@ -34,17 +37,29 @@ Recordings = dict[tuple[str, int, int], np.ndarray]  # speaker, digit, index -> 
 
 
 def read_recordings(directory: Path) -> Recordings:
-    """All recordings of FSDD's ``recordings`` folder."""
-    paths = sorted((directory / "recordings").glob("*_*_*.wav"))
+    """All recordings of FSDD's ``recordings`` folder: 50 of each digit by each speaker."""
+    paths = sorted((directory / "recordings").glob("[0-9]_*_*.wav"))
     if not paths:
         raise UserError(f"{directory}: holds no recordings/*.wav; give FSDD's directory with --fsdd_dir")
     recordings: Recordings = {}
     for path in paths:
-        digit, speaker, index = path.stem.split("_")
-        audio, rate = soundfile.read(path, dtype="float32")
+        named = re.fullmatch(r"(\d)_(.+)_(\d+)", path.stem)
+        if named is None:
+            continue
+        digit, speaker, index = named.groups()
+        try:
+            audio, rate = soundfile.read(path, dtype="float32")
+        except soundfile.LibsndfileError:
+            raise UserError(f"{path}: cannot be read as audio; fetch the file again") from None
         if rate != RECORDED_RATE or audio.ndim != 1:
             raise UserError(f"{path}: {rate} Hz, {audio.ndim} dimensions; FSDD is 8 kHz mono, fetch the file again")
         recordings[speaker, int(digit), int(index)] = audio
+    for speaker in {speaker for speaker, _, _ in recordings}:
+        for digit in range(10):
+            for take in range(50):
+                if (speaker, digit, take) not in recordings:
+                    name = f"{digit}_{speaker}_{take}.wav"
+                    raise UserError(f"{directory}/recordings/{name}: not found; fetch the whole of FSDD again")
     return recordings
 
 
@@ -60,17 +75,14 @@ def splice(parts: list[np.ndarray], rng: np.random.Generator, speed: float = 1.0
     return soxr.resample(np.concatenate(pieces), RECORDED_RATE * speed, SAMPLE_RATE)
 
 
-def augment(audio: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Random loudness, and in half of the cases white noise at 10 to 40 dB SNR."""
-    audio = audio / (np.sqrt(np.mean(audio**2)) + 1e-5) * 10 ** rng.uniform(-1.5, -0.9)
-    if rng.random() < 0.5:
-        noise = rng.standard_normal(len(audio)) * 10 ** (-rng.uniform(10, 40) / 20)
-        audio = audio + noise * np.sqrt(np.mean(audio**2))
-    return audio.astype(np.float32)
-
-
 def connected(
-    name: str, recordings: Recordings, speakers: list[str], indices: range, count: int, seed: int, training: bool = False
+    name: str,
+    recordings: Recordings,
+    speakers: list[str],
+    indices: range,
+    count: int,
+    seed: int,
+    training: bool = False,
 ) -> Iterator[Utterance]:
     """``count`` spliced utterances of 1 to 7 digits, one speaker each, speakers in turn."""
     for number in tqdm(range(count), desc=name, unit="utt"):

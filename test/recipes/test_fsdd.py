@@ -10,6 +10,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,7 +31,9 @@ pytestmark = pytest.mark.skipif(
 def run(recipe: Path, *options: str, status: int = 0) -> str:
     """Run the recipe; its output. A wrong exit status fails the test with the end of what it printed."""
     command = ["./run.sh", *OPTIONS, *options]
-    done = subprocess.run(command, cwd=recipe, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=1500)
+    done = subprocess.run(
+        command, cwd=recipe, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=1500
+    )
     assert done.returncode == status, done.stdout[-4000:]
     return done.stdout
 
@@ -112,19 +115,13 @@ def test_killed_training_goes_on_from_its_last_checkpoint(recipe: Path) -> None:
 def test_transcribe_with_each_model(recipe: Path) -> None:
     wav = next((recipe / "data/test/wav.scp").open()).split()[1]
     for system in ("teacher", "student_full", "student_stream"):
-        command = [*python(), "-m", "distill.bin.transcribe", "--model", f"exp/{system}", "--json", wav]
-        done = subprocess.run(command, cwd=recipe, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
+        command = [sys.executable, "-m", "distill.bin.transcribe", "--model", f"exp/{system}", "--json", wav]
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        done = subprocess.run(command, cwd=recipe, capture_output=True, text=True, env=environment)
         assert done.returncode == 0, done.stderr
         events = [json.loads(line) for line in done.stdout.splitlines()]
         assert events[-1]["event"] == "final" and {event["event"] for event in events[:-1]} == {"partial"}
         assert events[0]["audio_s"] < events[-1]["audio_s"]
-
-
-def python() -> list[str]:
-    """The interpreter that runs these tests is the project's own."""
-    import sys
-
-    return [sys.executable]
 
 
 @pytest.mark.parametrize(
