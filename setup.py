@@ -1,4 +1,4 @@
-"""Package of the toolkit: what it stands on. `make` builds the full, pinned environment of requirements.txt."""
+"""Package of the toolkit. `make` builds the full, pinned environment of requirements.txt; this names its bases."""
 
 import re
 from pathlib import Path

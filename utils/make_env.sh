@@ -35,7 +35,7 @@ print(sys.version_info[1], sys.executable)' 2> /dev/null) || continue
 # What pip says, as one line that counts packages; a line every 20 packages where stderr is no terminal
 show_progress() {
     local line total count=0
-    total=$(grep -c == "${requirements}")
+    total=$(grep -c == "${requirements}" || true)
     while IFS= read -r line; do
         case "${line}" in
             Collecting*) count=$((count + 1)) ;;

@@ -32,7 +32,7 @@ def main(argv: list[str] | None = None) -> None:
     for directory in args.data:
         if args.token_list is not None:
             if args.token_type is None or not args.token_list.is_file():
-                raise UserError(f"{args.token_list}: --token_list needs a file and --token_type")
+                raise UserError(f"{args.token_list}: not found, or --token_type is missing; give both")
             check_tokens(directory / "text", read_table(directory / "text"), args.token_list, args.token_type)
             continue
         count, hours = check_data_dir(directory, args.resample, args.allow_pipes)

@@ -155,12 +155,14 @@ def check_data_dir(directory: Path, resample: bool = False, allow_pipes: bool = 
             raise UserError(f"{wav_scp}:{number}: {error}") from None
         raise UserError(f"{wav_scp}:{number}: a command; give --allow_pipes true if it may be run")
 
+    segments_file = directory / "segments"
+    if not segments_file.exists():
+        same_keys(wav_scp, recordings, text_file, text)
     seconds: dict[str, float] = {}
     with ThreadPoolExecutor() as pool:
         checked = pool.map(one, recordings.items())
         for key, duration in tqdm(checked, total=len(recordings), desc=f"checking {directory}", unit="file", delay=2):
             seconds[key] = duration
-    segments_file = directory / "segments"
     if segments_file.exists():
         cut_by, lines = segments_file, read_table(segments_file)
         lengths: dict[str, float] = {}
@@ -173,12 +175,12 @@ def check_data_dir(directory: Path, resample: bool = False, allow_pipes: bool = 
             if recording not in seconds:
                 raise UserError(f"{where}: recording {recording} is not in {wav_scp}; add it or remove the line")
             if not 0 <= start < end <= seconds[recording] + 0.5:
-                raise UserError(f"{where}: {start} to {end} s is not within the recording's {seconds[recording]:.2f} s")
+                whole = f"{seconds[recording]:.2f} s"
+                raise UserError(f"{where}: {start} to {end} s is not within the recording's {whole}; correct the line")
             lengths[key] = end - start
         same_keys(segments_file, lengths, text_file, text)
     else:
         cut_by, lines, lengths = wav_scp, recordings, seconds
-        same_keys(wav_scp, recordings, text_file, text)
     for key, length in lengths.items():
         if length < MIN_SAMPLES / SAMPLE_RATE:
             raise UserError(

@@ -25,8 +25,9 @@ from distill.data.kaldi_dir import SAMPLE_RATE, Utterance, write_data_dir
 from distill.errors import UserError, cli
 
 ACCENTS = ("en-us", "en", "en-gb-scotland", "en-gb-x-rp", "en-029", "en-gb-x-gbcwmd")
-TRAIN_SPEAKERS = ("f1", "f2", "f4", "m1", "m3", "m4", "m7", "Andy", "Annie", "Mike", "linda", "steph")
-TEST_SPEAKERS = ("f3", "m2", "m6", "Michael", "belinda", "david")
+# f2, f3 and f5 breathe at random, differently at every run
+TRAIN_SPEAKERS = ("f1", "anika", "f4", "m1", "m3", "m4", "m7", "Andy", "Annie", "Mike", "linda", "steph")
+TEST_SPEAKERS = ("Denis", "m2", "m6", "Michael", "belinda", "david")
 WORDS_PER_MINUTE = (160, 220)  # on the brisk side, so that training is quick
 PITCH = (30, 70)  # espeak-ng's scale, 50 being the voice's own
 
@@ -69,7 +70,7 @@ def sentence(rng: np.random.Generator) -> str:
 
     room = perhaps(f"in the {one(ROOMS)}")
     commands: tuple[Callable[[], str], ...] = (
-        lambda: f"turn {one(('on', 'off'))} the {one(COLOURS)} {one(DEVICES)} {room}",
+        lambda: f"turn {one(('on', 'off'))} the {perhaps(one(COLOURS))} {one(DEVICES)} {room}",
         lambda: f"{one(('open', 'close'))} the {one(('door', 'window'))} {room}",
         lambda: f"set the {one(DEVICES)} to {numbers(1, 2)}",
         lambda: f"call {one(NAMES)} {perhaps(f'and {one(NAMES)}')}",

@@ -13,7 +13,7 @@ from torch import Tensor
 from distill.errors import UserError
 from distill.files import atomic_write
 from distill.lfmmi import ngram
-from distill.lfmmi.forward_backward import Score, Transitions
+from distill.lfmmi.forward_backward import Score, TransitionsCache
 
 
 class DenominatorGraph:
@@ -27,18 +27,14 @@ class DenominatorGraph:
     def __init__(self, log_p: Tensor, next_state: Tensor, last: Tensor) -> None:
         self.log_p, self.next_state, self.last = log_p.double(), next_state, last
         if torch.isnan(self.log_p).any() or (self.log_p == float("inf")).any():
-            raise UserError("denominator graph: a log probability is not a number; expected natural logs, -inf for none")
+            raise UserError(
+                "denominator graph: a log probability is not a number; expected natural logs, -inf for none"
+            )
         if not (self.log_p[:, 0] > float("-inf")).any():
-            raise UserError("denominator graph: no state has a sentence end (column 0); give at least one a probability")
-        states = len(last)
-        source, token = torch.nonzero(torch.isfinite(self.log_p[:, 1:]), as_tuple=True)
-        token = token + 1
-        matrix = torch.full((states, states), float("-inf"), dtype=torch.double)
-        matrix[source, next_state[source, token]] = self.log_p[source, token]
-        rows = torch.arange(states)
-        again = torch.where(last > 0, next_state[rows, last], rows)
-        log_again = torch.where(last > 0, self.log_p[rows, last], torch.tensor(float("-inf"), dtype=torch.double))
-        self._transitions = Transitions(matrix, self.log_p[:, 0], last, again, log_again)
+            raise UserError(
+                "denominator graph: no state has a sentence end (column 0); give at least one a probability"
+            )
+        self.transitions = TransitionsCache(self.log_p, next_state, last)
 
     @property
     def vocab_size(self) -> int:
@@ -46,17 +42,31 @@ class DenominatorGraph:
         return self.log_p.shape[1]
 
     @classmethod
-    def from_bigram(cls, log_p: Tensor) -> DenominatorGraph:
+    def from_bigram(cls, log_p: Tensor, check: bool = True) -> DenominatorGraph:
         """From a bigram (V, V) in natural logs: row 0 after the sentence start, row s after token s; column 0 the end.
 
-        -inf (or below -1e29) marks what is absent.
+        -inf (or below -1e29) marks what is absent. ``check`` refuses a token that nothing leads to and a row that is
+        no distribution: its probabilities sum to less than 0.5 or more than 2 (both routes of a back-off model,
+        added up, exceed 1), unless every weight of the graph is 0, which counts all sequences alike.
         """
         if log_p.dim() != 2 or log_p.shape[0] != log_p.shape[1] or log_p.shape[0] < 2:
             raise UserError(f"denominator graph: a bigram is a (V, V) matrix, V >= 2, not {tuple(log_p.shape)}")
         log_p = log_p.detach().double().cpu()
         log_p = torch.where(log_p < -1e29, torch.full_like(log_p, float("-inf")), log_p)
         tokens = torch.arange(len(log_p))
-        return cls(log_p, tokens.expand(len(tokens), -1).contiguous(), tokens)
+        graph = cls(log_p, tokens.expand(len(tokens), -1).contiguous(), tokens)
+        if check:
+            present = torch.isfinite(log_p)
+            for token in torch.nonzero(~present.any(0)).flatten().tolist():
+                raise UserError(f"denominator graph: nothing leads to token {token}; is it of other tokens?")
+            sums = log_p.exp().sum(1)
+            for row in torch.nonzero((sums < 0.5) | (sums > 2.0)).flatten().tolist():
+                if bool((log_p[present] != 0).any()):
+                    raise UserError(
+                        f"denominator graph: the probabilities of row {row} sum to {float(sums[row]):.4g}, not 1; "
+                        "normalise the rows"
+                    )
+        return graph
 
     @classmethod
     def from_text(cls, lines: Iterable[Sequence[int]], order: int, vocab_size: int) -> DenominatorGraph:
@@ -70,16 +80,25 @@ class DenominatorGraph:
 
     @classmethod
     def _from_ngram(cls, model: ngram.Ngram) -> DenominatorGraph:
-        number = {history: index for index, history in enumerate(model.histories)}
-        longest = max(len(history) for history in model.histories)
         vocab_size = model.log_p.shape[1]
-        next_state = torch.zeros(len(number), vocab_size, dtype=torch.long)
-        for history, index in number.items():
-            for token in range(1, vocab_size):
-                full = (*history, token)[-longest:]
-                while full not in number:  # the longest known ending; a single token is always known
-                    full = full[1:]
-                next_state[index, token] = number[full]
+        number = {history: index for index, history in enumerate(model.histories)}
+        children: dict[ngram.History, list[int]] = {}
+        for history in model.histories:
+            children.setdefault(history[:-1], []).append(history[-1])
+        rows: dict[ngram.History, np.ndarray] = {(): np.arange(vocab_size)}
+
+        def row(history: ngram.History) -> np.ndarray:
+            """State after each token: its longest known ending, in the end the token alone."""
+            if history not in rows:
+                values = row(history[1:])
+                if history in children:
+                    values = values.copy()
+                    for token in children[history]:
+                        values[token] = number[*history, token]
+                rows[history] = values
+            return rows[history]
+
+        next_state = torch.from_numpy(np.stack([row(history) for history in model.histories]))
         last = torch.tensor([max(history[-1], 0) for history in model.histories])
         return cls(torch.from_numpy(model.log_p), next_state, last)
 
@@ -93,36 +112,31 @@ class DenominatorGraph:
         Differentiable; the gradient is the occupancies, rows of which sum to 1 (0 beyond lengths).
         """
         self.check(log_probs, lengths)
-        return Score.apply(log_probs, lengths, self.transitions(log_probs.device))
-
-    def transitions(self, device: torch.device) -> Transitions:
-        """What the forward-backward needs, on ``device``."""
-        self._transitions = self._transitions.to(device)
-        return self._transitions
+        return Score.apply(log_probs, lengths, self.transitions)
 
     def check(self, log_probs: Tensor, lengths: Tensor) -> None:
         """Refuse a batch that does not belong to this graph."""
-        if log_probs.dim() != 3 or log_probs.shape[2] != self.vocab_size:
+        if log_probs.dim() != 3 or log_probs.shape[2] != self.vocab_size or 0 in log_probs.shape:
             raise UserError(
                 f"denominator graph: made for {self.vocab_size} tokens, but log_probs are {tuple(log_probs.shape)}; "
                 "make the graph from the model's own token list"
             )
-        if len(lengths) != len(log_probs) or int(lengths.min()) < 1 or int(lengths.max()) > log_probs.shape[1]:
-            raise UserError(f"lengths: must be {len(log_probs)} numbers from 1 to {log_probs.shape[1]}")
+        if len(lengths) != len(log_probs) or int(lengths.min()) < 0 or int(lengths.max()) > log_probs.shape[1]:
+            raise UserError(f"lengths: must be {len(log_probs)} numbers from 0 to {log_probs.shape[1]}")
 
     def log_prob(self, tokens: Tensor, token_lengths: Tensor) -> Tensor:
         """(B,) double log P of token sequences (B, U), sentence end included; padding is ignored."""
         inside = torch.arange(tokens.shape[1], device=tokens.device) < token_lengths[:, None]
         if bool(((tokens < 1) | (tokens >= self.vocab_size))[inside].any()):
             raise UserError(f"tokens: must be from 1 to {self.vocab_size - 1}; is the text of another token list?")
-        total = []
-        for row, length in zip(tokens.tolist(), token_lengths.tolist()):
-            state, score = 0, 0.0
-            for token in row[:length]:
-                score += float(self.log_p[state, token])
-                state = int(self.next_state[state, token])
-            total.append(score + float(self.log_p[state, 0]))
-        return torch.tensor(total, dtype=torch.double, device=tokens.device)
+        log_p, next_state = self.log_p.to(tokens.device), self.next_state.to(tokens.device)
+        state = torch.zeros(len(tokens), dtype=torch.long, device=tokens.device)
+        total = torch.zeros(len(tokens), dtype=torch.double, device=tokens.device)
+        for u in range(int(token_lengths.max()) if len(tokens) else 0):
+            token = torch.where(inside[:, u], tokens[:, u], torch.zeros_like(state))
+            total = torch.where(inside[:, u], total + log_p[state, token], total)
+            state = torch.where(inside[:, u], next_state[state, token], state)
+        return total + log_p[state, 0]
 
     def save(self, path: str | Path) -> None:
         """Write the graph to an .npz file."""
@@ -139,5 +153,5 @@ class DenominatorGraph:
                 return cls(*(torch.from_numpy(data[name]) for name in ("log_p", "next_state", "last")))
         except FileNotFoundError:
             raise UserError(f"{path}: not found; make the denominator graph first (stage 6)") from None
-        except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
             raise UserError(f"{path}: not a denominator graph ({error}); make it again (stage 6)") from None

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Optional
-
 import torch
 from torch import Tensor, nn
 
@@ -59,9 +57,9 @@ class LFMMILoss(nn.Module):
         self,
         log_probs: Tensor,
         lengths: Tensor,
-        tokens: Optional[Tensor] = None,
-        token_lengths: Optional[Tensor] = None,
-        teacher_log_probs: Optional[Tensor] = None,
+        tokens: Tensor | None = None,
+        token_lengths: Tensor | None = None,
+        teacher_log_probs: Tensor | None = None,
     ) -> Tensor:
         """Loss of a batch.
 
@@ -77,21 +75,25 @@ class LFMMILoss(nn.Module):
         if self.target == "posterior":
             if teacher_log_probs is None or teacher_log_probs.shape != log_probs.shape:
                 raise UserError("target posterior: needs teacher_log_probs of the shape of log_probs")
-            losses = Divergence.apply(
-                log_probs, teacher_log_probs, lengths, self.graph.transitions(log_probs.device)
-            )
-            possible = torch.isfinite(losses.detach())
+            losses = Divergence.apply(log_probs, teacher_log_probs, lengths, self.graph.transitions)
+            impossible = losses.detach() == float("inf")
         else:
             if tokens is None or token_lengths is None:
                 raise UserError(f"target {self.target}: needs tokens and token_lengths")
+            if tokens.dim() != 2 or not len(tokens) == len(token_lengths) == len(log_probs):
+                shapes = f"{tuple(tokens.shape)} and {len(token_lengths)} lengths"
+                raise UserError(f"tokens: {shapes} for {len(log_probs)} utterances; give a row and a length for each")
+            if int(token_lengths.min()) < 0 or int(token_lengths.max()) > tokens.shape[1]:
+                raise UserError(f"token_lengths: must be lengths from 0 to {tokens.shape[1]}, the width of tokens")
             prior = self.graph.log_prob(tokens, token_lengths)
-            numerator = CTCScore.apply(log_probs, lengths, tokens, token_lengths) + prior
-            denominator = Score.apply(log_probs, lengths, self.graph.transitions(log_probs.device))
-            possible = torch.isfinite(numerator.detach()) & torch.isfinite(denominator.detach())
+            numerator = CTCScore.apply(log_probs, lengths, tokens, token_lengths) + prior.to(log_probs.device)
+            denominator = Score.apply(log_probs, lengths, self.graph.transitions)
             losses = self.den_scale * denominator - numerator
-        # not by multiplication: 0 * inf is not a number
-        losses = torch.where(possible, losses, torch.zeros_like(losses))
-        self.skipped += int((~possible).sum())
+            # An input that is not a number is no such case: it shows as a loss that is not a number.
+            impossible = (numerator.detach() == float("-inf")) | (denominator.detach() == float("-inf"))
+        # Chosen, not multiplied: 0 * inf is not a number.
+        losses = torch.where(impossible, torch.zeros_like(losses), losses)
+        self.skipped += int(impossible.sum())
         if self.reduction == "none":
             return losses
         return losses.sum() if self.reduction == "sum" else losses.mean()

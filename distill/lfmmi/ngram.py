@@ -26,12 +26,13 @@ class Ngram(NamedTuple):
 
 def _states(histories: Iterable[History], order: int, vocab_size: int) -> list[History]:
     """The start, every single token (the CTC topology needs to know the last one), and longer known histories."""
-    wanted = {h for h in histories if 2 <= len(h) < order}
+    # An ARPA file also lists sequences that end with the sentence end, which nothing follows
+    wanted = {h for h in histories if 2 <= len(h) < order and END not in h}
     states: list[History] = [(START,), *((token,) for token in range(1, vocab_size)), *sorted(wanted)]
-    if len(states) * max(vocab_size, len(states)) > MAX_ENTRIES:
+    if len(states) * vocab_size > MAX_ENTRIES:
         raise UserError(
-            f"denominator graph: {len(states)} histories of {vocab_size} tokens are too many for its matrix; "
-            "lower the order"
+            f"denominator graph: {len(states)} histories of {vocab_size} tokens each are more than {MAX_ENTRIES:.0e} "
+            "entries; lower the order"
         )
     return states
 
@@ -76,9 +77,10 @@ def from_text(lines: Iterable[Sequence[int]], order: int, vocab_size: int) -> Ng
 
 
 def from_arpa(path: Path, token_list: Sequence[str]) -> Ngram:
-    """Read an ARPA file of token n-grams (orders 1 to 4): the n-gram's own probability where it is listed, else back-off.
+    """Read an ARPA file of token n-grams (orders 1 to 4): an n-gram's own probability if listed, else back-off.
 
-    Tokens of the file that are not in the list are refused; a token of the list that the file lacks has no way in.
+    Tokens of the file that are not in the list are refused (but for <unk>, which is left out), and so are tokens of the
+    list that the file lacks, but for special ones such as <sos/eos>, which then have no way in.
     """
     id_of = {token: index for index, token in enumerate(token_list)} | {"<s>": START, "</s>": END}
     log_p: dict[History, float] = {}
@@ -99,14 +101,15 @@ def from_arpa(path: Path, token_list: Sequence[str]) -> Ngram:
                     ended = True
                 elif line and order and not line.startswith("\\"):
                     fields = line.split()
+                    where = f"{path}:{number}"
                     if len(fields) not in (order + 1, order + 2):
-                        raise UserError(f"{path}:{number}: {len(fields)} fields in the {order}-grams; the file is damaged")
+                        raise UserError(f"{where}: {len(fields)} fields in the {order}-grams; the file is damaged")
                     unknown = [w for w in fields[1 : order + 1] if w not in id_of]
                     found[order] += 1
-                    if unknown == ["<unk>"] or "<unk>" in unknown:
+                    if "<unk>" in unknown:
                         continue
                     if unknown:
-                        raise UserError(f"{path}:{number}: token {unknown[0]!r} is not in the token list; use the same tokens")
+                        raise UserError(f"{where}: token {unknown[0]!r} is not in the token list; use the same tokens")
                     key = tuple(id_of[w] for w in fields[1 : order + 1])
                     log_p[key] = float(fields[0]) * math.log(10)
                     if len(fields) == order + 2:
@@ -120,6 +123,9 @@ def from_arpa(path: Path, token_list: Sequence[str]) -> Ngram:
     if not 1 <= len(declared) <= 4:
         raise UserError(f"{path}: order {len(declared)}; must be from 1 to 4")
     vocab_size = len(token_list)
+    for token, name in enumerate(token_list):
+        if token and (token,) not in log_p and not (name.startswith("<") and name.endswith(">")):
+            raise UserError(f"{path}: has no 1-gram for token {name!r} of the list; make it from the same tokens")
     rows: dict[History, np.ndarray] = {}
     after: dict[History, list[int]] = defaultdict(list)
     for key in log_p:
@@ -139,4 +145,10 @@ def from_arpa(path: Path, token_list: Sequence[str]) -> Ngram:
         return rows[history]
 
     states = _states(log_p, len(declared), vocab_size)
-    return Ngram(np.stack([row(h if len(declared) > 1 else ()) for h in states]), states)
+    log_matrix = np.stack([row(h if len(declared) > 1 else ()) for h in states])
+    sums = np.exp(log_matrix).sum(1)
+    if (sums > 1.01).any():
+        worst = int(sums.argmax())
+        after_what = " ".join("<s>" if token == START else token_list[token] for token in states[worst])
+        raise UserError(f"{path}: the probabilities after {after_what!r} sum to {sums[worst]:.4g}; make it again")
+    return Ngram(log_matrix, states)

@@ -1,0 +1,81 @@
+"""The synthesised corpus: the seed alone decides its bytes, test voices are new, sentences are what the recipe says."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from distill.data import synth
+
+pytest.importorskip("espeakng_loader")
+
+
+def python(*argv: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """In a process of its own, as the recipe does: forks of this one would carry every thread of torch along."""
+    return subprocess.run([sys.executable, *argv], cwd=cwd, capture_output=True, text=True, timeout=120)
+
+
+def make(directory: Path, *options: str) -> dict[str, bytes]:
+    """Make the corpus; its files' contents by relative path."""
+    directory.mkdir()
+    sizes = ("--num_train", "5", "--num_valid", "2", "--num_test", "3")
+    done = python("-m", "distill.data.synth", *sizes, *options, cwd=directory)
+    assert done.returncode == 0, done.stderr
+    return {str(p.relative_to(directory)): p.read_bytes() for p in directory.rglob("*") if p.is_file()}
+
+
+def test_same_seed_same_bytes(tmp_path):
+    first = make(tmp_path / "1")
+    assert len([name for name in first if name.endswith(".wav")]) == 10
+    assert first == make(tmp_path / "2")
+    assert first["data/train/text"] != make(tmp_path / "3", "--seed", "1")["data/train/text"]
+
+
+def test_what_is_made_is_good_data(tmp_path):
+    files = make(tmp_path / "1")
+    done = python("-m", "distill.bin.check_data", "--data", "data/train", "data/valid", "data/test", cwd=tmp_path / "1")
+    assert done.returncode == 0, done.stderr
+    for name in files:
+        if name.endswith(".wav"):
+            samples, rate = soundfile.read(tmp_path / "1" / name)
+            assert rate == 16000 and 0.3 < len(samples) / rate < 4 and np.abs(samples).max() > 0.05
+
+
+def test_an_utterance_does_not_depend_on_what_was_said_before(tmp_path):
+    (tmp_path / "say.py").write_text(
+        "from distill.data.synth import Synthesiser, Voice\n"
+        "say = Synthesiser()\n"
+        "def one(): return say('call anna', Voice('en-us', 'f4'), 200, 50)\n"
+        "first = one()\n"
+        "other = say('call anna', Voice('en-029', 'm2'), 200, 50)\n"
+        "assert (one() == first).all() and len(first) > 4000\n"
+        "assert len(other) != len(first) or (other != first).any()\n"
+    )
+    done = python("say.py", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+
+
+def test_an_unknown_speaker_is_refused(tmp_path):
+    (tmp_path / "say.py").write_text(
+        "from distill.data.synth import Synthesiser, Voice\n"
+        "Synthesiser()('call anna', Voice('en-us', 'zoe'), 200, 50)\n"
+    )
+    assert "has no speaker zoe" in python("say.py", cwd=tmp_path).stderr
+
+
+def test_test_voices_are_new():
+    seen, unseen = synth.voices(synth.TRAIN_SPEAKERS), synth.voices(synth.TEST_SPEAKERS)
+    assert not {voice.speaker for voice in seen} & {voice.speaker for voice in unseen}
+    assert len({voice.name for voice in seen + unseen}) == len(seen) + len(unseen) == 36
+    for voices in (seen, unseen):
+        assert {voice.accent for voice in voices} == set(synth.ACCENTS)
+
+
+def test_sentences():
+    rng = np.random.default_rng(0)
+    sentences = [synth.sentence(rng).split() for _ in range(3000)]
+    assert {len(words) for words in sentences} == set(range(2, 9))
+    assert 30 <= len({word for words in sentences for word in words}) <= 60

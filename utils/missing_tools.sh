@@ -1,0 +1,11 @@
+#!/usr/bin/env bash
+# Says what tools that pip cannot install would add, a line for each that is missing. Everything runs without them.
+set -euo pipefail
+
+if ! command -v sclite > /dev/null && [ ! -x /usr/lib/sctk/bin/sclite ]; then
+    echo "note: sclite is not installed (Debian: apt install sctk); it would score with alignments, until then jiwer counts" >&2
+fi
+if ! command -v espeak-ng > /dev/null; then
+    echo "note: espeak-ng is not installed (Debian: apt install espeak-ng); it would let you listen to the demo's voices," \
+        "which come from pip's espeakng-loader" >&2
+fi
