@@ -17,7 +17,7 @@ lint: env
 	"$$python" -m ruff check distill test setup.py; "$$python" -m ruff format --check distill test setup.py; \
 	"$$python" -m mypy distill; \
 	if command -v shellcheck > /dev/null; then \
-	    git ls-files '*.sh' .ci/run | xargs -r shellcheck -e SC1091; \
+	    git ls-files '*.sh' .ci/run | xargs -r shellcheck -x --source-path=SCRIPTDIR -e SC1091; \
 	else echo "note: shellcheck is not installed; shell scripts are not checked"; fi
 
 env:

@@ -114,6 +114,8 @@ class DistillTask(ASRTask):
         """ESPnet's optimisers, after the initial weights are copied in: only a training comes this way."""
         assert isinstance(model, DistillModel)
         checkpoint = Path(args.output_dir) / "checkpoint.pth"
+        for half_written in checkpoint.parent.glob(".*.tmp"):  # by a training that was killed
+            half_written.unlink(missing_ok=True)
         if not (args.resume and checkpoint.exists()):
             cls.initialise(args, model)
         elif not zipfile.is_zipfile(checkpoint):

@@ -142,9 +142,14 @@ begin() {
     stale=false
     shift 4
     local name=${stamp##*/}
-    if [ "${force_stage}" = "${name%%_*}" ]; then rm -f "${stamp}"; fi
+    local forced=false
+    if [ "${force_stage}" = "${name%%_*}" ]; then
+        forced=true
+        rm -f "${stamp}" "${stamp}.begun"
+    fi
     log "stage ${name%%_*}: ${title}"
     python3 -m distill.bin.stage begin "${stamp}" --options "${stage_options}" "$@" || status=$?
+    if ${forced} && [ "${status}" = 3 ]; then status=4; fi
     case "${status}" in
         0) log "stage ${name%%_*}: done before and unchanged, skipped"; return 1 ;;
         3) return 0 ;;
