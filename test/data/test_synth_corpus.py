@@ -66,6 +66,18 @@ def test_an_unknown_speaker_is_refused(tmp_path):
     assert "has no speaker zoe" in python("say.py", cwd=tmp_path).stderr
 
 
+def test_every_voice_is_the_same_in_another_process(tmp_path):
+    (tmp_path / "say.py").write_text(
+        "import hashlib\n"
+        "from distill.data.synth import TEST_SPEAKERS, TRAIN_SPEAKERS, Synthesiser, voices\n"
+        "say = Synthesiser()\n"
+        "for voice in voices(TRAIN_SPEAKERS) + voices(TEST_SPEAKERS):\n"
+        "    print(voice.name, hashlib.sha256(say('call anna and robert', voice, 200, 50)).hexdigest())\n"
+    )
+    first = python("say.py", cwd=tmp_path).stdout
+    assert first.count("\n") == 36 and first == python("say.py", cwd=tmp_path).stdout
+
+
 def test_test_voices_are_new():
     seen, unseen = synth.voices(synth.TRAIN_SPEAKERS), synth.voices(synth.TEST_SPEAKERS)
     assert not {voice.speaker for voice in seen} & {voice.speaker for voice in unseen}
