@@ -124,7 +124,11 @@ def _build(arguments: Mapping[str, Any]) -> Wav2Vec2Model:
     # Dropout on attention weights keeps the CPU from its fused attention; a configuration may still ask for it.
     config = Wav2Vec2Config(**{"attention_dropout": 0.0, **arguments, "layerdrop": 0.0})
     config._attn_implementation = "sdpa"
-    return Wav2Vec2Model(config)
+    encoder = Wav2Vec2Model(config)
+    for layer in encoder.feature_extractor.conv_layers:
+        if layer.conv.bias is not None:
+            nn.init.zeros_(layer.conv.bias)  # as in distill.models.cnn.ConvLayer
+    return encoder
 
 
 def _load(directory: Path) -> Wav2Vec2Model:

@@ -18,9 +18,8 @@ def pytest_configure(config):
 @pytest.fixture(scope="session")
 def world(tmp_path_factory) -> SimpleNamespace:
     """Data, token list, stats and graph; ``train(name, config, *options)`` trains and returns the directory."""
-    from distill.lfmmi import DenominatorGraph
-
     from distill.bin.train import main
+    from distill.lfmmi import DenominatorGraph
 
     torch.set_num_threads(1)  # waiting for a second thread costs more than these matrices
     root = tmp_path_factory.mktemp("world")
