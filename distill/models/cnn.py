@@ -110,8 +110,8 @@ class ConvLayer(nn.Module):
         assert self.conv.bias is not None
         self.layer_norm = nn.LayerNorm(out_channels)
         nn.init.kaiming_normal_(self.conv.weight)
-        # Audio is small (0.05 on average) beside the usual random bias, which is then all that the layer norm passes on:
-        # a network from scratch hears nothing for hundreds of steps.
+        # Audio is small (0.05 on average) beside the usual random bias, which would be all that the layer norm passes
+        # on: a network from scratch would hear nothing for hundreds of steps.
         nn.init.zeros_(self.conv.bias)
 
 
