@@ -38,21 +38,27 @@ def main(argv: list[str] | None = None) -> None:
     from distill.streaming.recognizer import StreamingRecognizer
 
     torch.set_num_threads(args.threads)
-    for chunk_ms in args.chunk_ms or [None]:
+    tables = {data_dir: read_wav_scp(data_dir / "wav.scp") for data_dir in args.data_dirs}
+    mine = {data_dir: list(table.items())[args.job - 1 :: args.num_jobs] for data_dir, table in tables.items()}
+    latencies = args.chunk_ms or [None]
+    progress = tqdm(
+        total=len(latencies) * sum(map(len, mine.values())), desc=args.model.name, unit="utt", mininterval=1
+    )
+    for chunk_ms in latencies:
         recognizer = None
-        for data_dir in args.data_dirs:
+        for data_dir, utterances in mine.items():
             name = "decode_full" if chunk_ms is None else f"decode_{chunk_ms}ms"
             output = args.model / name / data_dir.name / f"hyp.{args.job}.jsonl"
             if output.is_file():
+                progress.update(len(utterances))
                 continue
             if recognizer is None:
                 recognizer = StreamingRecognizer.from_pretrained(args.model, chunk_ms=chunk_ms)
                 recognizer.accept_waveform(torch.zeros(16000).numpy())  # the first pass allocates; keep it out of times
                 recognizer.finish()
                 recognizer.reset()
-            mine = list(read_wav_scp(data_dir / "wav.scp").items())[args.job - 1 :: args.num_jobs]
             with atomic_write(output) as stream:
-                for utterance, path in tqdm(mine, desc=f"{args.model.name} {name} {data_dir.name}", unit="utt"):
+                for utterance, path in utterances:
                     speech = read_audio(path)
                     started = time.perf_counter()
                     recognizer.accept_waveform(speech)
@@ -67,6 +73,7 @@ def main(argv: list[str] | None = None) -> None:
                         "compute_s": seconds,
                     }
                     stream.write(json.dumps(row, ensure_ascii=False) + "\n")
+                    progress.update()
             if args.job == 1:
                 parameters = list(recognizer.network.parameters())
                 about = {
@@ -77,6 +84,7 @@ def main(argv: list[str] | None = None) -> None:
                 }
                 with atomic_write(output.with_name("about.json")) as stream:
                     json.dump(about, stream, indent=1)
+    progress.close()
 
 
 if __name__ == "__main__":

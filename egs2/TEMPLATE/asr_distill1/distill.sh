@@ -319,7 +319,8 @@ if wanted 8; then
             )
             "${extract[@]}" --plan
             # shellcheck disable=SC2086
-            ${train_cmd} JOB=1:"${nj}" "${targets}/${set}/log/extract.JOB.log" "${extract[@]}" --job JOB
+            python3 -m distill.bin.watch_jobs --logs "${targets}/${set}/log/extract.*.log" -- \
+                ${train_cmd} JOB=1:"${nj}" "${targets}/${set}/log/extract.JOB.log" "${extract[@]}" --job JOB
             "${extract[@]}" --merge
         done
         finish "${stamps}/8"
@@ -389,7 +390,8 @@ if wanted 12; then
             if ${stale}; then rm -rf "${expdir}/${system}"/decode_*; fi
             mkdir -p "${expdir}/${system}/log"
             # shellcheck disable=SC2086
-            ${decode_cmd} JOB=1:"${nj}" "${expdir}/${system}/log/decode.JOB.log" \
+            python3 -m distill.bin.watch_jobs --logs "${expdir}/${system}/log/decode.*.log" -- \
+                ${decode_cmd} JOB=1:"${nj}" "${expdir}/${system}/log/decode.JOB.log" \
                 python3 -m distill.bin.decode --model "${expdir}/${system}" --data_dirs "${test_dirs[@]}" \
                 --chunk_ms ${chunks} --job JOB --num_jobs "${nj}"
             finish "${stamps}/12_${system}"
