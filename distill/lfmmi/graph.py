@@ -103,7 +103,7 @@ class DenominatorGraph:
         return cls(torch.from_numpy(model.log_p), next_state, last)
 
     def score(self, log_probs: Tensor, lengths: Tensor) -> Tensor:
-        """The total score Z, (B,) double: ``log sum over paths exp(sum_t log_probs[t, path_t] + log P(tokens of the path))``.
+        """Total score, (B,) double: ``log sum over paths exp(sum_t log_probs[t, path_t] + log P(tokens of path))``.
 
         Args:
             log_probs: (B, T, V), any floating type; need not be normalised.
