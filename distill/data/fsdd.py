@@ -31,7 +31,8 @@ MAX_DIGITS = 7
 # Training has many short utterances: a network from scratch learns from them which sound is which word.
 TRAIN_DIGITS = (0.40, 0.20, 0.10, 0.08, 0.08, 0.07, 0.07)  # shares of utterances of 1, 2, ... 7 digits
 PAUSE_S = (0.03, 0.30)
-SPEED = 0.2  # training utterances are played up to e^0.2 times faster or slower, which shifts their pitch as well
+SPEED = 0.25  # training utterances are played up to e^0.25 times faster or slower, which shifts their pitch as well
+TIGHT = 0.3  # share of training utterances without a pause before and after, as the recordings of test_isolated are
 
 Recordings = dict[tuple[str, int, int], np.ndarray]  # speaker, digit, index -> audio at 8 kHz
 
@@ -63,8 +64,8 @@ def read_recordings(directory: Path) -> Recordings:
     return recordings
 
 
-def splice(parts: list[np.ndarray], rng: np.random.Generator, speed: float = 1.0) -> np.ndarray:
-    """Join recordings with random pauses of faint noise before, between and after, at 16 kHz."""
+def splice(parts: list[np.ndarray], rng: np.random.Generator, speed: float = 1.0, tight: bool = False) -> np.ndarray:
+    """Join recordings with random pauses of faint noise between them and, unless ``tight``, before and after; 16 kHz."""
 
     def pause() -> np.ndarray:
         return 1e-3 * rng.standard_normal(int(rng.uniform(*PAUSE_S) * RECORDED_RATE)).astype(np.float32)
@@ -72,6 +73,8 @@ def splice(parts: list[np.ndarray], rng: np.random.Generator, speed: float = 1.0
     pieces = [pause()]
     for part in parts:
         pieces += [part, pause()]
+    if tight:
+        pieces = pieces[1:-1]
     return soxr.resample(np.concatenate(pieces), RECORDED_RATE * speed, SAMPLE_RATE)
 
 
@@ -95,7 +98,8 @@ def connected(
         digits = rng.integers(0, 10, length)
         parts = [recordings[speaker, int(digit), int(rng.choice(indices))] for digit in digits]
         if training:
-            audio = augment(splice(parts, rng, float(np.exp(rng.uniform(-SPEED, SPEED)))), rng)
+            speed, tight = float(np.exp(rng.uniform(-SPEED, SPEED))), rng.random() < TIGHT
+            audio = augment(splice(parts, rng, speed, tight), rng)
         else:
             audio = splice(parts, rng)
         text = " ".join(DIGITS[digit] for digit in digits)
