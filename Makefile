@@ -2,15 +2,19 @@
 # make test    environment, then linters and tests
 # make env     the environment and ESPnet's scripts alone
 # make python  prints the interpreter of the environment (make -s python), and builds it first if need be
+# make env-k2, make python-k2    the same for the environment that holds k2, the judge of the LF-MMI
+# make bench   speed of the LF-MMI beside k2 and torch, as ratios
 # make clean   removes what the recipes of this clone made; the environment stays
 SHELL := /bin/bash
-.PHONY: demo test lint env python clean bench
+.PHONY: demo test lint env python env-k2 python-k2 clean bench
 
 demo: env
 	@cd egs2/demo/asr_distill1 && ./run.sh
 
 test: lint
 	@PATH="$$PATH:/usr/lib/sctk/bin" PYTHONPATH=. "$$(utils/make_env.sh)" -m pytest -q --durations 10 test
+	@if python="$$(utils/make_env.sh k2)"; then PYTHONPATH=. "$$python" -m pytest -q test/lfmmi; \
+	else echo "note: k2 cannot be installed here, so the LF-MMI was not compared with it"; fi
 
 lint: env
 	@set -e; python="$$(utils/make_env.sh)"; \
@@ -27,6 +31,12 @@ env:
 
 python:
 	@utils/make_env.sh
+
+env-k2:
+	@utils/make_env.sh k2 > /dev/null
+
+python-k2:
+	@utils/make_env.sh k2
 
 bench:
 	@echo "error: make bench: not built yet" >&2; exit 1

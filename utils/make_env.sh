@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Prints the interpreter of the project's environment, and builds the environment first if it is not there.
+# Prints the interpreter of the project's environment, and builds the environment first if it is not there. With the
+# argument k2: the environment that holds k2, which needs an older Python and torch than the rest of the project.
 # It lives in $DISTILL_ENV_HOME (default ~/.cache/distillw2v2), named after requirements.txt's checksum and Python's
 # version, so that every clone with the same requirements shares it and a changed one gets its own. One that was cut off
 # is built again. Progress goes to stderr.
@@ -7,27 +8,33 @@ set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 home=${DISTILL_ENV_HOME:-${XDG_CACHE_HOME:-${HOME}/.cache}/distillw2v2}
-requirements=${root}/requirements.txt
+case "${1:-}" in
+    "") name=env requirements=${root}/requirements.txt minors=(12 13) size="7 GB" extra=() ;;
+    k2) name=env-k2 requirements=${root}/requirements-k2.txt minors=(11) size="3.5 GB" extra=(--no-deps) ;;
+    *) echo "error: $0: unknown argument '$1'; give none or k2" >&2; exit 2 ;;
+esac
 read -r hash _ < <(sha256sum "${requirements}")
-prefix=${home}/env-${hash:0:12}
+prefix=${home}/${name}-${hash:0:12}
 
 say() { echo "$*" >&2; }
 
-# The path and the minor version of a Python that the pinned packages run on
+# The minor version and the path of a Python that the pinned packages run on
 find_python() {
-    local candidate found
-    local candidates=(python3.12 python3.13 "${PYENV_ROOT:-${HOME}/.pyenv}"/versions/3.1[23]*/bin/python)
-    if command -v uv > /dev/null; then
-        candidates+=("$(uv python find '>=3.12,<3.14' 2> /dev/null || true)")
-    fi
-    for candidate in "${candidates[@]}"; do
-        # A pyenv shim is there for every version, whether it is switched on or not, so only running one tells.
-        found=$("${candidate}" -c '
+    local minor candidate found
+    for minor in "${minors[@]}"; do
+        local candidates=("python3.${minor}" "${PYENV_ROOT:-${HOME}/.pyenv}/versions/3.${minor}".*/bin/python)
+        if command -v uv > /dev/null; then
+            candidates+=("$(uv python find "3.${minor}" 2> /dev/null || true)")
+        fi
+        for candidate in "${candidates[@]}"; do
+            # A pyenv shim is there for every version, whether it is switched on or not, so only running one tells.
+            found=$("${candidate}" -c "
 import sys, venv, ensurepip
-assert sys.version_info[:2] in ((3, 12), (3, 13))
-print(sys.version_info[1], sys.executable)' 2> /dev/null) || continue
-        echo "${found}"
-        return
+assert sys.version_info[:2] == (3, ${minor})
+print(sys.version_info[1], sys.executable)" 2> /dev/null) || continue
+            echo "${found}"
+            return
+        done
     done
     return 1
 }
@@ -51,15 +58,17 @@ show_progress() {
     if [ -t 2 ]; then echo >&2; fi
 }
 
-for minor in 12 13; do
+for minor in "${minors[@]}"; do
     if [ -f "${prefix}-py3${minor}/.complete" ] && [ -x "${prefix}-py3${minor}/bin/python" ]; then
         echo "${prefix}-py3${minor}/bin/python"
         exit 0
     fi
 done
 found=$(find_python) || {
-    say "error: no Python 3.12 or 3.13 found; install one (apt install python3.12-venv, pyenv install 3.12 or" \
-        "uv python install 3.12)"
+    first=3.${minors[0]}
+    wanted=$(printf ' or 3.%s' "${minors[@]}")
+    say "error: no Python ${wanted# or } found; install one (apt install python${first}-venv, pyenv install ${first}" \
+        "or uv python install ${first})"
     exit 2
 }
 read -r minor python <<< "${found}"
@@ -71,10 +80,10 @@ if ! flock -n 9; then
     flock 9
 fi
 if [ ! -f "${env}/.complete" ] || [ ! -x "${env}/bin/python" ]; then
-    say "building the environment in ${env} with ${python} (about 7 GB, some minutes; once)"
+    say "building the environment in ${env} with ${python} (about ${size}, some minutes; once)"
     rm -rf "${env}"
     "${python}" -m venv "${env}" >&2
-    if ! "${env}/bin/python" -m pip install --progress-bar off --requirement "${requirements}" 2> "${env}.log" |
+    if ! "${env}/bin/python" -m pip install --progress-bar off "${extra[@]}" --requirement "${requirements}" 2> "${env}.log" |
         show_progress; then
         tail -n 3 "${env}.log" >&2
         say "error: ${requirements}: pip could not install it in ${env}; the whole message is in ${env}.log"

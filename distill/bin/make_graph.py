@@ -1,7 +1,8 @@
-"""Make the denominator graph of LF-MMI: a token n-gram estimated on the training text.
+"""Make the denominator graph of LF-MMI: a token n-gram estimated on the training text, or one made elsewhere.
 
     python -m distill.bin.make_graph --text dump/raw/lm_train.txt --token_list data/token_list/word/tokens.txt \\
         --token_type word --order 2 --output exp/graph/den.npz
+    python -m distill.bin.make_graph --lm P.arpa --token_list data/token_list/word/tokens.txt --output exp/graph/den.npz
 """
 
 from __future__ import annotations
@@ -42,20 +43,35 @@ def read_token_ids(text: Path, token_list: list[str], token_type: str, bpemodel:
 @cli
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--text", type=Path, required=True, help="training text, a Kaldi text file")
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--text", type=Path, help="training text, a Kaldi text file")
+    source.add_argument(
+        "--lm", type=Path, help="n-gram of tokens: an ARPA file (*.arpa) or an FST in OpenFst's text format (*.fst.txt)"
+    )
     parser.add_argument("--token_list", type=Path, required=True, help="one token a line; the first is blank")
-    parser.add_argument("--token_type", required=True, choices=("char", "bpe", "word", "phn"))
+    parser.add_argument("--token_type", default="word", choices=("char", "bpe", "word", "phn"), help="(default: word)")
     parser.add_argument("--bpemodel", help="sentencepiece model (token_type bpe)")
     parser.add_argument("--order", type=int, default=2, help="order of the n-gram, 1 to 4 (default: 2)")
-    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--output", type=Path, required=True, help="the graph, an .npz file")
+    parser.add_argument("--openfst", type=Path, help="write the n-gram here as well, in OpenFst's text format")
     args = parser.parse_args(argv)
 
     tokens = args.token_list.read_text(encoding="utf-8").splitlines()
-    lines = read_token_ids(args.text, tokens, args.token_type, args.bpemodel or None)
-    graph = DenominatorGraph.from_text(lines, order=args.order, vocab_size=len(tokens))
+    if args.text is not None:
+        lines = read_token_ids(args.text, tokens, args.token_type, args.bpemodel or None)
+        graph = DenominatorGraph.from_text(lines, order=args.order, vocab_size=len(tokens))
+        source_of = f"{args.order}-gram from {len(lines)} lines of {args.text}"
+    elif args.lm.suffix == ".arpa":
+        graph, source_of = DenominatorGraph.from_arpa(args.lm, tokens), f"n-gram of {args.lm}"
+    elif args.lm.suffix == ".txt":
+        graph, source_of = DenominatorGraph.from_openfst(args.lm, tokens), f"n-gram of {args.lm}"
+    else:
+        raise UserError(f"--lm {args.lm}: must be an ARPA file (*.arpa) or OpenFst text (*.fst.txt)")
     args.output.parent.mkdir(parents=True, exist_ok=True)
     graph.save(args.output)
-    print(f"{args.output}: {args.order}-gram of {len(tokens)} tokens from {len(lines)} lines")
+    if args.openfst is not None:
+        graph.to_openfst(args.openfst)
+    print(f"{args.output}: {source_of}, {len(tokens)} tokens, {len(graph.log_p)} histories")
 
 
 if __name__ == "__main__":

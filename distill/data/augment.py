@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 
-
 EQUALISER_HZ = (0, 250, 500, 1000, 2000, 4000, 8000)
 EQUALISER_DB = 6.0
 

@@ -65,7 +65,7 @@ def read_recordings(directory: Path) -> Recordings:
 
 
 def splice(parts: list[np.ndarray], rng: np.random.Generator, speed: float = 1.0, tight: bool = False) -> np.ndarray:
-    """Join recordings with random pauses of faint noise between them and, unless ``tight``, before and after; 16 kHz."""
+    """Join recordings with random pauses of faint noise between and, unless ``tight``, before and after, at 16 kHz."""
 
     def pause() -> np.ndarray:
         return 1e-3 * rng.standard_normal(int(rng.uniform(*PAUSE_S) * RECORDED_RATE)).astype(np.float32)

@@ -25,6 +25,7 @@ float32, then float64, then the log domain.
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -95,65 +96,65 @@ def _csr(row: Tensor, column: Tensor, values: Tensor, size: tuple[int, int]) -> 
         return torch.sparse_csr_tensor(starts, column[order], values[order], size)
 
 
-class TransitionsCache:
-    """The transitions of one n-gram by device and precision, made when first asked for."""
+class NativeDenominator:
+    """Exact sums over all paths through the topology and one n-gram, on any device.
+
+    Args:
+        log_p, next_state, last: of the n-gram, see :class:`Transitions`.
+    """
 
     def __init__(self, log_p: Tensor, next_state: Tensor, last: Tensor) -> None:
         self._of = log_p.double(), next_state, last
         self._made: dict[tuple[torch.device, torch.dtype], Transitions] = {}
 
-    def get(self, device: torch.device, dtype: torch.dtype) -> Transitions:
-        """The transitions for one device and precision."""
+    def transitions(self, device: torch.device, dtype: torch.dtype) -> Transitions:
+        """The n-gram for one device and precision, made when first asked for."""
         key = (device, dtype)
         if key not in self._made:
             log_p, next_state, last = (tensor.to(device) for tensor in self._of)
             self._made[key] = Transitions(log_p, next_state, last, dtype)
         return self._made[key]
 
+    def __call__(self, log_probs: Tensor, lengths: Tensor, gradient: bool = True) -> tuple[Tensor, Tensor]:
+        """Total score and occupancies of every utterance.
 
-def forward_backward(
-    cache: TransitionsCache, log_probs: Tensor, lengths: Tensor, gradient: bool = True
-) -> tuple[Tensor, Tensor]:
-    """Total score and occupancies of every utterance.
+        Args:
+            log_probs: (B, T, V) of any floating type, need not be normalised; -inf is allowed. Frames beyond
+                ``lengths`` may hold anything.
+            lengths: (B,) frames.
+            gradient: False leaves the occupancies out (an empty tensor).
 
-    Args:
-        cache: n-gram over tokens below V.
-        log_probs: (B, T, V) of any floating type, need not be normalised; -inf is allowed. Frames beyond ``lengths``
-            may hold anything.
-        lengths: (B,) frames.
-        gradient: False leaves the occupancies out (an empty tensor).
-
-    Returns:
-        scores (B,) double, ``log sum over paths of exp(sum_t x_t[path_t] + log P(tokens of the path))``, and the
-        occupancies (B, T, V), float32 or double, the gradient of their sum; -inf and 0 where no path is possible, not a
-        number where an emission is not.
-    """
-    lengths = lengths.to(log_probs.device)
-    graph = cache.get(log_probs.device, torch.float64)
-    ways = ["scaled64", "log"] if not graph.full_support else ["scaled64"]
-    if graph.float32_is_safe and log_probs.dtype != torch.float64:
-        ways.insert(0, "scaled32")
-    with torch.autocast(log_probs.device.type, enabled=False):
-        scores, occupancies, rows = None, None, None
-        for way in ways:
-            x, n = (log_probs, lengths) if rows is None else (log_probs[rows], lengths[rows])
-            if way == "log":
-                s, o = _log_domain(graph, x, n, gradient)
-                doubtful = torch.zeros_like(s, dtype=torch.bool)
-            else:
-                dtype = torch.float32 if way == "scaled32" else torch.float64
-                s, o, doubtful = _scaled(cache.get(log_probs.device, dtype), x, n, gradient)
-            if scores is None or occupancies is None or rows is None:
-                scores, occupancies, rows = s, o, torch.arange(len(s), device=s.device)
-            else:
-                scores[rows] = s
-                if gradient:
-                    occupancies[rows] = o.to(occupancies.dtype)
-            rows = rows[doubtful]
-            if not len(rows):
-                break
-        assert scores is not None and occupancies is not None
-    return scores, occupancies
+        Returns:
+            scores (B,) double, ``log sum over paths of exp(sum_t x_t[path_t] + log P(tokens of the path))``, and the
+            occupancies (B, T, V), float32 or double, the gradient of their sum; -inf and 0 where no path is possible,
+            not a number where an emission is not.
+        """
+        lengths = lengths.to(log_probs.device)
+        graph = self.transitions(log_probs.device, torch.float64)
+        ways = ["scaled64", "log"] if not graph.full_support else ["scaled64"]
+        if graph.float32_is_safe and log_probs.dtype != torch.float64:
+            ways.insert(0, "scaled32")
+        with torch.autocast(log_probs.device.type, enabled=False):
+            scores, occupancies, rows = None, None, None
+            for way in ways:
+                x, n = (log_probs, lengths) if rows is None else (log_probs[rows], lengths[rows])
+                if way == "log":
+                    s, o = _log_domain(graph, x, n, gradient)
+                    doubtful = torch.zeros_like(s, dtype=torch.bool)
+                else:
+                    dtype = torch.float32 if way == "scaled32" else torch.float64
+                    s, o, doubtful = _scaled(self.transitions(log_probs.device, dtype), x, n, gradient)
+                if scores is None or occupancies is None or rows is None:
+                    scores, occupancies, rows = s, o, torch.arange(len(s), device=s.device)
+                else:
+                    scores[rows] = s
+                    if gradient:
+                        occupancies[rows] = o.to(occupancies.dtype)
+                rows = rows[doubtful]
+                if not len(rows):
+                    break
+            assert scores is not None and occupancies is not None
+        return scores, occupancies
 
 
 def _emissions(
@@ -419,12 +420,16 @@ def _log_domain(graph: Transitions, log_probs: Tensor, lengths: Tensor, gradient
     return scores, occupancies if gradient else x.new_empty(0)
 
 
+# (log_probs, lengths, gradient) -> scores, occupancies
+Denominator = Callable[..., tuple[Tensor, Tensor]]
+
+
 class Score(torch.autograd.Function):
     """(B,) scores whose gradient with respect to the log-probabilities is the occupancies."""
 
     @staticmethod
-    def forward(ctx: Any, log_probs: Tensor, lengths: Tensor, cache: TransitionsCache) -> Tensor:
-        scores, occupancies = forward_backward(cache, log_probs, lengths, ctx.needs_input_grad[0])
+    def forward(ctx: Any, log_probs: Tensor, lengths: Tensor, denominator: Denominator) -> Tensor:
+        scores, occupancies = denominator(log_probs, lengths, ctx.needs_input_grad[0])
         _keep(ctx, occupancies, log_probs)
         return scores
 
@@ -495,10 +500,10 @@ class Divergence(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, student: Tensor, teacher: Tensor, lengths: Tensor, cache: TransitionsCache) -> Tensor:
+    def forward(ctx: Any, student: Tensor, teacher: Tensor, lengths: Tensor, denominator: Denominator) -> Tensor:
         wide = torch.promote_types(student.dtype, teacher.dtype)
         both = torch.cat([student.detach().to(wide), teacher.detach().to(wide)])  # one pass over frames for the two
-        scores, occupancies = forward_backward(cache, both, lengths.repeat(2))
+        scores, occupancies = denominator(both, lengths.repeat(2))
         (score_s, score_t), (occupancy, gamma) = scores.chunk(2), occupancies.chunk(2)
         # in double: half precision inputs lie far apart, and the sum runs over many frames
         difference = both[: len(student)].double() - both[len(student) :].double()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zipfile
 from collections.abc import Iterable, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -12,16 +13,16 @@ from torch import Tensor
 
 from distill.errors import UserError
 from distill.files import atomic_write
-from distill.lfmmi import ngram
-from distill.lfmmi.forward_backward import Score, TransitionsCache
+from distill.lfmmi import ngram, openfst
+from distill.lfmmi.forward_backward import Denominator, NativeDenominator, Score
 
 
 class DenominatorGraph:
     """All token sequences, each weighed by an n-gram, over the CTC topology (blank is token 0).
 
-    Built by :meth:`from_bigram`, :meth:`from_text` or :meth:`from_arpa`. States are histories of the n-gram; state 0 is
-    the sentence start. ``log_p`` (S, V) holds log P(token | history), column 0 the sentence end; ``next_state`` (S, V)
-    the history after each token.
+    Built by :meth:`from_bigram`, :meth:`from_text`, :meth:`from_arpa` or :meth:`from_openfst`. States are histories of
+    the n-gram; state 0 is the sentence start. ``log_p`` (S, V) holds log P(token | history), column 0 the sentence end;
+    ``next_state`` (S, V) the history after each token.
     """
 
     def __init__(self, log_p: Tensor, next_state: Tensor, last: Tensor) -> None:
@@ -34,7 +35,8 @@ class DenominatorGraph:
             raise UserError(
                 "denominator graph: no state has a sentence end (column 0); give at least one a probability"
             )
-        self.transitions = TransitionsCache(self.log_p, next_state, last)
+        self.native = NativeDenominator(self.log_p, next_state, last)
+        self._k2: Denominator | None = None
 
     @property
     def vocab_size(self) -> int:
@@ -79,6 +81,15 @@ class DenominatorGraph:
         return cls._from_ngram(ngram.from_arpa(Path(path), token_list))
 
     @classmethod
+    def from_openfst(cls, path: str | Path, token_list: Sequence[str]) -> DenominatorGraph:
+        """Read an n-gram in OpenFst's text format over the ids of ``token_list``, see :mod:`distill.lfmmi.openfst`."""
+        return cls(*(torch.from_numpy(array) for array in openfst.read(Path(path), token_list)))
+
+    def to_openfst(self, path: str | Path) -> None:
+        """Write the n-gram (not the topology) in OpenFst's text format."""
+        openfst.write(Path(path), self.log_p.numpy(), self.next_state.numpy())
+
+    @classmethod
     def _from_ngram(cls, model: ngram.Ngram) -> DenominatorGraph:
         vocab_size = model.log_p.shape[1]
         number = {history: index for index, history in enumerate(model.histories)}
@@ -112,7 +123,19 @@ class DenominatorGraph:
         Differentiable; the gradient is the occupancies, rows of which sum to 1 (0 beyond lengths).
         """
         self.check(log_probs, lengths)
-        return Score.apply(log_probs, lengths, self.transitions)
+        return Score.apply(log_probs, lengths, self.native)
+
+    def denominator(self, backend: str, device: torch.device) -> Denominator:
+        """What sums over all paths: ``native``; ``k2``; or ``auto``, which is k2 on a GPU where it is installed."""
+        if backend == "auto":
+            backend = "k2" if device.type == "cuda" and find_spec("k2") is not None else "native"
+        if backend == "native":
+            return self.native
+        if self._k2 is None:
+            from distill.lfmmi.k2_backend import K2Denominator
+
+            self._k2 = K2Denominator(self.log_p, self.next_state)
+        return self._k2
 
     def check(self, log_probs: Tensor, lengths: Tensor) -> None:
         """Refuse a batch that does not belong to this graph."""

@@ -26,7 +26,8 @@ class LFMMILoss(nn.Module):
         target: ``transcript``, ``pseudo`` or ``posterior``.
         den_scale: scales Z (transcript and pseudo).
         reduction: ``none`` (B,), ``sum`` or ``mean`` over utterances.
-        backend: ``native``.
+        backend: of the denominator: ``native``, ``k2``, or ``auto``, which is k2 on a GPU where it is installed and
+            native otherwise. The numerator's alignments are always torch's ctc_loss.
 
     Attributes:
         skipped: utterances so far that no alignment exists for (too few frames, a token sequence the n-gram rules
@@ -46,11 +47,12 @@ class LFMMILoss(nn.Module):
             raise UserError(f"target {target!r}: must be transcript, pseudo or posterior")
         if reduction not in ("none", "sum", "mean"):
             raise UserError(f"reduction {reduction!r}: must be none, sum or mean")
-        if backend != "native":
-            raise UserError(f"backend {backend!r}: must be native")
+        if backend not in ("native", "k2", "auto"):
+            raise UserError(f"backend {backend!r}: must be native, k2 or auto")
         if target == "posterior" and den_scale != 1.0:
             raise UserError(f"den_scale {den_scale}: a divergence of distributions has none; leave it at 1")
         self.graph, self.target, self.den_scale, self.reduction = graph, target, den_scale, reduction
+        self.backend = backend
         self.skipped = 0
 
     def forward(
@@ -72,10 +74,11 @@ class LFMMILoss(nn.Module):
             (B,) or a scalar, double.
         """
         self.graph.check(log_probs, lengths)
+        denominator_of = self.graph.denominator(self.backend, log_probs.device)
         if self.target == "posterior":
             if teacher_log_probs is None or teacher_log_probs.shape != log_probs.shape:
                 raise UserError("target posterior: needs teacher_log_probs of the shape of log_probs")
-            losses = Divergence.apply(log_probs, teacher_log_probs, lengths, self.graph.transitions)
+            losses = Divergence.apply(log_probs, teacher_log_probs, lengths, denominator_of)
             impossible = losses.detach() == float("inf")
         else:
             if tokens is None or token_lengths is None:
@@ -87,7 +90,7 @@ class LFMMILoss(nn.Module):
                 raise UserError(f"token_lengths: must be lengths from 0 to {tokens.shape[1]}, the width of tokens")
             prior = self.graph.log_prob(tokens, token_lengths)
             numerator = CTCScore.apply(log_probs, lengths, tokens, token_lengths) + prior.to(log_probs.device)
-            denominator = Score.apply(log_probs, lengths, self.graph.transitions)
+            denominator = Score.apply(log_probs, lengths, denominator_of)
             losses = self.den_scale * denominator - numerator
             # An input that is not a number is no such case: it shows as a loss that is not a number.
             impossible = (numerator.detach() == float("-inf")) | (denominator.detach() == float("-inf"))

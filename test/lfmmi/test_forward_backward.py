@@ -23,7 +23,7 @@ def score_and_occupancies(graph, x, lengths):
 
 
 def log_domain(graph, x, lengths):
-    transitions = graph.transitions.get(x.device, torch.float64)
+    transitions = graph.native.transitions(x.device, torch.float64)
     return fb._log_domain(transitions, x, torch.as_tensor(lengths), True)
 
 

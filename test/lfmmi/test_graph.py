@@ -108,7 +108,7 @@ def test_arpa_uses_what_is_listed_and_else_back_off(tmp_path):
 def test_arpa_of_order_2_is_a_bigram(tmp_path):
     text = ARPA.replace("ngram 3=2\n", "").split("\\3-grams:")[0] + "\\end\\\n"
     graph = DenominatorGraph.from_arpa(write(tmp_path, text), TOKEN_LIST)
-    assert graph.transitions.get(torch.device("cpu"), torch.float64).is_bigram
+    assert graph.native.transitions(torch.device("cpu"), torch.float64).is_bigram
     assert log_prob(graph, 1, 2) == pytest.approx(math.log(10) * (-0.2 - 0.4 - 0.3))
 
 

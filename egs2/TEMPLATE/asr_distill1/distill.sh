@@ -31,6 +31,7 @@ Tokens and graph
   --token_type TYPE          char, bpe or word (default: bpe)
   --nbpe N                   number of bpe tokens (default: 500)
   --ngram_order N            of the denominator's token n-gram (default: 2)
+  --ngram_lm FILE            take this token n-gram, ARPA or OpenFst text, instead of one estimated on the training text
 Teacher
   --teacher DIR              take this trained experiment as the teacher instead of training one
   --teacher_init_config F    first training of the teacher, before the next (default: none)
@@ -69,6 +70,7 @@ resample=false
 token_type=bpe
 nbpe=500
 ngram_order=2
+ngram_lm=
 teacher=
 teacher_init_config=
 teacher_init_max_s=
@@ -207,9 +209,11 @@ if wanted 5; then
     fi
 fi
 if wanted 6; then
-    if begin "${stamps}/6" "denominator graph" "${ngram_order}" "" "${raw}/lm_train.txt" "${token_list}"; then
-        python3 -m distill.bin.make_graph --text "${raw}/lm_train.txt" --token_list "${token_list}" \
-            --token_type "${token_type}" --bpemodel "${bpemodel}" --order "${ngram_order}" --output "${graph}"
+    source=(--text "${raw}/lm_train.txt" --order "${ngram_order}")
+    if [ -n "${ngram_lm}" ]; then source=(--lm "${ngram_lm}"); fi
+    if begin "${stamps}/6" "denominator graph" "${ngram_order}" "" "${source[1]}" "${token_list}"; then
+        python3 -m distill.bin.make_graph "${source[@]}" --token_list "${token_list}" \
+            --token_type "${token_type}" --bpemodel "${bpemodel}" --output "${graph}"
         finish "${stamps}/6"
     fi
 fi
