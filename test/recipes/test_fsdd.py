@@ -95,23 +95,26 @@ def test_every_loss_term_is_logged_by_name(recipe: Path) -> None:
         assert (recipe / f"exp/student_stream/images/{term}.png").is_file()
 
 
-def test_killed_training_goes_on_from_its_last_checkpoint(recipe: Path) -> None:
-    shutil.rmtree(recipe / "exp/student_full")
-    command = ["./run.sh", *OPTIONS, "--stage", "10", "--stop_stage", "10", "--force_stage", "10", "--no_kd", "false"]
+# The teacher last: a new one makes the stored targets, which the students need, those of another
+@pytest.mark.parametrize(("stage", "system"), [("11", "student_stream"), ("10", "student_full"), ("7", "teacher")])
+def test_killed_training_goes_on_from_its_last_checkpoint(recipe: Path, stage: str, system: str) -> None:
+    output = recipe / "exp" / system
+    shutil.rmtree(output)
+    only = ["--stage", stage, "--stop_stage", stage, "--no_kd", "false"]
+    command = ["./run.sh", *OPTIONS, *only, "--force_stage", stage]
     running = subprocess.Popen(command, cwd=recipe, start_new_session=True, stdout=subprocess.DEVNULL)
-    checkpoint = recipe / "exp/student_full/checkpoint.pth"
     deadline = time.time() + 300
-    while not checkpoint.exists() and running.poll() is None and time.time() < deadline:
+    while not (output / "checkpoint.pth").exists() and running.poll() is None and time.time() < deadline:
         time.sleep(0.02)
     os.killpg(running.pid, signal.SIGKILL)
     running.wait()
-    assert checkpoint.exists()
-    run(recipe, "--stage", "10", "--stop_stage", "10", "--no_kd", "false")
-    log = (recipe / "exp/student_full/train.log").read_text()
+    assert (output / "checkpoint.pth").exists()
+    run(recipe, *only)
+    log = (output / "train.log").read_text()
     assert "The training was resumed" in log
     assert log.count("1/2epoch started") == 1 and "2/2epoch started" in log
-    assert not list((recipe / "exp/student_full").glob(".*.tmp"))
-    assert (recipe / "exp/student_full/valid.loss.ave.pth").exists()
+    assert not list(output.glob(".*.tmp"))
+    assert (output / "valid.loss.ave.pth").exists()
 
 
 def test_transcribe_with_each_model(recipe: Path) -> None:

@@ -174,11 +174,13 @@ wanted() { [ "${stage}" -le "$1" ] && [ "${stop_stage}" -ge "$1" ]; }
 # ---------------------------------------------------------------- data
 if wanted 1; then
     if begin "${data_stamps}/1" "data preparation" "${local_data_opts}" "" local/data.sh; then
+        checks="--resample ${resample} --allow_pipes ${allow_pipes}"
         # shellcheck disable=SC2086
-        local/data.sh ${local_data_opts} || exit 2
+        CHECK_DATA_OPTIONS=${checks} local/data.sh ${local_data_opts} || exit 2
         data_dirs=()
         for set in ${original_train_set} ${valid_set} ${test_sets}; do data_dirs+=("data/${set}"); done
-        python3 -m distill.bin.check_data --data "${data_dirs[@]}" --resample "${resample}" --allow_pipes "${allow_pipes}"
+        # shellcheck disable=SC2086
+        python3 -m distill.bin.check_data --data "${data_dirs[@]}" ${checks}
         finish "${data_stamps}/1"
     fi
 fi

@@ -15,6 +15,7 @@ for set in train valid test; do
             "or edit local/data.sh" >&2
         exit 2
     fi
-    python3 -m distill.bin.check_data --data "${from}" "${@}"
+    # shellcheck disable=SC2086  # --resample and --allow_pipes as given to run.sh
+    python3 -m distill.bin.check_data --data "${from}" ${CHECK_DATA_OPTIONS:-}
     utils/copy_data_dir.sh "${from}" "data/${set}"
 done
