@@ -71,21 +71,29 @@ class Attention(nn.Module):
             nn.init.xavier_uniform_(part)
 
     def forward(
-        self, x: Tensor, mask: Tensor | None, tables: tuple[Tensor, Tensor], cache: BlockCache | None, left: int | None
+        self,
+        x: Tensor,
+        mask: Tensor | None,
+        tables: tuple[Tensor, Tensor],
+        frames: int,
+        cache: BlockCache | None,
+        left: int | None,
     ) -> Tensor:
         """(B, T, width) -> (B, T, width).
 
-        ``mask`` is bool (B, 1, T, T), True = visible, None = everything. With a cache, x is a chunk that follows the
-        cached frames and sees all of them; the cache then takes it in and keeps its last ``left`` frames.
+        ``mask`` is bool (B, 1, T or 1, keys), True = visible, None = everything. With a cache, x is a chunk of
+        ``frames`` frames and its look-ahead; it follows the cached frames and sees all of them. The cache then takes
+        the chunk in, without the look-ahead, and keeps its last ``left`` frames.
         """
         batch, time, width = x.shape
         qkv = self.qkv(self.norm(x)).view(batch, time, 3, self.heads, width // self.heads)
         query, key, value = qkv.permute(2, 0, 3, 1, 4)
         if cache is not None:
             key, value = torch.cat((cache.keys, key), 2), torch.cat((cache.values, value), 2)
-            keep = max(0, key.shape[2] - left) if left is not None else 0
+            end = key.shape[2] - (time - frames)
+            start = max(0, end - left) if left is not None else 0
             # A copy, because a view would keep the whole of a growing buffer alive.
-            cache.keys, cache.values = key[:, :, keep:].clone(), value[:, :, keep:].clone()
+            cache.keys, cache.values = key[:, :, start:end].clone(), value[:, :, start:end].clone()
         cos, sin = tables
         query = rotate(query, (cos[-time:], sin[-time:]))
         key = rotate(key, tables)
@@ -110,16 +118,32 @@ class CausalConvolution(nn.Module):
         self.out = nn.Linear(width, width)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, x: Tensor, cache: BlockCache | None) -> Tensor:
-        """(B, T, width) -> (B, T, width); frame t sees frames t - kernel + 1 ... t, zeros before the beginning."""
+    def forward(self, x: Tensor, frames: int, chunk: int | None, cache: BlockCache | None) -> Tensor:
+        """(B, T, width) -> (B, T, width); frame t sees frames t - kernel + 1 ... t, zeros before the beginning.
+
+        What follows the first ``frames`` frames is look-ahead: with a cache that of one chunk, else that of every
+        chunk, one after the other.
+        """
         x = F.glu(self.gate(self.norm(x)), dim=-1)
-        if cache is None:
-            x = F.pad(x, (0, 0, self.kernel - 1, 0))
-        else:
+        past = self.kernel - 1
+        if cache is not None:
             x = torch.cat((cache.conv, x), 1)
-            cache.conv = x[:, x.shape[1] - (self.kernel - 1) :].clone()
-        x = self.depthwise(x.transpose(1, 2)).transpose(1, 2)
+            cache.conv = x[:, frames : frames + past].clone()
+            x = self._convolve(x)
+        else:
+            own, ahead = F.pad(x[:, :frames], (0, 0, past, 0)), x[:, frames:]
+            x = self._convolve(own)
+            if chunk is not None and ahead.shape[1]:
+                batch, copies, width = ahead.shape
+                # The past of a look-ahead is the end of its chunk; where that is beyond the batch, nothing is ahead.
+                ends = (torch.arange(1, -(-frames // chunk) + 1, device=x.device) * chunk).clamp(max=frames)
+                before = own[:, ends[:, None] + torch.arange(past, device=x.device)]
+                windows = torch.cat((before, ahead.reshape(batch, len(ends), -1, width)), 2)
+                x = torch.cat((x, self._convolve(windows.flatten(0, 1)).reshape(batch, copies, width)), 1)
         return self.dropout(self.out(F.silu(self.inner_norm(x))))
+
+    def _convolve(self, x: Tensor) -> Tensor:
+        return self.depthwise(x.transpose(1, 2)).transpose(1, 2)
 
 
 class ConformerBlock(nn.Module):
@@ -148,12 +172,17 @@ class ConformerBlock(nn.Module):
         x: Tensor,
         mask: Tensor | None,
         tables: tuple[Tensor, Tensor],
+        frames: int,
+        chunk: int | None = None,
         cache: BlockCache | None = None,
         left: int | None = None,
     ) -> Tensor:
-        """(B, T, width) -> (B, T, width); see :meth:`Attention.forward` for the arguments."""
+        """(B, T, width) -> (B, T, width); the first ``frames`` of T are the utterance's, the rest copies to look ahead.
+
+        See :meth:`Attention.forward` and :meth:`CausalConvolution.forward` for the arguments.
+        """
         x = x + 0.5 * self.ffn1(x)
-        x = x + self.attention(x, mask, tables, cache, left)
-        x = x + self.convolution(x, cache)
+        x = x + self.attention(x, mask, tables, frames, cache, left)
+        x = x + self.convolution(x, frames, chunk, cache)
         x = x + 0.5 * self.ffn2(x)
         return self.norm(x)

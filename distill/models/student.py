@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from distill.errors import UserError
-from distill.models.chunk_mask import chunk_mask
+from distill.models.chunk_mask import chunk_mask, copied_frames
 from distill.models.cnn import SAMPLE_RATE, ConvFrontEnd, frame_counts
 from distill.models.conformer import BlockCache, ConformerBlock, rotary_tables
 from distill.models.fbank import FbankFrontEnd
@@ -28,16 +28,25 @@ class StreamState:
     Attributes:
         chunk_frames: frames of a chunk.
         left_frames: frames of history a chunk sees, None for all.
-        samples: (B, n) audio that belongs to the coming chunk.
+        lookahead_frames: frames a chunk sees beyond its end.
+        samples: (B, n) audio that has not gone through the front end.
+        features: (B, t, width) frames that have, but that were only looked ahead at.
         caches: past of every block.
         frames: frames put out so far.
     """
 
     chunk_frames: int
     left_frames: int | None
+    lookahead_frames: int
     samples: Tensor
+    features: Tensor
     caches: list[BlockCache]
     frames: int = 0
+
+    @property
+    def wanted(self) -> int:
+        """Frames from the front end that the next chunk and its look-ahead still lack."""
+        return self.chunk_frames + self.lookahead_frames - self.features.shape[1]
 
 
 class Student(nn.Module):
@@ -99,7 +108,7 @@ class Student(nn.Module):
 
     @property
     def lookahead_samples(self) -> int:
-        """Samples beyond a chunk's end that the front end waits for: 80 (5 ms) for cnn, 720 (45 ms) for fbank."""
+        """Samples beyond a frame's own that the front end waits for: 80 (5 ms) for cnn, 720 (45 ms) for fbank."""
         return self.front_end.window - self.front_end.hop
 
     def frames(self, samples: int) -> int:
@@ -118,6 +127,7 @@ class Student(nn.Module):
         speech_lengths: Tensor,
         chunk_frames: int | None = None,
         left_frames: int | None = None,
+        lookahead_frames: int = 0,
     ) -> NetworkOutput:
         """Whole utterances (B, N) of audio in [-1, 1], padded with zeros, with (B,) samples each.
 
@@ -126,52 +136,111 @@ class Student(nn.Module):
         """
         features, lengths = self.front_end(speech, speech_lengths)
         x = self._project(features)
-        mask = chunk_mask(lengths, x.shape[1], chunk_frames, left_frames)
-        tables = self._tables(x.shape[1])
+        frames = x.shape[1]
+        mask = chunk_mask(lengths, frames, chunk_frames, left_frames, lookahead_frames)
+        tables = self._tables(frames + lookahead_frames + (chunk_frames or 0))
+        if chunk_frames is not None and lookahead_frames:
+            ahead = copied_frames(frames, chunk_frames, lookahead_frames, x.device).flatten()
+            x = torch.cat((x, x[:, ahead.clamp(max=frames - 1)]), 1)
+            times = torch.cat((torch.arange(frames, device=x.device), ahead))
+            tables = tables[0][times], tables[1][times]
+        else:
+            tables = tables[0][:frames], tables[1][:frames]
         hidden = []
         for block in self.blocks:
-            x = block(x, mask, tables)
-            hidden.append(x)
-        return NetworkOutput(self.output(x), lengths, hidden)
+            x = block(x, mask, tables, frames, chunk_frames)
+            hidden.append(x[:, :frames])
+        return NetworkOutput(self.output(x[:, :frames]), lengths, hidden)
 
-    def initial_state(self, batch: int, chunk_frames: int, left_frames: int | None) -> StreamState:
+    def initial_state(
+        self, batch: int, chunk_frames: int, left_frames: int | None, lookahead_frames: int = 0
+    ) -> StreamState:
         """State before the first sample of ``batch`` streams."""
-        if chunk_frames < 1:
-            raise ValueError(f"chunk_frames {chunk_frames} must be at least 1")
-        samples = self.output.weight.new_zeros(batch, 0)
+        if chunk_frames < 1 or lookahead_frames < 0:
+            raise ValueError(f"chunk_frames {chunk_frames} must be at least 1, lookahead_frames {lookahead_frames} 0")
+        weight = self.output.weight
         caches = [cast(ConformerBlock, block).initial_cache(batch) for block in self.blocks]
-        return StreamState(chunk_frames, left_frames, samples, caches)
+        nothing, no_frames = weight.new_zeros(batch, 0), weight.new_zeros(batch, 0, self.width)
+        return StreamState(chunk_frames, left_frames, lookahead_frames, nothing, no_frames, caches)
 
     @torch.no_grad()
     def stream(self, samples: Tensor, state: StreamState, final: bool = False) -> Tensor:
         """Take in (B, n) more samples, any n, and return the logits (B, t, V) of the chunks they complete.
 
-        Chunk c is frames [c C, (c + 1) C), complete :attr:`lookahead_samples` after its last frame's end. ``final``
-        ends the streams: what is left comes out as a shorter chunk. ``state`` is changed in place and must not be used
-        after ``final``.
+        Chunk c is frames [c C, (c + 1) C). It is complete ``lookahead_frames`` and then :attr:`lookahead_samples` after
+        its last frame's end. ``final`` ends the streams: what is left comes out as a shorter chunk. ``state`` is
+        changed in place and must not be used after ``final``.
         """
-        front = self.front_end
-        buffer = torch.cat((state.samples, samples.to(state.samples)), 1)
-        if final:
-            first_missing = front.window - buffer.shape[1] if state.frames == 0 else 0
-            buffer = F.pad(buffer, (0, max(front.tail, first_missing)))
+        state.samples = torch.cat((state.samples, samples.to(state.samples)), 1)
         pieces = []
-        chunk_samples = front.hop * state.chunk_frames
-        while buffer.shape[1] >= chunk_samples + self.lookahead_samples:
-            pieces.append(self._chunk(buffer[:, : chunk_samples + self.lookahead_samples], state))
-            buffer = buffer[:, chunk_samples:]
-        if final and buffer.shape[1] >= front.window:
-            pieces.append(self._chunk(buffer, state))
-        state.samples = buffer.clone()
+        while self.has_chunk(state):
+            pieces.append(self.stream_together([state])[0])
+        if final:
+            front = self.front_end
+            first_missing = front.window - state.samples.shape[1] if state.frames == 0 else 0
+            rest = F.pad(state.samples, (0, max(front.tail, first_missing)))
+            x = state.features
+            if rest.shape[1] >= front.window:
+                x = torch.cat((x, self._project(front.encode(rest))), 1)
+            while x.shape[1]:
+                chunk = x[:, : state.chunk_frames + state.lookahead_frames]
+                pieces.append(self._blocks(chunk, min(state.chunk_frames, x.shape[1]), state.caches, state.left_frames))
+                x = x[:, state.chunk_frames :]
         return torch.cat(pieces, 1) if pieces else self.output.weight.new_zeros(len(samples), 0, self.vocab_size)
 
-    def _chunk(self, samples: Tensor, state: StreamState) -> Tensor:
-        x = self._project(self.front_end.encode(samples))
-        tables = self._tables(state.caches[0].keys.shape[2] + x.shape[1])
-        for block, cache in zip(self.blocks, state.caches, strict=True):
-            x = block(x, None, tables, cache, state.left_frames)
-        state.frames += x.shape[1]
-        return self.output(x)
+    def has_chunk(self, state: StreamState) -> bool:
+        """Whether the audio in ``state`` completes a chunk and its look-ahead."""
+        return state.samples.shape[1] >= self.front_end.hop * state.wanted + self.lookahead_samples
+
+    @torch.no_grad()
+    def stream_together(self, states: Sequence[StreamState]) -> list[Tensor]:
+        """The next chunk (B, C, V) of every stream in one batch; each must have one (:meth:`has_chunk`).
+
+        The streams may have begun at different times, but must be alike in chunk, history and look-ahead.
+        """
+        chunk, left, hop = states[0].chunk_frames, states[0].left_frames, self.front_end.hop
+        for wanted in {state.wanted for state in states}:
+            alike = [state for state in states if state.wanted == wanted]
+            audio = torch.cat([state.samples[:, : hop * wanted + self.lookahead_samples] for state in alike])
+            frames = self._project(self.front_end.encode(audio)).split([len(state.samples) for state in alike])
+            for state, new in zip(alike, frames, strict=True):
+                state.features = torch.cat((state.features, new), 1)
+                state.samples = state.samples[:, hop * wanted :].clone()
+        x = torch.cat([state.features for state in states])
+        past = [state.caches[0].keys.shape[2] for state in states]
+        sizes = [len(state.samples) for state in states]
+        if len(states) == 1:
+            logits = self._blocks(x, chunk, states[0].caches, left)
+        else:
+            longest = max(past)
+            caches = [joined([state.caches[layer] for state in states], longest) for layer in range(len(self.blocks))]
+            mask = None
+            if min(past) < longest:
+                rows = torch.tensor(past, device=x.device).repeat_interleave(torch.tensor(sizes, device=x.device))
+                mask = torch.arange(longest + x.shape[1], device=x.device) >= longest - rows[:, None]
+                mask = mask[:, None, None]
+            logits = self._blocks(x, chunk, caches, left, mask)
+            for layer, cache in enumerate(caches):
+                parts = (cache.keys.split(sizes), cache.values.split(sizes), cache.conv.split(sizes))
+                for state, before, keys, values, conv in zip(states, past, *parts, strict=True):
+                    own = before + chunk if left is None else min(before + chunk, left)
+                    start = keys.shape[2] - own
+                    state.caches[layer] = BlockCache(
+                        keys[:, :, start:].clone(), values[:, :, start:].clone(), conv.clone()
+                    )
+        for state in states:
+            state.features = state.features[:, chunk:].clone()
+            state.frames += chunk
+        return list(logits.split(sizes))
+
+    def _blocks(
+        self, x: Tensor, frames: int, caches: list[BlockCache], left: int | None, mask: Tensor | None = None
+    ) -> Tensor:
+        """Logits (B, frames, V) of a chunk and its look-ahead (B, T, width); the caches take the chunk in."""
+        tables = self._tables(caches[0].keys.shape[2] + x.shape[1])
+        for block, cache in zip(self.blocks, caches, strict=True):
+            x = block(x, mask, tables, frames, cache=cache, left=left)
+        return self.output(x[:, :frames])
 
     @torch.no_grad()
     def init_from_teacher(self, teacher: Teacher) -> list[str]:
@@ -201,6 +270,19 @@ class Student(nn.Module):
         if cnn_copied and teacher.normalize:
             report.append("CNN: the teacher normalises each utterance's audio, which a stream cannot; scale may differ")
         return report
+
+
+def joined(caches: Sequence[BlockCache], length: int) -> BlockCache:
+    """The pasts of several streams as those of one batch, shorter ones filled up to ``length`` at their beginning."""
+
+    def filled(x: Tensor) -> Tensor:
+        return F.pad(x, (0, 0, length - x.shape[2], 0))
+
+    return BlockCache(
+        torch.cat([filled(cache.keys) for cache in caches]),
+        torch.cat([filled(cache.values) for cache in caches]),
+        torch.cat([cache.conv for cache in caches]),
+    )
 
 
 def mismatch(mine: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> str | None:

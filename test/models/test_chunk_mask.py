@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from distill.models.chunk_mask import chunk_mask
+from distill.models.chunk_mask import chunk_mask, copied_frames
 
 
 @pytest.mark.parametrize("chunk", [None, 1, 2, 3, 5, 40])
@@ -23,6 +23,29 @@ def test_every_cell(chunk, left):
                     first = query // chunk * chunk
                     visible = key < first + chunk and (left is None or key >= first - left)
                 assert mask[b, 0, query, key].item() == visible, (b, query, key)
+
+
+@pytest.mark.parametrize("chunk,lookahead", [(1, 1), (2, 3), (5, 2), (40, 4)])
+@pytest.mark.parametrize("left", [None, 0, 4])
+def test_every_cell_with_look_ahead(chunk, lookahead, left):
+    lengths, frames = [13, 7, 1], 13
+    chunks = -(-frames // chunk)
+    # (frame number, chunk it is computed with, whether it is a copy)
+    cells = [(t, t // chunk, False) for t in range(frames)]
+    cells += [((c + 1) * chunk + r, c, True) for c in range(chunks) for r in range(lookahead)]
+    mask = chunk_mask(torch.tensor(lengths), frames, chunk, left, lookahead)
+    assert mask.shape == (3, 1, len(cells), len(cells))
+    assert copied_frames(frames, chunk, lookahead).flatten().tolist() == [t for t, _, copy in cells if copy]
+    for b, length in enumerate(lengths):
+        for i, (query, own, _) in enumerate(cells):
+            for j, (key, other, copy) in enumerate(cells):
+                if query >= length or key >= length:
+                    visible = i == j
+                elif copy:
+                    visible = other == own
+                else:
+                    visible = key < (own + 1) * chunk and (left is None or key >= own * chunk - left)
+                assert mask[b, 0, i, j].item() == visible, (b, cells[i], cells[j])
 
 
 def test_a_frame_sees_history_and_the_future_of_its_own_chunk():

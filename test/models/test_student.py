@@ -33,16 +33,16 @@ def test_parameters_of_the_configurations(name):
 
 
 @pytest.mark.parametrize("front_end", ["cnn", "fbank"])
-@pytest.mark.parametrize(("chunk", "left"), [(None, None), (4, None), (4, 3)])
+@pytest.mark.parametrize(("chunk", "left", "ahead"), [(None, None, 0), (4, None, 0), (4, 3, 0), (4, 3, 2)])
 @torch.no_grad()
-def test_padding_and_batch_change_nothing(front_end, chunk, left):
+def test_padding_and_batch_change_nothing(front_end, chunk, left, ahead):
     network = student(front_end)
     samples = [16000, 300, 7777, 1200]
     audio, lengths = batch(samples)
-    together = network(audio, lengths, chunk, left)
+    together = network(audio, lengths, chunk, left, ahead)
     assert together.logits.shape == (4, int(together.lengths.max()), VOCAB)
     for b, n in enumerate(samples):
-        alone = network(audio[b : b + 1, :n], lengths[b : b + 1], chunk, left)
+        alone = network(audio[b : b + 1, :n], lengths[b : b + 1], chunk, left, ahead)
         frames = network.frames(n)
         assert together.lengths[b] == alone.lengths[0] == frames == alone.logits.shape[1]
         torch.testing.assert_close(together.logits[b, :frames], alone.logits[0], atol=1e-5, rtol=0)
@@ -52,17 +52,18 @@ def test_padding_and_batch_change_nothing(front_end, chunk, left):
 
 @pytest.mark.parametrize("front_end", ["cnn", "fbank"])
 @settings(max_examples=25, deadline=None)
-@given(position=st.integers(0, 31999), chunk=st.sampled_from([1, 4, 8, 12]))
+@given(position=st.integers(0, 31999), chunk=st.sampled_from([1, 4, 8, 12]), ahead=st.sampled_from([0, 1, 5]))
 @torch.no_grad()
-def test_no_chunk_sees_beyond_its_end_and_the_look_ahead(front_end, position, chunk):
+def test_no_chunk_sees_beyond_its_end_and_the_look_ahead(front_end, position, chunk, ahead):
     network = student(front_end)
     audio = speech(32000)[None]
     changed = audio.clone()
     changed[0, position] += 0.5
     lengths = torch.tensor([32000])
-    difference = (network(audio, lengths, chunk).logits - network(changed, lengths, chunk).logits).abs().amax((0, 2))
-    chunk_samples = chunk * network.front_end.hop
-    first_allowed = max(0, position - network.lookahead_samples) // chunk_samples * chunk
+    before, after = (network(x, lengths, chunk, None, ahead).logits for x in (audio, changed))
+    difference = (before - after).abs().amax((0, 2))
+    hop = network.front_end.hop
+    first_allowed = max(0, position - network.lookahead_samples - ahead * hop) // (chunk * hop) * chunk
     assert (difference[:first_allowed] < 1e-6).all()
 
 
@@ -78,6 +79,13 @@ def test_a_chunk_sees_all_of_itself_and_its_history(front_end):
     changed = audio.clone()
     changed[0, 2 * chunk * hop - 1] += 0.5
     assert (network(changed, lengths, chunk).logits - reference)[0, chunk].abs().max() > 1e-4
+    # with look-ahead also the last sample of that, and not the next one
+    ahead = network(audio, lengths, chunk, None, 3).logits
+    for sample, seen in (((2 * chunk + 3) * hop - 1, True), ((2 * chunk + 3) * hop + network.lookahead_samples, False)):
+        changed = audio.clone()
+        changed[0, sample] += 0.5
+        moved = (network(changed, lengths, chunk, None, 3).logits - ahead)[0, chunk : 2 * chunk].abs().max()
+        assert moved > 1e-4 if seen else moved < 1e-6
     changed = audio.clone()
     changed[0, :hop] *= 3
     assert (network(changed, lengths, chunk).logits - reference)[0, -1].abs().max() > 1e-6

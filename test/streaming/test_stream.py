@@ -5,9 +5,9 @@ import torch
 from tiny_networks import VOCAB, speech, student
 
 
-def streamed(network, audio, chunk, left, sizes) -> torch.Tensor:
+def streamed(network, audio, chunk, left, sizes, ahead=0) -> torch.Tensor:
     """Logits (T, V) of one stream whose audio arrives in pieces of the sizes drawn from an iterator."""
-    state = network.initial_state(1, chunk, left)
+    state = network.initial_state(1, chunk, left, ahead)
     pieces, position = [], 0
     while position < len(audio):
         size = next(sizes)
@@ -25,16 +25,17 @@ def random_sizes(seed: int, largest: int):
 
 @pytest.mark.parametrize("front_end", ["cnn", "fbank"])
 @pytest.mark.parametrize("chunk_ms", [160, 320, 480, 960])
-@pytest.mark.parametrize("left_ms", [None, 0, 800])
+@pytest.mark.parametrize(("left_ms", "ahead_ms"), [(None, 0), (0, 0), (800, 0), (800, 160), (None, 520)])
 @torch.no_grad()
-def test_stream_equals_masked_forward(front_end, chunk_ms, left_ms):
+def test_stream_equals_masked_forward(front_end, chunk_ms, left_ms, ahead_ms):
     network = student(front_end)
+    ahead = ahead_ms // network.frame_ms
     chunk = chunk_ms // network.frame_ms
     left = None if left_ms is None else left_ms // network.frame_ms
     for seed, (seconds, largest) in enumerate([(0.025, 300), (0.5, 2000), (6.1234, 30000), (7.68, 700)]):
         audio = speech(int(seconds * 16000), seed)
-        whole = network(audio[None], torch.tensor([len(audio)]), chunk, left).logits[0].log_softmax(-1)
-        stream = streamed(network, audio, chunk, left, random_sizes(seed, largest)).log_softmax(-1)
+        whole = network(audio[None], torch.tensor([len(audio)]), chunk, left, ahead).logits[0].log_softmax(-1)
+        stream = streamed(network, audio, chunk, left, random_sizes(seed, largest), ahead).log_softmax(-1)
         assert stream.shape == whole.shape
         assert (stream - whole).abs().max() < 1e-4
 
@@ -48,6 +49,7 @@ def test_the_mask_matters(front_end):
     full, chunked, forgetful = (network(audio, lengths, c, n).logits for c, n in ((None, None), (4, None), (4, 2)))
     assert (full - chunked).abs().max() > 0.01
     assert (forgetful - chunked).abs().max() > 0.01
+    assert (network(audio, lengths, 4, None, 2).logits - chunked).abs().max() > 0.01
 
 
 @pytest.mark.parametrize("front_end", ["cnn", "fbank"])
@@ -56,33 +58,13 @@ def test_every_length_works(front_end):
     network = student(front_end)
     chunk = 160 // network.frame_ms
     generator = torch.Generator().manual_seed(0)
-    near_edges = [
-        1,
-        2,
-        79,
-        80,
-        319,
-        320,
-        399,
-        400,
-        401,
-        719,
-        720,
-        1359,
-        1360,
-        2559,
-        2560,
-        2639,
-        2640,
-        3279,
-        3280,
-        16000,
-    ]
-    lengths = near_edges + torch.randint(1, 16000, (40,), generator=generator).tolist()
+    # around the edges of windows and chunks, and at random
+    edges = [1, 2, 79, 80, 319, 320, 399, 400, 401, 719, 720, 1359, 1360, 2559, 2560, 2639, 2640, 3279, 3280, 16000]
+    lengths = edges + torch.randint(1, 32000, (40,), generator=generator).tolist()
     for n in lengths:
         audio = speech(n, n)
-        whole = network(audio[None], torch.tensor([n]), chunk, 10)
-        stream = streamed(network, audio, chunk, 10, random_sizes(n, 4000))
+        whole = network(audio[None], torch.tensor([n]), chunk, 10, n % 3)
+        stream = streamed(network, audio, chunk, 10, random_sizes(n, 4000), n % 3)
         assert len(stream) == whole.lengths[0] == network.frames(n)
         torch.testing.assert_close(stream, whole.logits[0], atol=1e-4, rtol=0)
 
@@ -107,6 +89,31 @@ def test_streams_in_a_batch_do_not_mix():
     together = torch.cat([network.stream(audio[:, :11111], state), network.stream(audio[:, 11111:], state, True)], 1)
     for row, samples in zip(together, audio, strict=True):
         torch.testing.assert_close(row, streamed(network, samples, 8, 16, random_sizes(0, 5000)), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(("left", "ahead"), [(16, 0), (None, 3), (0, 2)])
+@torch.no_grad()
+def test_streams_that_began_at_different_times_go_on_together(left, ahead):
+    network = student()
+    audio = [speech(30000, seed) for seed in range(3)]
+    states = [network.initial_state(1, 8, left, ahead) for _ in audio]
+    logits = [[] for _ in audio]
+    batches = set()
+    for step in range(-2, 14):
+        for number, (samples, state) in enumerate(zip(audio, states, strict=True)):
+            start = 2700 * (step + number)  # the first begins last
+            if start >= 0:
+                state.samples = torch.cat((state.samples, samples[None, start : start + 2700]), 1)
+        ready = [n for n, state in enumerate(states) if network.has_chunk(state)]
+        batches.add(len(ready))
+        if ready:
+            for n, chunk in zip(ready, network.stream_together([states[n] for n in ready]), strict=True):
+                logits[n].append(chunk)
+    assert batches >= {1, 2, 3}
+    for samples, state, pieces in zip(audio, states, logits, strict=True):
+        pieces.append(network.stream(samples[None, :0], state, final=True))
+        alone = streamed(network, samples, 8, left, random_sizes(0, 5000), ahead)
+        torch.testing.assert_close(torch.cat(pieces, 1)[0], alone, atol=1e-5, rtol=0)
 
 
 @torch.no_grad()
