@@ -122,7 +122,9 @@ def main() -> None:
         command = [args.k2_python, __file__, "--peer", "--threads", str(args.threads)]
         peer = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     rows = []
-    print(f"{args.threads} threads; score and gradient of a batch, ms (medians); last two columns: times slower than ours")
+    print(
+        f"{args.threads} threads; score and gradient of a batch, ms (medians); last two columns: times slower than ours"
+    )
     print(f"{'B':>2} {'T':>4} {'V':>5} {'kind':6} {'ours':>9} {'k2':>9} {'ctc_loss':>9} {'k2/ours':>8} {'ctc/ours':>8}")
     for case in CASES + LARGE:
         graph, log_probs, lengths = inputs(*case)
@@ -141,7 +143,9 @@ def main() -> None:
         seconds, floor = median_time(native(graph, log_probs, lengths)), median_time(ctc(log_probs, lengths))
         row = {"batch": case[0], "frames": case[1], "vocab": case[2], "kind": case[3], "native_s": seconds}
         rows.append({**row, "k2_s": k2_seconds, "ctc_loss_s": floor})
-        k2_text = (f"{1e3 * k2_seconds:9.1f}", f"{k2_seconds / seconds:8.1f}") if k2_seconds else (f"{'-':>9}", f"{'-':>8}")
+        k2_text = (
+            (f"{1e3 * k2_seconds:9.1f}", f"{k2_seconds / seconds:8.1f}") if k2_seconds else (f"{'-':>9}", f"{'-':>8}")
+        )
         print(
             f"{case[0]:2} {case[1]:4} {case[2]:5} {case[3]:6} {1e3 * seconds:9.1f} {k2_text[0]} {1e3 * floor:9.1f} "
             f"{k2_text[1]} {floor / seconds:8.2f}",

@@ -5,8 +5,14 @@
 prints a line per file on stdout (path, text) and partial results on stderr. With --json stdout gets an object per
 event instead: {"file", "event": "partial"|"final", "text", "audio_s", "emitted_after_s", "tokens": [{"token",
 "start_s", "end_s", "confidence"}]}; audio_s is the audio that had arrived, emitted_after_s the computation since.
-The audio arrives in pieces of 10 ms. A chunk is complete 5 ms (CNN front end) or 45 ms (fbank) after its end. A
-teacher, and a student that does not stream, decode all audio so far again at every chunk.
+The audio arrives in pieces of 10 ms. A chunk is complete 5 ms (CNN front end) or 45 ms (fbank) after its end, or after
+that of its look-ahead. A teacher, and a student that does not stream, decode all audio so far again at every chunk.
+
+With - for a file, raw 16-bit little-endian samples at 16 kHz with one channel come from stdin, for as long as they do:
+
+    arecord -q -t raw -f S16_LE -r 16000 | python -m distill.bin.transcribe --model DIR --endpoint_ms 800 -
+
+--endpoint_ms ends a result after so much silence, and begins the next: a final line for each.
 """
 
 from __future__ import annotations
@@ -14,11 +20,33 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from distill.errors import cli
+from distill.errors import UserError, cli
+
+if TYPE_CHECKING:
+    import numpy as np
 
 PIECE = 160  # samples
+
+
+def pieces(file: str) -> Iterator[np.ndarray]:
+    """Audio of a file, or of stdin as it comes, in pieces of 10 ms."""
+    import numpy as np
+
+    from distill.audio import read_audio
+
+    if file != "-":
+        audio = read_audio(file)
+        for start in range(0, len(audio), PIECE):
+            yield audio[start : start + PIECE]
+        return
+    while data := sys.stdin.buffer.read(2 * PIECE):
+        if len(data) % 2:
+            raise UserError("-: the last sample on stdin has one byte; expected raw 16-bit samples")
+        yield np.frombuffer(data, dtype="<i2").astype(np.float32) / 32768
 
 
 @cli
@@ -26,20 +54,22 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, required=True, help="directory of a training, such as exp/student_stream")
     parser.add_argument("--chunk_ms", type=int, default=480, help="length of a chunk (default: 480)")
+    parser.add_argument(
+        "--endpoint_ms", type=int, help="silence that ends a result (default: only the end of the audio)"
+    )
     parser.add_argument("--threads", type=int, default=1, help="CPU threads (default: 1)")
     parser.add_argument("--json", action="store_true", help="print an object per event")
-    parser.add_argument("wavs", nargs="+", metavar="WAV", help="audio at 16 kHz with one channel")
+    parser.add_argument("wavs", nargs="+", metavar="WAV", help="audio at 16 kHz with one channel; - for stdin")
     args = parser.parse_args(argv)
     if args.threads < 1:
         parser.error("--threads must be at least 1")
 
     import torch
 
-    from distill.audio import read_audio
     from distill.streaming.recognizer import Result, StreamingRecognizer
 
     torch.set_num_threads(args.threads)
-    recognizer = StreamingRecognizer.from_pretrained(args.model, chunk_ms=args.chunk_ms)
+    recognizer = StreamingRecognizer.from_pretrained(args.model, args.chunk_ms, args.endpoint_ms)
     terminal = sys.stderr.isatty()
     shown = ""
 
@@ -58,13 +88,15 @@ def main(argv: list[str] | None = None) -> None:
             print(f"\r\033[K{line}" if terminal else line, end="" if terminal else "\n", file=sys.stderr, flush=True)
 
     for file in args.wavs:
-        audio = read_audio(file)
         recognizer.reset()
-        for start in range(0, len(audio), PIECE):
-            result = recognizer.accept_waveform(audio[start : start + PIECE])
-            if result is not None:
+        ended = False
+        for piece in pieces(file):
+            for result in recognizer.accept_waveform(piece):
                 show(file, result)
-        show(file, recognizer.finish())
+                ended |= result["event"] == "final"
+        last = recognizer.finish()
+        if last["tokens"] or not ended:  # nothing but silence after an endpoint is no result
+            show(file, last)
 
 
 if __name__ == "__main__":

@@ -44,6 +44,11 @@ class GreedySearch:
             self._open = token
             self.frames = end
 
+    @property
+    def trailing_blanks(self) -> int:
+        """Frames since the last token ended."""
+        return self.frames - self.tokens[-1].end_frame if self.tokens else self.frames
+
 
 def greedy(logits: Tensor) -> list[Token]:
     """Tokens of an utterance's (T, V) logits or log-probabilities; token 0 is blank."""

@@ -13,7 +13,7 @@ from torch import Tensor
 
 
 def copied_frames(frames: int, chunk: int, lookahead: int, device: torch.device | None = None) -> Tensor:
-    """(n, lookahead) numbers of the frames that each of the n chunks of ``frames`` sees ahead; may be beyond the end."""
+    """(n, lookahead) numbers of the frames that each of the n chunks of ``frames`` sees ahead; also beyond the end."""
     ends = torch.arange(1, -(-frames // chunk) + 1, device=device) * chunk
     return ends[:, None] + torch.arange(lookahead, device=device)
 

@@ -1,5 +1,5 @@
 """Recognition while audio arrives."""
 
-from distill.streaming.recognizer import StreamingRecognizer
+from distill.streaming.recognizer import StreamingRecognizer, accept_together
 
-__all__ = ["StreamingRecognizer"]
+__all__ = ["StreamingRecognizer", "accept_together"]

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict, cast
+from typing import Any, TypedDict
 
 import numpy as np
 import torch
@@ -15,12 +16,10 @@ from distill.decode.greedy import GreedySearch
 from distill.decode.text import tokens_to_text
 from distill.errors import UserError
 from distill.models.student import StreamState, Student
-
-if TYPE_CHECKING:
-    from distill.models.teacher import Teacher
+from distill.models.teacher import Teacher
+from distill.tasks.settings import ChunkConf, read_conf
 
 SAMPLE_RATE = 16000
-DEFAULT_LEFT_MS = 6000
 
 
 class TokenResult(TypedDict):
@@ -50,16 +49,17 @@ class StreamingRecognizer:
     """Recognise one stream of 16 kHz audio with greedy decoding.
 
     A streaming student (one trained with ``chunk_conf``) computes every chunk once, with caches, and remembers
-    ``chunk_conf.left_ms`` (6000 ms if not given; null: everything) before it: memory and computation per chunk do not
-    grow with the stream. Any other network decodes all audio so far again at each chunk, so that models can be
-    compared through one interface.
+    ``chunk_conf.left_ms`` before it: memory and computation per chunk do not grow with the stream. Any other network
+    decodes all audio so far again at each chunk, so that models can be compared through one interface.
 
     Args:
-        network: teacher or student in evaluation mode.
+        network: teacher or student in evaluation mode. Many sessions may share one.
         token_list: tokens by id, blank first.
         config: configuration of the training, for ``token_type`` and ``chunk_conf``.
         chunk_ms: length of a chunk, a multiple of the network's frame; None: no partial results, and the whole
             audio is decoded with full context at the end.
+        endpoint_ms: a result is final once so much silence follows its last token, and the next one begins; None: only
+            the end of the stream is an end. For streaming students.
     """
 
     def __init__(
@@ -68,6 +68,7 @@ class StreamingRecognizer:
         token_list: Sequence[str],
         config: Mapping[str, Any],
         chunk_ms: int | None = 480,
+        endpoint_ms: int | None = None,
     ) -> None:
         if chunk_ms is not None and (chunk_ms <= 0 or chunk_ms % network.frame_ms):
             raise UserError(
@@ -77,70 +78,82 @@ class StreamingRecognizer:
         self.token_list = list(token_list)
         self.token_type = config.get("token_type", "char")
         self.chunk_ms = chunk_ms
-        chunk_conf = config.get("chunk_conf")
-        self.streaming = isinstance(network, Student) and bool(chunk_conf) and chunk_ms is not None
-        left_ms = (chunk_conf or {}).get("left_ms", DEFAULT_LEFT_MS)
-        self._left_frames = None if left_ms is None else int(left_ms // network.frame_ms)
+        chunk_conf = read_conf(ChunkConf, "chunk_conf", config.get("chunk_conf") or None)
+        self._state: StreamState | None = None
+        self._new_state: Callable[[], StreamState] | None = None
+        if chunk_conf is not None and chunk_ms is not None and not isinstance(network, Teacher):
+            left, lookahead = chunk_conf.context_in_frames(network.frame_ms)
+            self._new_state = partial(network.initial_state, 1, chunk_ms // network.frame_ms, left, lookahead)
+        if endpoint_ms is not None and (endpoint_ms <= 0 or self._new_state is None):
+            raise UserError(f"endpoint_ms: {endpoint_ms} must be positive, and the model a streaming student")
+        self._endpoint_frames = None if endpoint_ms is None else -(-endpoint_ms // network.frame_ms)
         self._device = next(network.parameters()).device
         self.reset()
 
     @classmethod
     def from_pretrained(
-        cls, directory: str | Path, chunk_ms: int | None = 480, device: str = "cpu"
+        cls, directory: str | Path, chunk_ms: int | None = 480, endpoint_ms: int | None = None, device: str = "cpu"
     ) -> StreamingRecognizer:
         """A recogniser from the directory of a training, such as exp/student_stream."""
         from distill.tasks.load import load_network
 
         network, token_list, config = load_network(directory, device)
-        return cls(cast("Student | Teacher", network), token_list, config, chunk_ms)
+        return cls(network, token_list, config, chunk_ms, endpoint_ms)
+
+    @property
+    def streaming(self) -> bool:
+        """Whether every chunk is computed once, with caches."""
+        return self._new_state is not None
 
     def reset(self) -> None:
         """Forget everything: the next sample is the first of a new stream."""
         self._samples = 0
         self._finished = False
         self._search = GreedySearch()
-        self._state: StreamState | None = None
+        self._settled: list[TokenResult] = []
         self._audio: list[Tensor] = []
         self._decoded_chunks = 0
-        if self.streaming:
-            assert isinstance(self.network, Student) and self.chunk_ms is not None
-            chunk_frames = self.chunk_ms // self.network.frame_ms
-            self._state = self.network.initial_state(1, chunk_frames, self._left_frames)
+        self._state = self._new_state() if self._new_state is not None else None
 
-    def accept_waveform(self, samples: np.ndarray | Tensor) -> Result | None:
-        """Take in (n,) samples in [-1, 1], any n; the partial result if they completed at least one chunk."""
+    def accept_waveform(self, samples: np.ndarray | Tensor) -> list[Result]:
+        """Take in (n,) samples in [-1, 1], any n.
+
+        Returns:
+            the partial result, if the samples completed at least one chunk; before it a final one for each endpoint.
+        """
         started = time.perf_counter()
         piece = self._check(samples)
         self._samples += len(piece)
         if self._state is not None:
-            assert isinstance(self.network, Student)
-            logits = self.network.stream(piece[None], self._state)[0]
-            self._search.accept(logits)
-            return self._result("partial", started) if len(logits) else None
+            return self._accept_logits(self._student.stream(piece[None], self._state)[0], started)
         self._audio.append(piece)
         if self.chunk_ms is None:
-            return None
+            return []
         chunks = self._samples * 1000 // (SAMPLE_RATE * self.chunk_ms)
         if chunks == self._decoded_chunks:
-            return None
+            return []
         self._decoded_chunks = chunks
         self._decode_all()
-        return self._result("partial", started)
+        return [self._result("partial", started)]
 
     def finish(self) -> Result:
-        """End the stream and return its final result; :meth:`reset` begins the next."""
+        """End the stream and return its final result, or what follows the last endpoint; :meth:`reset` begins anew."""
         started = time.perf_counter()
         if self._finished:
             raise RuntimeError("the stream has ended; call reset() first")
         self._finished = True
         if self._samples:
             if self._state is not None:
-                assert isinstance(self.network, Student)
                 nothing = torch.zeros(1, 0, device=self._device)
-                self._search.accept(self.network.stream(nothing, self._state, final=True)[0])
+                self._search.accept(self._student.stream(nothing, self._state, final=True)[0])
             else:
                 self._decode_all()
         return self._result("final", started)
+
+    @property
+    def _student(self) -> Student:
+        assert not isinstance(self.network, Teacher)
+        return self.network
 
     def _check(self, samples: np.ndarray | Tensor) -> Tensor:
         if self._finished:
@@ -154,30 +167,83 @@ class StreamingRecognizer:
             raise UserError("audio: holds samples that are not finite numbers; check where it comes from")
         return piece
 
+    def _accept_logits(self, logits: Tensor, started: float) -> list[Result]:
+        """Results after the (t, V) logits of one chunk or several."""
+        if not len(logits):
+            return []
+        if self._endpoint_frames is None:
+            self._search.accept(logits)
+            return [self._result("partial", started)]
+        results = []
+        assert self._state is not None
+        for chunk in logits.split(self._state.chunk_frames):  # one at a time, so that pieces of any size end alike
+            self._search.accept(chunk)
+            if self._search.tokens and self._search.trailing_blanks >= self._endpoint_frames:
+                results.append(self._result("final", started))
+                self._search.tokens.clear()
+                self._settled.clear()
+        if self._search.tokens or not results:
+            results.append(self._result("partial", started))
+        return results
+
     @torch.no_grad()
     def _decode_all(self) -> None:
         audio = torch.cat(self._audio)
         self._audio = [audio]
         output = self.network(audio[None], torch.tensor([len(audio)], device=self._device))
         self._search = GreedySearch()
+        self._settled.clear()
         self._search.accept(output.logits[0])
 
     def _result(self, event: str, started: float) -> Result:
         audio_s = self._samples / SAMPLE_RATE
         frame_s = self.network.frame_ms / 1000
-        tokens = [
-            TokenResult(
-                token=self.token_list[token.id],
-                start_s=round(min(token.start_frame * frame_s, audio_s), 6),
-                end_s=round(min(token.end_frame * frame_s, audio_s), 6),
-                confidence=round(token.confidence, 6),
+        # Only the last token may still change; the others are not made again, as an hour has many.
+        del self._settled[max(0, len(self._settled) - 1) :]
+        for token in self._search.tokens[len(self._settled) :]:
+            self._settled.append(
+                TokenResult(
+                    token=self.token_list[token.id],
+                    start_s=round(min(token.start_frame * frame_s, audio_s), 6),
+                    end_s=round(min(token.end_frame * frame_s, audio_s), 6),
+                    confidence=round(token.confidence, 6),
+                )
             )
-            for token in self._search.tokens
-        ]
         return Result(
             event=event,
-            text=tokens_to_text((token["token"] for token in tokens), self.token_type),
+            text=tokens_to_text((token["token"] for token in self._settled), self.token_type),
             audio_s=audio_s,
             emitted_after_s=time.perf_counter() - started,
-            tokens=tokens,
+            tokens=self._settled.copy(),
         )
+
+
+def accept_together(
+    sessions: Sequence[StreamingRecognizer], pieces: Sequence[np.ndarray | Tensor]
+) -> list[list[Result]]:
+    """:meth:`StreamingRecognizer.accept_waveform` of many sessions at once, a piece for each.
+
+    Sessions of one streaming student with one ``chunk_ms`` have their chunks computed in one batch, wherever each of
+    them stands in its audio; the results are those each would have given alone.
+    """
+    started = time.perf_counter()
+    network = sessions[0].network
+    for session, piece in zip(sessions, pieces, strict=True):
+        if session.network is not network or session.chunk_ms != sessions[0].chunk_ms or session._state is None:
+            raise ValueError("sessions that go together share one streaming student and one chunk_ms")
+        samples = session._check(piece)
+        session._samples += len(samples)
+        session._state.samples = torch.cat((session._state.samples, samples[None]), 1)
+    assert not isinstance(network, Teacher)
+    chunks: dict[int, list[Tensor]] = {number: [] for number in range(len(sessions))}
+    while True:
+        states = {n: s._state for n, s in enumerate(sessions) if s._state is not None and network.has_chunk(s._state)}
+        if not states:
+            break
+        for number, logits in zip(states, network.stream_together(list(states.values())), strict=True):
+            chunks[number].append(logits[0])
+    nothing = torch.empty(0)
+    return [
+        session._accept_logits(torch.cat(chunks[number]) if chunks[number] else nothing, started)
+        for number, session in enumerate(sessions)
+    ]

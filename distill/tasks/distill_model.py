@@ -134,7 +134,7 @@ class DistillModel(AbsESPnetModel):
         return self._mmi[0]
 
     def draw_chunk(self) -> dict[str, int | None]:
-        """Chunk and left context in frames for this batch, as arguments of the student's forward."""
+        """Chunk, left context and look-ahead in frames for this batch, as arguments of the student's forward."""
         if self.chunk is None:
             return {}
         chunk: int
@@ -146,8 +146,8 @@ class DistillModel(AbsESPnetModel):
             return {}
         else:
             chunk = int(torch.randint(first, last + 1, ()).item())
-        left = None if self.chunk.left_ms is None else int(self.chunk.left_ms // frame_ms)
-        return {"chunk_frames": chunk, "left_frames": left}
+        left, lookahead = self.chunk.context_in_frames(frame_ms)
+        return {"chunk_frames": chunk, "left_frames": left, "lookahead_frames": lookahead}
 
     def _teacher_outputs(
         self, speech: Tensor, speech_lengths: Tensor, streams: dict[str, Any]
@@ -243,22 +243,25 @@ class DistillModel(AbsESPnetModel):
 
         hidden, teacher_logits, teacher_lengths = self._teacher_outputs(speech, speech_lengths, streams)
         common = self._common_length(lengths, teacher_lengths, utterances)
-        frames = min(logits.shape[1], teacher_logits.shape[1])
+        # The student's frame t + delay is compared with the teacher's frame t.
+        delay = int(conf.target_delay_ms // self.network.frame_ms)
+        common = (common - delay).clamp(min=0)
+        frames = max(1, min(logits.shape[1], teacher_logits.shape[1]) - delay)
+        own, theirs = slice(delay, delay + frames), slice(frames)
         if self.layer_map:
             terms = []
             for projection, h, layer in zip(self.projections, output.hidden, self.layer_map, strict=True):
                 target = losses.normalise_frames(hidden[layer]) if conf.hidden_norm else hidden[layer]
-                terms.append(losses.masked_mse(projection(h[:, :frames].float()), target[:, :frames], common).mean())
+                terms.append(losses.masked_mse(projection(h[:, own].float()), target[:, theirs], common).mean())
             stats["loss_hidden"] = torch.stack(terms).mean()
             loss = loss + (1 - conf.alpha) * stats["loss_hidden"]
         if conf.alpha > 0 and conf.beta < 1:
-            pair = logits[:, :frames], teacher_logits[:, :frames]
-            stats["loss_logits"] = losses.masked_mse(*pair, common).mean()
+            stats["loss_logits"] = losses.masked_mse(logits[:, own], teacher_logits[:, theirs], common).mean()
             loss = loss + conf.alpha * (1 - conf.beta) * stats["loss_logits"]
         if conf.alpha * conf.beta > 0 and conf.target != "none":
             if conf.target == "posterior":
-                log_probs = teacher_logits[:, :frames].log_softmax(-1)
-                mmi = self.mmi(logits.device)(logits[:, :frames].log_softmax(-1), common, teacher_log_probs=log_probs)
+                log_probs = teacher_logits[:, theirs].log_softmax(-1)
+                mmi = self.mmi(logits.device)(logits[:, own].log_softmax(-1), common, teacher_log_probs=log_probs)
                 stats["loss_mmi"] = (mmi / common.clamp(min=1)).mean().float()
             elif conf.target == "pseudo":
                 tokens = losses.greedy_tokens(teacher_logits, teacher_lengths)

@@ -26,6 +26,9 @@ class DistillConf:
 
     With a teacher ``loss = (1 - alpha) loss_hidden + alpha (beta loss_mmi + (1 - beta) loss_logits)
     + weight_ctc loss_ctc``; without one ``loss = loss_mmi (only if target is transcript) + weight_ctc loss_ctc``.
+
+    ``target_delay_ms`` compares what the student knows that much later with what the teacher knew: a student that
+    cannot hear the future then need not guess, but emits later.
     """
 
     alpha: float = 0.8
@@ -36,6 +39,7 @@ class DistillConf:
     den_scale: float = 1.0
     weight_ctc: float = 0.0
     graph: str | None = None
+    target_delay_ms: float = 0.0
 
     def __post_init__(self) -> None:
         if self.target not in TARGETS:
@@ -43,8 +47,9 @@ class DistillConf:
         for name in ("alpha", "beta"):
             if not 0 <= getattr(self, name) <= 1:
                 raise UserError(f"distill_conf.{name}: {getattr(self, name)} is not between 0 and 1")
-        if self.weight_ctc < 0 or self.den_scale < 0:
-            raise UserError("distill_conf: weight_ctc and den_scale must not be negative")
+        for name in ("weight_ctc", "den_scale", "target_delay_ms"):
+            if getattr(self, name) < 0:
+                raise UserError(f"distill_conf.{name}: {getattr(self, name)} must not be negative")
 
 
 @dataclass(frozen=True)
@@ -52,12 +57,14 @@ class ChunkConf:
     """Attention chunks of a streaming student, in ms: a fixed length, or [low, high] to draw one for every batch.
 
     ``full_prob`` of the training batches see everything instead; ``left_ms`` is the history before a chunk
-    (null: all of it). Validation always takes 480 ms, or what the range holds nearest to it.
+    (null: all of it), ``lookahead_ms`` what a chunk sees beyond its end, for which recognition waits as well.
+    Validation always takes 480 ms, or what the range holds nearest to it.
     """
 
     chunk_ms: Any = 480
     full_prob: float = 0.0
-    left_ms: float | None = None
+    left_ms: float | None = 6000
+    lookahead_ms: float = 0.0
 
     def __post_init__(self) -> None:
         low, _ = _range("chunk_conf.chunk_ms", self.chunk_ms)
@@ -65,6 +72,9 @@ class ChunkConf:
             raise UserError(f"chunk_conf.chunk_ms: {self.chunk_ms} must be positive")
         if not 0 <= self.full_prob <= 1:
             raise UserError(f"chunk_conf.full_prob: {self.full_prob} is not a probability")
+        for name in ("left_ms", "lookahead_ms"):
+            if getattr(self, name) is not None and getattr(self, name) < 0:
+                raise UserError(f"chunk_conf.{name}: {getattr(self, name)} must not be negative")
 
     def range_in_frames(self, frame_ms: int) -> tuple[int, int]:
         """Shortest and longest chunk in frames: the multiples of ``frame_ms`` within the range."""
@@ -73,6 +83,12 @@ class ChunkConf:
         if first > last:
             raise UserError(f"chunk_conf.chunk_ms: {self.chunk_ms} holds no multiple of the student's {frame_ms} ms")
         return first, last
+
+    def context_in_frames(self, frame_ms: int) -> tuple[int | None, int]:
+        """Frames of history (None: all) and of look-ahead, the latter a whole number of them."""
+        if self.lookahead_ms % frame_ms:
+            raise UserError(f"chunk_conf.lookahead_ms: {self.lookahead_ms} is no multiple of the model's {frame_ms} ms")
+        return None if self.left_ms is None else int(self.left_ms // frame_ms), int(self.lookahead_ms // frame_ms)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from tiny_networks import CHANNELS, TEACHER, VOCAB, speech, student, teacher
 
 from distill.bin.transcribe import main
 from distill.errors import UserError
-from distill.streaming import StreamingRecognizer
+from distill.streaming import StreamingRecognizer, accept_together
 
 TOKENS = ["<blank>", "<unk>", *"abcdefg", "<space>", "<sos/eos>"]
 STREAMING = {"token_type": "char", "chunk_conf": {"chunk_ms": 480, "left_ms": 2000}}
@@ -50,9 +50,9 @@ def test_a_session(kind):
     for sizes in ([160] * 250, [40000], [39999, 1]):
         position, partials = 0, []
         for size in sizes:
-            result = session.accept_waveform(audio[position : position + size])
+            results = session.accept_waveform(audio[position : position + size])
             position += size
-            if result is not None:
+            for result in results:
                 check(result, "partial", position / 16000)
                 partials.append(result)
         finals.append(session.finish())
@@ -116,6 +116,80 @@ def test_misuse_is_refused():
         session.accept_waveform(np.zeros(5, np.float32))
 
 
+class Script(torch.nn.Module):
+    """Logits of a network replaced by a script: the token that each 20 ms frame of the stream shows."""
+
+    def __init__(self, network, frames: list[int]) -> None:
+        super().__init__()
+        self.network, self.frames = network, torch.tensor(frames)
+
+    def __getattr__(self, name):
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(self.network, name)
+
+    def stream(self, samples, state, final=False):
+        before = state.frames
+        count = self.network.stream(samples, state, final).shape[1]
+        return torch.nn.functional.one_hot(self.frames[before : before + count], VOCAB)[None].float() * 20
+
+
+# "a b" and "c", 26 blank frames (520 ms) after b, 6 in between a and b
+SCRIPT = [0] * 5 + [2, 2] + [0] * 6 + [3] + [0] * 26 + [4] + [0] * 60
+
+
+@pytest.mark.parametrize("sizes", [[160] * 202, [32320], [7000, 25320]])
+@pytest.mark.parametrize("endpoint_ms,texts", [(None, ["abc"]), (320, ["ab", "c", ""]), (600, ["abc", ""])])
+def test_trailing_silence_ends_a_result(sizes, endpoint_ms, texts):
+    network = Script(student(), SCRIPT)
+    session = StreamingRecognizer(network, TOKENS, STREAMING, 160, endpoint_ms)
+    audio, position, finals = speech(32320).numpy(), 0, []
+    for size in sizes:
+        finals += [r for r in session.accept_waveform(audio[position : position + size]) if r["event"] == "final"]
+        position += size
+    finals.append(session.finish())
+    assert [final["text"].replace("<unk>", "") for final in finals] == texts
+    starts = [token["start_s"] for final in finals for token in final["tokens"]]
+    assert starts == pytest.approx([0.1, 0.26, 0.8])
+
+
+def test_an_endpoint_needs_a_stream():
+    with pytest.raises(UserError, match="endpoint_ms"):
+        StreamingRecognizer(teacher(), TOKENS, {}, 480, 500)
+
+
+def test_sessions_together_give_what_each_gives_alone():
+    network = student()
+    audio = [speech(20000 + 3000 * n, n).numpy() for n in range(5)]
+    alone, together = [], [StreamingRecognizer(network, TOKENS, STREAMING, 320) for _ in audio]
+    for samples in audio:
+        session = StreamingRecognizer(network, TOKENS, STREAMING, 320)
+        session.accept_waveform(samples)
+        alone.append(session.finish())
+    events = 0
+    for step in range(25):
+        running = [n for n in range(5) if step >= n]  # one joins at every step
+        pieces = [audio[n][1700 * (step - n) : 1700 * (step - n + 1)] for n in running]
+        results = accept_together([together[n] for n in running], pieces)
+        events += sum(map(len, results))
+    assert events > 10
+    for session, expected in zip(together, alone, strict=True):
+        final = session.finish()
+        assert final["text"] == expected["text"]
+        for mine, theirs in zip(final["tokens"], expected["tokens"], strict=True):
+            assert mine == {**theirs, "confidence": pytest.approx(theirs["confidence"], abs=1e-4)}
+    with pytest.raises(ValueError, match="share"):
+        accept_together([together[0], recognizer("student_stream", 320)], [audio[0], audio[1]])
+
+
+@pytest.mark.parametrize("factor", [1e-6, 100.0])
+def test_faint_and_clipped_audio_give_finite_results(factor):
+    session = recognizer("student_stream")
+    session.accept_waveform((speech(16000) * factor).clamp(-1, 1).numpy())
+    assert all(np.isfinite(token["confidence"]) for token in session.finish()["tokens"])
+
+
 @pytest.fixture(scope="module")
 def experiments(tmp_path_factory):
     """Directories as trainings leave them, and two recordings."""
@@ -160,6 +234,19 @@ def test_transcribe_text(experiments, capsys):
     lines = captured.out.splitlines()
     assert len(lines) == 2 and lines[0].startswith(files[0] + " ") and lines[1].startswith(files[1])
     assert "[   0.49 s]" in captured.err
+
+
+def test_transcribe_stdin(experiments):
+    audio, _ = soundfile.read(experiments / "a.wav", dtype="int16")
+    command = [sys.executable, "-m", "distill.bin.transcribe", "--model", str(experiments / "student_stream"), "--json"]
+    run = subprocess.run([*command, "-", str(experiments / "a.wav")], input=audio.tobytes(), capture_output=True)
+    events = [json.loads(line) for line in run.stdout.splitlines()]
+    piped, read = (events[: len(events) // 2], events[len(events) // 2 :])
+    assert [(e["event"], e["text"], e["audio_s"], e["tokens"]) for e in piped] == [
+        (e["event"], e["text"], e["audio_s"], e["tokens"]) for e in read
+    ]
+    run = subprocess.run([*command, "-"], input=b"abc", capture_output=True, text=False)
+    assert run.returncode == 2 and b"one byte" in run.stderr
 
 
 def test_transcribe_refuses_bad_audio(experiments):

@@ -119,3 +119,13 @@ def test_unknown_and_impossible_settings_are_refused():
         ChunkConf(chunk_ms=[170, 190]).range_in_frames(40)
     assert ChunkConf(chunk_ms=[160, 960]).range_in_frames(40) == (4, 24)
     assert ChunkConf(chunk_ms=480).range_in_frames(20) == (24, 24)
+
+
+def test_context_in_frames():
+    assert ChunkConf(left_ms=6000, lookahead_ms=160).context_in_frames(40) == (150, 4)
+    assert ChunkConf(left_ms=None).context_in_frames(20) == (None, 0)
+    with pytest.raises(UserError, match="lookahead_ms"):
+        ChunkConf(lookahead_ms=100).context_in_frames(40)
+    for wrong in ({"left_ms": -1}, {"lookahead_ms": -20}):
+        with pytest.raises(UserError, match="negative"):
+            ChunkConf(**wrong)

@@ -1,6 +1,7 @@
 """Real trainings through ESPnet's trainer, seconds long."""
 
 import copy
+import dataclasses
 import os
 import re
 import subprocess
@@ -14,7 +15,10 @@ import yaml
 from tiny_training import STUDENT, TEACHER, TOKENS
 
 from distill.errors import UserError
+from distill.tasks.distill_model import DistillModel
 from distill.tasks.load import checkpoint_path, load_network, network_shape
+from distill.tasks.losses import normalise_frames
+from distill.tasks.settings import DistillConf
 
 
 def reporter(directory):
@@ -148,7 +152,7 @@ def test_resume_goes_on_as_if_never_stopped(world, teacher, online):
 
 
 def test_stage_2_starts_from_the_student_and_streams(world, teacher, online, stored):
-    config = changed(STUDENT, chunk_conf={"chunk_ms": [160, 320], "full_prob": 0.5, "left_ms": 640})
+    config = changed(STUDENT, chunk_conf={"chunk_ms": [160, 320], "full_prob": 0.5, "left_ms": 640, "lookahead_ms": 80})
     config["augment_conf"] = {"gain_db": 6, "noise_snr_db": [10, 40], "prob": 0.5}
     config["optim_conf"] = {"lr": 0.0}
     stream = world.train("student_stream", config, "--init", str(online), "--teacher", str(teacher), *stored)
@@ -172,6 +176,25 @@ def test_stage_2_from_the_student_as_its_teacher_maps_layers_one_to_one(world, o
     assert torch.load(stream / "latest.pth", weights_only=True)["projections.0.weight"].shape == (16, 16)
     assert stats["loss_logits"] == pytest.approx(0, abs=1e-6)  # the same weights, full context
     assert stats["loss_mmi"] == pytest.approx(0, abs=1e-4)
+
+
+def test_delayed_targets_ask_for_what_the_teacher_knew_before(world, teacher, online):
+    """A student that says everything 40 ms after its teacher has no loss at all."""
+    conf = DistillConf(alpha=0.5, beta=0.5, target="posterior", graph=str(world.root / "den.npz"), target_delay_ms=40)
+    student = load_network(online).network
+    model = DistillModel(student, TOKENS, conf, teacher=str(online))
+    padded, lengths = speech(world)
+    said = student(padded, lengths)
+    layers = {i: normalise_frames(model.projections[i - 1](h)).roll(-2, 1) for i, h in enumerate(said.hidden, 1)}
+    model._teacher_outputs = lambda *_: (layers, said.logits.roll(-2, 1), said.lengths)
+    for projection in model.projections:
+        projection.register_forward_hook(lambda _module, _input, output: normalise_frames(output))
+    _, stats = model._loss(said, padded, lengths, torch.zeros(len(padded), 1), torch.ones(len(padded)), [], {})
+    for name, value in stats.items():
+        assert value.item() == pytest.approx(0, abs=1e-5), name
+    model.conf = dataclasses.replace(conf, target_delay_ms=0)
+    _, stats = model._loss(said, padded, lengths, torch.zeros(len(padded), 1), torch.ones(len(padded)), [], {})
+    assert set(stats) == {"loss_hidden", "loss_logits", "loss_mmi"} and min(stats.values()) > 1e-4
 
 
 @pytest.mark.parametrize("target", ["pseudo", "transcript", "none"])
