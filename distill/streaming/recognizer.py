@@ -105,6 +105,13 @@ class StreamingRecognizer:
         """Whether every chunk is computed once, with caches."""
         return self._new_state is not None
 
+    @property
+    def wait_ms(self) -> tuple[int, int]:
+        """Chunk length, and what a chunk waits for beyond its end: look-ahead and front end; of a stream."""
+        assert self._state is not None and self.chunk_ms is not None
+        frames, front_end = self._state.lookahead_frames, self._student.lookahead_samples
+        return self.chunk_ms, frames * self.network.frame_ms + front_end * 1000 // SAMPLE_RATE
+
     def reset(self) -> None:
         """Forget everything: the next sample is the first of a new stream."""
         self._samples = 0

@@ -80,6 +80,13 @@ def test_second_run_does_nothing_but_say_so(recipe: Path) -> None:
     assert "training in" not in output
 
 
+def test_latency_of_every_chunk_length(recipe: Path) -> None:
+    run(recipe, "--stage", "14", "--stop_stage", "14")
+    rows = json.loads((recipe / "exp/bench.json").read_text())["latency"]
+    assert [row["chunk_ms"] for row in rows] == [160, 480]
+    assert all(row["compute_p99_ms"] >= row["compute_median_ms"] > 0 for row in rows)
+
+
 def test_no_teacher_in_the_students_checkpoint(recipe: Path) -> None:
     import torch
 

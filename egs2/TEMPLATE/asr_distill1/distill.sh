@@ -12,9 +12,11 @@ help_message="Usage: ./run.sh [options]     (options of run.sh come first, yours
  3 format wav.scp                        11 distil student_full -> student_stream
  4 drop too long and too short           12 recognise the test sets
  5 token list                            13 score; results.json and RESULTS.md
- 6 denominator graph                     14 benchmark
+ 6 denominator graph                     14 latency of student_stream
  7 train the teacher                     15 export
  8 extract the teacher's targets         16 report and packed model
+
+Stages 15 and 16 are not built yet.
 
 Stages
   --stage N --stop_stage M   first and last stage (default: 1 and 13)
@@ -419,7 +421,16 @@ if wanted 13; then
         finish "${stamps}/13"
     fi
 fi
-for number in 14 15 16; do
+if wanted 14; then
+    set=${test_sets%% *}
+    if begin "${stamps}/14" "latency of student_stream on ${set}" "${set} ${latencies}" "" "${stamps}/7" "${stamps}/11"; then
+        # shellcheck disable=SC2086
+        python3 -m distill.bin.latency --model "${expdir}/student_stream" --teacher "${expdir}/teacher" \
+            --data_dir "${raw}/${set}" --chunk_ms ${latencies} --output "${expdir}/bench.json"
+        finish "${stamps}/14"
+    fi
+fi
+for number in 15 16; do
     if wanted "${number}" && [ "${stop_stage}" -le 16 ]; then fail "distill.sh: stage ${number} is not built yet"; fi
 done
 log "finished stages ${stage} to ${stop_stage}$([ "${stop_stage}" -lt 13 ] || echo "; results are in ${expdir}/RESULTS.md")"
