@@ -22,7 +22,6 @@ from pathlib import Path
 import numpy as np
 import torch
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from distill.files import atomic_write
 from distill.lfmmi import DenominatorGraph
 
