@@ -4,7 +4,7 @@
         --data_dirs dump/raw/test dump/raw/test_unseen
 
 writes MODEL/decode_480ms/SET/hyp.JOB.jsonl (a line per utterance: id, text, tokens with times, seconds of audio and of
-computation), and without --chunk_ms MODEL/decode_full/SET. A file that is there already is not made again.
+computation), and without --chunk_ms, or for full, MODEL/decode_full/SET. A file that is there already is not made again.
 """
 
 from __future__ import annotations
@@ -18,12 +18,19 @@ from distill.errors import UserError, cli
 from distill.files import atomic_write
 
 
+def chunk_length(text: str) -> int | None:
+    """Milliseconds of a chunk, or None for ``full``."""
+    return None if text == "full" else int(text)
+
+
 @cli
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, required=True, help="experiment directory of a teacher or student")
     parser.add_argument("--data_dirs", type=Path, nargs="+", required=True, help="directories with wav.scp")
-    parser.add_argument("--chunk_ms", type=int, nargs="*", default=[], help="latencies; none: full context")
+    parser.add_argument(
+        "--chunk_ms", type=chunk_length, nargs="*", default=[], help="latencies in ms, or full (default: full)"
+    )
     parser.add_argument("--job", type=int, default=1, help="this job, from 1")
     parser.add_argument("--num_jobs", type=int, default=1)
     parser.add_argument("--threads", type=int, default=1, help="CPU threads (default: 1, so that speeds compare)")

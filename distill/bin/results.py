@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import datetime
 import json
+import math
 import platform
 import subprocess
 from importlib import metadata
@@ -22,6 +23,7 @@ from distill.errors import UserError, cli
 from distill.files import atomic_write
 
 SYSTEMS = ("teacher", "student_full", "student_full_no_kd", "student_stream")
+FIXED = "student_stream_fixed"  # and the chunk in ms: students trained for that chunk length alone
 RESAMPLES = 10_000
 
 
@@ -50,7 +52,9 @@ def collect(expdir: Path, test_sets: list[str]) -> list[dict]:
     """A row per system, test set and latency that has been scored."""
     rows: list[dict] = []
     teacher_errors: dict[str, np.ndarray] = {}
-    for system in SYSTEMS:
+    fixed = sorted((path.name for path in expdir.glob(f"{FIXED}[0-9]*")), key=lambda name: int(name[len(FIXED) :]))
+    systems = [*SYSTEMS, *fixed]
+    for system in systems:
         for test_set in test_sets:
             for decode_dir in sorted(expdir.glob(f"{system}/decode_*/{test_set}")):
                 score_file = decode_dir / "score_wer" / "score.json"
@@ -76,8 +80,7 @@ def collect(expdir: Path, test_sets: list[str]) -> list[dict]:
                 rows.append(row)
     if not rows:
         raise UserError(f"{expdir}: no scores there; run stages 12 and 13")
-    order = {name: index for index, name in enumerate(SYSTEMS)}
-    rows.sort(key=lambda r: (test_sets.index(r["test_set"]), order[r["system"]], r["latency_ms"] or 0))
+    rows.sort(key=lambda r: (test_sets.index(r["test_set"]), systems.index(r["system"]), r["latency_ms"] or math.inf))
     return rows
 
 

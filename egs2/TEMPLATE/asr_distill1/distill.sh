@@ -47,8 +47,9 @@ Students
   --student_stream_config F  (default: conf/train_student_stream.yaml)
   --stage2_teacher WHICH     teacher of stage 11: teacher or student_full (default: teacher)
   --no_kd true               train the same student without a teacher, to compare (default: true)
+  --fixed_chunks \"160 480\"   also train streaming students for one chunk length each, to compare (default: none)
 Recognition
-  --latencies \"160 320 480 960\"   chunk lengths in ms
+  --latencies \"160 320 480 960\"   chunk lengths in ms; full: everything at once
 Machine
   --ngpu N --num_nodes N     GPUs (of each node) and nodes of a training; 0 GPUs trains on the CPU (default: 0, 1)
   --nj N                     parallel jobs of data preparation, extraction and recognition (default: 4)
@@ -83,6 +84,7 @@ student_full_config=conf/train_student_full.yaml
 student_stream_config=conf/train_student_stream.yaml
 stage2_teacher=teacher
 no_kd=true
+fixed_chunks=
 latencies="160 320 480 960"
 ngpu=0
 num_nodes=1
@@ -363,18 +365,29 @@ if wanted 11; then
     elif [ "${teacher_targets}" = stored ]; then
         read -r -d '' -a stored < <(stored_targets) || true
     fi
-    if begin "${stamps}/11" "distil student_full -> student_stream" "${seed} ${stage2_teacher} ${teacher_targets}" \
-        "${expdir}/student_stream" "${student_stream_config}" "${stamps}/10" "${teacher_inputs[@]}"; then
-        train student_stream "${student_stream_config}" "${shapes}" --init "${expdir}/student_full" \
-            "${stage2[@]}" "${stored[@]}"
-        finish "${stamps}/11"
-    fi
+    # distil_stream STAMP SYSTEM [options]: one streaming student, started from student_full
+    distil_stream() {
+        local stamp=$1 system=$2
+        shift 2
+        if begin "${stamps}/${stamp}" "distil student_full -> ${system}" "${seed} ${stage2_teacher} ${teacher_targets}" \
+            "${expdir}/${system}" "${student_stream_config}" "${stamps}/10" "${teacher_inputs[@]}"; then
+            train "${system}" "${student_stream_config}" "${shapes}" --init "${expdir}/student_full" \
+                "${stage2[@]}" "${stored[@]}" "$@"
+            finish "${stamps}/${stamp}"
+        fi
+    }
+    distil_stream 11 student_stream
+    for chunk in ${fixed_chunks}; do
+        distil_stream "11_fixed${chunk}" "student_stream_fixed${chunk}" \
+            --chunk_conf chunk_ms="${chunk}" --chunk_conf full_prob=0
+    done
 fi
 
 # ---------------------------------------------------------------- recognition
 systems="teacher student_full"
 if ${no_kd}; then systems+=" student_full_no_kd"; fi
 systems+=" student_stream"
+for chunk in ${fixed_chunks}; do systems+=" student_stream_fixed${chunk}"; done
 test_dirs=()
 for set in ${test_sets}; do test_dirs+=("${raw}/${set}"); done
 trained_in() {
@@ -383,13 +396,17 @@ trained_in() {
         student_full) echo "${stamps}/10" ;;
         student_full_no_kd) echo "${stamps}/10_no_kd" ;;
         student_stream) echo "${stamps}/11" ;;
+        student_stream_fixed*) echo "${stamps}/11_fixed${1#student_stream_fixed}" ;;
     esac
 }
 
 if wanted 12; then
     for system in ${systems}; do
         chunks=""
-        if [ "${system}" = student_stream ]; then chunks=${latencies}; fi
+        case "${system}" in
+            student_stream) chunks=${latencies} ;;
+            student_stream_fixed*) chunks=${system#student_stream_fixed} ;;
+        esac
         scps=()
         for dir in "${test_dirs[@]}"; do scps+=("${dir}/wav.scp"); done
         # A changed model or test set makes every hypothesis of it stale; a changed list of latencies only adds some.
@@ -426,7 +443,7 @@ if wanted 14; then
     if begin "${stamps}/14" "latency of student_stream on ${set}" "${set} ${latencies}" "" "${stamps}/7" "${stamps}/11"; then
         # shellcheck disable=SC2086
         python3 -m distill.bin.latency --model "${expdir}/student_stream" --teacher "${expdir}/teacher" \
-            --data_dir "${raw}/${set}" --chunk_ms ${latencies} --output "${expdir}/bench.json"
+            --data_dir "${raw}/${set}" --chunk_ms ${latencies//full/} --output "${expdir}/bench.json"
         finish "${stamps}/14"
     fi
 fi
