@@ -4,7 +4,7 @@
         --data_dirs dump/raw/test dump/raw/test_unseen
 
 writes MODEL/decode_480ms/SET/hyp.JOB.jsonl (a line per utterance: id, text, tokens with times, seconds of audio and of
-computation), and without --chunk_ms, or for full, MODEL/decode_full/SET. A file that is there already is not made again.
+computation), and without --chunk_ms, or for full, MODEL/decode_full/SET. A file that is there is not made again.
 """
 
 from __future__ import annotations

@@ -14,8 +14,8 @@ from distill.errors import UserError
 from distill.models.student import Student
 from distill.tasks import losses
 from distill.tasks.augment import augment
-from distill.tasks.load import load_network, network_shape
 from distill.tasks.settings import AugmentConf, ChunkConf, DistillConf
+from distill.tasks.teacher_source import TeacherSource
 
 if TYPE_CHECKING:
     from distill.models.teacher import Teacher
@@ -25,11 +25,6 @@ MAX_FRAMES_APART = 2
 VALID_CHUNK_MS = 480
 
 
-def hidden_stream(layer: int) -> str:
-    """Name of the stream that holds a teacher layer's output, as in hidden_02.scp; layers count from 1."""
-    return f"hidden_{layer:02d}"
-
-
 class DistillModel(AbsESPnetModel):
     """A network with the loss of :class:`distill.tasks.settings.DistillConf`.
 
@@ -37,9 +32,9 @@ class DistillModel(AbsESPnetModel):
         network: teacher or student; called with (speech (B, N), lengths (B,)) at 16 kHz.
         token_list: tokens by id, blank first.
         conf: weights and targets of the loss.
-        teacher: directory of the trained teacher, or None. It is loaded at the first batch that needs it and kept
-            outside the module tree: never in a checkpoint, the optimiser or DDP, and never in training mode.
-        stored: whether the teacher's outputs come with the batch (``teacher_hidden_02``, ``teacher_logits``) instead.
+        teacher: directory of the trained teacher, or None.
+        stored: whether the teacher's outputs come with the batch (``teacher_hidden_02``, ``teacher_logits``).
+        second_teacher: directory of another one, which is always computed in the trainer and counts as much.
         chunk: attention chunks of a streaming student, None for full context.
         augmentation: of the training audio; an online teacher hears the same augmented audio, stored targets were
             made from the clean audio.
@@ -55,6 +50,7 @@ class DistillModel(AbsESPnetModel):
         conf: DistillConf,
         teacher: str | None = None,
         stored: bool = False,
+        second_teacher: str | None = None,
         chunk: ChunkConf | None = None,
         augmentation: AugmentConf | None = None,
     ) -> None:
@@ -62,59 +58,26 @@ class DistillModel(AbsESPnetModel):
         self.network = network
         self.token_list = token_list
         self.conf = conf
-        self.teacher_directory = teacher
-        self.stored = stored
         self.chunk = chunk
         self.augmentation = augmentation
-        self._teacher: list[Student | Teacher] = []
         self._mmi: list[Any] = []
-        self.layer_map: list[int] = []  # teacher layer of each student layer, both counted from 1
-        self.projections = nn.ModuleList()
-        self.factor = 1
         self.apart_logged = False
         self.skipped_logged = False
-        if teacher is None:
+        # Lists of plain objects: no module of a teacher may be found in this one.
+        self.teachers = [
+            TeacherSource(directory, from_streams, network, conf, token_list)
+            for directory, from_streams in ((teacher, stored), (second_teacher, False))
+            if directory is not None
+        ]
+        if not self.teachers:
             if conf.target in ("posterior", "pseudo"):
                 raise UserError(f"distill_conf.target: {conf.target} needs a teacher; give --teacher DIR")
             if conf.target == "none" and conf.weight_ctc == 0:
                 raise UserError("distill_conf: nothing to train on; give a teacher, target: transcript or weight_ctc")
-        else:
-            layers, width, teacher_ms = network_shape(teacher)
-            student_ms = network.frame_ms
-            if student_ms % teacher_ms:
-                raise UserError(f"{teacher}: frames of {teacher_ms} ms do not fit the student's {student_ms} ms")
-            self.factor = student_ms // teacher_ms
-            if conf.alpha < 1:
-                assert isinstance(network, Student), "only a student has a teacher"
-                self.layer_map = self._read_layer_map(conf, network, layers)
-                self.projections = nn.ModuleList(nn.Linear(network.width, width) for _ in self.layer_map)
+        widths = [source.width for source in self.teachers for _ in source.layer_map]
+        self.projections = nn.ModuleList(nn.Linear(network.width, width) for width in widths)
         if chunk is not None:
             self.chunk_range = chunk.range_in_frames(network.frame_ms)
-
-    @staticmethod
-    def _read_layer_map(conf: DistillConf, network: Student, teacher_layers: int) -> list[int]:
-        """Teacher layer of each student layer, both counted from 1."""
-        student_layers = len(network.blocks)
-        if conf.layer_map is None:
-            return losses.layer_map(student_layers, teacher_layers)
-        given = list(conf.layer_map)
-        if len(given) != student_layers or not all(1 <= layer <= teacher_layers for layer in given):
-            raise UserError(
-                f"distill_conf.layer_map: {given} must name a teacher layer from 1 to {teacher_layers} for each of the "
-                f"student's {student_layers} layers"
-            )
-        return given
-
-    def teacher(self, device: torch.device) -> Student | Teacher:
-        """The frozen teacher in evaluation mode, loaded on first use."""
-        if not self._teacher:
-            assert self.teacher_directory is not None
-            loaded = load_network(self.teacher_directory, device)
-            if loaded.token_list != self.token_list:
-                raise UserError(f"{self.teacher_directory}: its token list is not this training's; use the same tokens")
-            self._teacher.append(loaded.network.requires_grad_(False))
-            logging.info(f"Teacher loaded from {self.teacher_directory}")
-        return self._teacher[0]
 
     def mmi(self, device: torch.device) -> Any:
         """The LF-MMI loss with its denominator graph, loaded on first use and kept out of checkpoints."""
@@ -148,29 +111,6 @@ class DistillModel(AbsESPnetModel):
             chunk = int(torch.randint(first, last + 1, ()).item())
         left, lookahead = self.chunk.context_in_frames(frame_ms)
         return {"chunk_frames": chunk, "left_frames": left, "lookahead_frames": lookahead}
-
-    def _teacher_outputs(
-        self, speech: Tensor, speech_lengths: Tensor, streams: dict[str, Any]
-    ) -> tuple[dict[int, Tensor], Tensor, Tensor]:
-        """Hidden layers by number, logits (B, T, V) and lengths of the teacher at the student's frame rate."""
-        if self.stored:
-            names = ["teacher_logits"] + [f"teacher_{hidden_stream(layer)}" for layer in set(self.layer_map)]
-            for name in names:
-                if name not in streams:
-                    raise UserError(
-                        f"{name}: no such stream in the batch; extract it (stage 8) or use an online teacher"
-                    )
-            hidden = {layer: streams[f"teacher_{hidden_stream(layer)}"].float() for layer in set(self.layer_map)}
-            logits, lengths = streams["teacher_logits"].float(), streams["teacher_logits_lengths"]
-        else:
-            with torch.no_grad():
-                output = self.teacher(speech.device)(speech, speech_lengths)
-            hidden = {layer: output.hidden[layer - 1].float() for layer in set(self.layer_map)}
-            logits, lengths = output.logits.float(), output.lengths
-        if self.factor > 1:
-            hidden = {layer: losses.average_frames(h, lengths, self.factor)[0] for layer, h in hidden.items()}
-            logits, lengths = losses.average_frames(logits, lengths, self.factor)
-        return hidden, logits, lengths
 
     def _common_length(self, student: Tensor, teacher: Tensor, utterances: list[str]) -> Tensor:
         """Frames that both have, (B,); the last frame may differ by rounding, more is an error."""
@@ -235,41 +175,68 @@ class DistillModel(AbsESPnetModel):
         if conf.weight_ctc > 0:
             stats["loss_ctc"] = losses.ctc(logits, lengths, text, text_lengths).mean()
             loss = loss + conf.weight_ctc * stats["loss_ctc"]
-        if self.teacher_directory is None:
+        if not self.teachers:
             if conf.target == "transcript":
                 stats["loss_mmi"] = self._loss_mmi(logits, lengths, text, text_lengths)
                 loss = loss + stats["loss_mmi"]
             return loss, {name: term.detach() for name, term in stats.items()}
 
-        hidden, teacher_logits, teacher_lengths = self._teacher_outputs(speech, speech_lengths, streams)
+        terms: list[dict[str, Tensor]] = []
+        projections = iter(self.projections)
+        for source in self.teachers:
+            outputs = source.outputs(speech, speech_lengths, streams)
+            comparisons = [(next(projections), layer) for layer in source.layer_map]
+            terms.append(self._compare(output, outputs, comparisons, utterances, text, text_lengths))
+        stats.update({name: torch.stack([term[name] for term in terms]).mean() for name in terms[0]})
+        weights = {
+            "loss_hidden": 1 - conf.alpha,
+            "loss_logits": conf.alpha * (1 - conf.beta),
+            "loss_mmi": conf.alpha * conf.beta,
+        }
+        for name, weight in weights.items():
+            if name in stats:
+                loss = loss + weight * stats[name]
+        return loss, {name: term.detach() for name, term in stats.items()}
+
+    def _compare(
+        self,
+        output: Any,
+        teacher: tuple[dict[int, Tensor], Tensor, Tensor],
+        comparisons: list[tuple[nn.Module, int]],
+        utterances: list[str],
+        text: Tensor,
+        text_lengths: Tensor,
+    ) -> dict[str, Tensor]:
+        """Terms of the loss against one teacher; ``comparisons`` are the projection and teacher layer of each layer."""
+        conf = self.conf
+        logits, lengths = output.logits.float(), output.lengths
+        hidden, teacher_logits, teacher_lengths = teacher
+        terms: dict[str, Tensor] = {}
         common = self._common_length(lengths, teacher_lengths, utterances)
         # The student's frame t + delay is compared with the teacher's frame t.
         delay = int(conf.target_delay_ms // self.network.frame_ms)
         common = (common - delay).clamp(min=0)
         frames = max(1, min(logits.shape[1], teacher_logits.shape[1]) - delay)
         own, theirs = slice(delay, delay + frames), slice(frames)
-        if self.layer_map:
-            terms = []
-            for projection, h, layer in zip(self.projections, output.hidden, self.layer_map, strict=True):
+        if comparisons:
+            layers = []
+            for (projection, layer), h in zip(comparisons, output.hidden, strict=True):
                 target = losses.normalise_frames(hidden[layer]) if conf.hidden_norm else hidden[layer]
-                terms.append(losses.masked_mse(projection(h[:, own].float()), target[:, theirs], common).mean())
-            stats["loss_hidden"] = torch.stack(terms).mean()
-            loss = loss + (1 - conf.alpha) * stats["loss_hidden"]
+                layers.append(losses.masked_mse(projection(h[:, own].float()), target[:, theirs], common).mean())
+            terms["loss_hidden"] = torch.stack(layers).mean()
         if conf.alpha > 0 and conf.beta < 1:
-            stats["loss_logits"] = losses.masked_mse(logits[:, own], teacher_logits[:, theirs], common).mean()
-            loss = loss + conf.alpha * (1 - conf.beta) * stats["loss_logits"]
+            terms["loss_logits"] = losses.masked_mse(logits[:, own], teacher_logits[:, theirs], common).mean()
         if conf.alpha * conf.beta > 0 and conf.target != "none":
             if conf.target == "posterior":
                 log_probs = teacher_logits[:, theirs].log_softmax(-1)
                 mmi = self.mmi(logits.device)(logits[:, own].log_softmax(-1), common, teacher_log_probs=log_probs)
-                stats["loss_mmi"] = (mmi / common.clamp(min=1)).mean().float()
+                terms["loss_mmi"] = (mmi / common.clamp(min=1)).mean().float()
             elif conf.target == "pseudo":
                 tokens = losses.greedy_tokens(teacher_logits, teacher_lengths)
-                stats["loss_mmi"] = self._loss_mmi(logits, lengths, *losses.pad_tokens(tokens, logits.device))
+                terms["loss_mmi"] = self._loss_mmi(logits, lengths, *losses.pad_tokens(tokens, logits.device))
             else:
-                stats["loss_mmi"] = self._loss_mmi(logits, lengths, text, text_lengths)
-            loss = loss + conf.alpha * conf.beta * stats["loss_mmi"]
-        return loss, {name: term.detach() for name, term in stats.items()}
+                terms["loss_mmi"] = self._loss_mmi(logits, lengths, text, text_lengths)
+        return terms
 
     def _loss_mmi(self, logits: Tensor, lengths: Tensor, tokens: Tensor, token_lengths: Tensor) -> Tensor:
         """LF-MMI against tokens per frame, mean over utterances."""

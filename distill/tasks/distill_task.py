@@ -18,9 +18,10 @@ from espnet2.utils.types import str_or_none
 
 from distill.errors import UserError
 from distill.models.student import Student
-from distill.tasks.distill_model import DistillModel, hidden_stream
+from distill.tasks.distill_model import DistillModel
 from distill.tasks.load import build_network, load_network, load_weights
 from distill.tasks.settings import AugmentConf, ChunkConf, DistillConf, read_conf
+from distill.tasks.teacher_source import hidden_stream
 
 MAX_TEACHER_LAYERS = 99
 
@@ -44,6 +45,9 @@ class DistillTask(ASRTask):
         group.add_argument("--network", choices=("teacher", "student"), default="student", help="what is trained")
         group.add_argument("--network_conf", action=NestedDictAction, default={}, help="its size, see conf/")
         group.add_argument("--teacher", type=str_or_none, default=None, help="directory of a trained teacher")
+        group.add_argument(
+            "--second_teacher", type=str_or_none, default=None, help="directory of another, computed in the trainer"
+        )
         group.add_argument(
             "--teacher_targets",
             choices=("stored", "online"),
@@ -89,6 +93,8 @@ class DistillTask(ASRTask):
         conf = read_conf(DistillConf, "distill_conf", args.distill_conf or {})
         chunk = read_conf(ChunkConf, "chunk_conf", args.chunk_conf)
         assert conf is not None
+        if args.second_teacher is not None and args.teacher is None:
+            raise UserError("--second_teacher: there is no first one; give --teacher")
         if args.network == "teacher" and (args.teacher is not None or chunk is not None):
             raise UserError("network: teacher is trained without --teacher and chunk_conf; did you mean student?")
         front_end = (args.network_conf or {}).get("front_end_conf") or {}
@@ -105,6 +111,7 @@ class DistillTask(ASRTask):
             conf,
             teacher=args.teacher,
             stored=args.teacher_targets == "stored",
+            second_teacher=args.second_teacher,
             chunk=chunk,
             augmentation=read_conf(AugmentConf, "augment_conf", args.augment_conf),
         )

@@ -186,7 +186,7 @@ def test_delayed_targets_ask_for_what_the_teacher_knew_before(world, teacher, on
     padded, lengths = speech(world)
     said = student(padded, lengths)
     layers = {i: normalise_frames(model.projections[i - 1](h)).roll(-2, 1) for i, h in enumerate(said.hidden, 1)}
-    model._teacher_outputs = lambda *_: (layers, said.logits.roll(-2, 1), said.lengths)
+    model.teachers[0].outputs = lambda *_: (layers, said.logits.roll(-2, 1), said.lengths)
     for projection in model.projections:
         projection.register_forward_hook(lambda _module, _input, output: normalise_frames(output))
     _, stats = model._loss(said, padded, lengths, torch.zeros(len(padded), 1), torch.ones(len(padded)), [], {})
@@ -195,6 +195,31 @@ def test_delayed_targets_ask_for_what_the_teacher_knew_before(world, teacher, on
     model.conf = dataclasses.replace(conf, target_delay_ms=0)
     _, stats = model._loss(said, padded, lengths, torch.zeros(len(padded), 1), torch.ones(len(padded)), [], {})
     assert set(stats) == {"loss_hidden", "loss_logits", "loss_mmi"} and min(stats.values()) > 1e-4
+
+
+def test_two_teachers_count_alike(world, teacher, stored, online):
+    """Stage 2 with both: terms are the means of what each teacher alone would give."""
+    frozen = changed(STUDENT, optim_conf={"lr": 0.0}, distill_conf={"alpha": 1.0, "beta": 0.5, "target": "posterior"})
+    start = ("--init", str(online), "--max_epoch", "1")
+    alone = [
+        reporter(world.train(f"student_of_{path.name}", frozen, *start, "--teacher", str(path)))[1]["valid"]
+        for path in (teacher, online)
+    ]
+    both = world.train(
+        "student_of_both", frozen, *start, "--teacher", str(teacher), *stored, "--second_teacher", str(online)
+    )
+    for name in ("loss", "loss_logits", "loss_mmi"):
+        assert reporter(both)[1]["valid"][name] == pytest.approx(
+            (alone[0][name] + alone[1][name]) / 2, rel=1e-3, abs=1e-6
+        )
+    hidden = changed(STUDENT, optim_conf={"lr": 0.0})
+    path = world.train(
+        "student_of_both_hidden", hidden, *start, "--teacher", str(teacher), "--second_teacher", str(online)
+    )
+    state = torch.load(path / "latest.pth", weights_only=True)
+    shapes = [state[f"projections.{i}.weight"].shape for i in range(4)]
+    assert shapes == [(24, 16)] * 2 + [(16, 16)] * 2  # the teacher's two layers, then the student's
+    assert {key.split(".")[0] for key in state} == {"network", "projections"}
 
 
 @pytest.mark.parametrize("target", ["pseudo", "transcript", "none"])

@@ -45,7 +45,7 @@ Teacher
 Students
   --student_full_config F    (default: conf/train_student_full.yaml)
   --student_stream_config F  (default: conf/train_student_stream.yaml)
-  --stage2_teacher WHICH     teacher of stage 11: teacher or student_full (default: teacher)
+  --stage2_teacher WHICH     teacher of stage 11: teacher, student_full or both (default: teacher)
   --no_kd true               train the same student without a teacher, to compare (default: true)
   --fixed_chunks \"160 480\"   also train streaming students for one chunk length each, to compare (default: none)
 Recognition
@@ -113,8 +113,8 @@ case "${token_type}" in
 esac
 case "${teacher_targets}" in stored | online) ;; *) fail "--teacher_targets ${teacher_targets}: stored or online" ;; esac
 case "${stage2_teacher}" in
-    teacher | student_full) ;;
-    *) fail "--stage2_teacher ${stage2_teacher}: must be teacher or student_full" ;;
+    teacher | student_full | both) ;;
+    *) fail "--stage2_teacher ${stage2_teacher}: must be teacher, student_full or both" ;;
 esac
 token_list=${token_dir}/tokens.txt
 bpemodel=
@@ -359,6 +359,7 @@ if wanted 10; then
 fi
 if wanted 11; then
     stage2=("${teacher_options[@]}")
+    if [ "${stage2_teacher}" = both ]; then stage2+=(--second_teacher "${expdir}/student_full"); fi
     stored=()
     if [ "${stage2_teacher}" = student_full ]; then
         stage2=(--teacher "${expdir}/student_full" --teacher_targets online)
