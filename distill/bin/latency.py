@@ -5,8 +5,8 @@
 
 Audio arrives in pieces of 10 ms, as in a live session. For every chunk length:
 
-wait        what a frame waits for by design, worst and average: chunk (its mean: half) + look-ahead + front end
-compute     computation per chunk, median and 99th percentile, of which share of the chunk's duration
+wait        what a frame waits for by design, worst and average: its chunk with look-ahead, and the front end
+compute     computation per chunk, median and 99th percentile, and as a share of the time between two chunks
 delay       from the end of a token in the teacher's alignment to its emission, median and 90th percentile. This holds
             everything but computation: the wait, and how much later than its teacher the student says a token
 shift       by how much later than in the teacher's alignment the student's token begins, median
@@ -82,14 +82,14 @@ def measure(
     def middle(values: list[float]) -> float | None:
         return float(np.median(values)) if values else None
 
-    chunk, extra = session.wait_ms
+    worst, mean = session.wait_ms
     return {
-        "chunk_ms": chunk,
-        "wait_worst_ms": chunk + extra,
-        "wait_mean_ms": chunk / 2 + extra,
+        "chunk_ms": session.chunk_ms,
+        "wait_worst_ms": worst,
+        "wait_mean_ms": mean,
         "compute_median_ms": float(np.median(compute)),
         "compute_p99_ms": float(np.percentile(compute, 99)),
-        "compute_share": float(np.median(compute)) / chunk,
+        "compute_share": float(np.median(compute)) / session.step_ms,
         "delay_median_ms": middle(delays),
         "delay_p90_ms": float(np.percentile(delays, 90)) if delays else None,
         "shift_median_ms": middle(shifts),

@@ -56,8 +56,8 @@ class StreamingRecognizer:
         network: teacher or student in evaluation mode. Many sessions may share one.
         token_list: tokens by id, blank first.
         config: configuration of the training, for ``token_type`` and ``chunk_conf``.
-        chunk_ms: length of a chunk, a multiple of the network's frame; None: no partial results, and the whole
-            audio is decoded with full context at the end.
+        chunk_ms: length of a chunk with its look-ahead (``chunk_conf.hop``), a multiple of the network's frame; None:
+            no partial results, and the whole audio is decoded with full context at the end.
         endpoint_ms: a result is final once so much silence follows its last token, and the next one begins; None: only
             the end of the stream is an end. For streaming students.
     """
@@ -82,8 +82,8 @@ class StreamingRecognizer:
         self._state: StreamState | None = None
         self._new_state: Callable[[], StreamState] | None = None
         if chunk_conf is not None and chunk_ms is not None and not isinstance(network, Teacher):
-            left, lookahead = chunk_conf.context_in_frames(network.frame_ms)
-            self._new_state = partial(network.initial_state, 1, chunk_ms // network.frame_ms, left, lookahead)
+            frames = chunk_conf.in_frames(chunk_ms // network.frame_ms, network.frame_ms)
+            self._new_state = partial(network.initial_state, 1, *frames)
         if endpoint_ms is not None and (endpoint_ms <= 0 or self._new_state is None):
             raise UserError(f"endpoint_ms: {endpoint_ms} must be positive, and the model a streaming student")
         self._endpoint_frames = None if endpoint_ms is None else -(-endpoint_ms // network.frame_ms)
@@ -106,11 +106,17 @@ class StreamingRecognizer:
         return self._new_state is not None
 
     @property
-    def wait_ms(self) -> tuple[int, int]:
-        """Chunk length, and what a chunk waits for beyond its end: look-ahead and front end; of a stream."""
+    def step_ms(self) -> int:
+        """Time between two chunks of a stream."""
+        assert self._state is not None
+        return self._state.chunk_frames * self.network.frame_ms
+
+    @property
+    def wait_ms(self) -> tuple[float, float]:
+        """How long a frame of a stream waits at worst and on average: for its chunk, look-ahead and the front end."""
         assert self._state is not None and self.chunk_ms is not None
-        frames, front_end = self._state.lookahead_frames, self._student.lookahead_samples
-        return self.chunk_ms, frames * self.network.frame_ms + front_end * 1000 // SAMPLE_RATE
+        worst = self.chunk_ms + self._student.lookahead_samples * 1000 / SAMPLE_RATE
+        return worst, worst - self.step_ms / 2
 
     def reset(self) -> None:
         """Forget everything: the next sample is the first of a new stream."""

@@ -109,8 +109,8 @@ class DistillModel(AbsESPnetModel):
             return {}
         else:
             chunk = int(torch.randint(first, last + 1, ()).item())
-        left, lookahead = self.chunk.context_in_frames(frame_ms)
-        return {"chunk_frames": chunk, "left_frames": left, "lookahead_frames": lookahead}
+        hop, left, lookahead = self.chunk.in_frames(chunk, frame_ms)
+        return {"chunk_frames": hop, "left_frames": left, "lookahead_frames": lookahead}
 
     def _common_length(self, student: Tensor, teacher: Tensor, utterances: list[str]) -> Tensor:
         """Frames that both have, (B,); the last frame may differ by rounding, more is an error."""

@@ -56,15 +56,16 @@ class DistillConf:
 class ChunkConf:
     """Attention chunks of a streaming student, in ms: a fixed length, or [low, high] to draw one for every batch.
 
-    ``full_prob`` of the training batches see everything instead; ``left_ms`` is the history before a chunk
-    (null: all of it), ``lookahead_ms`` what a chunk sees beyond its end, for which recognition waits as well.
-    Validation always takes 480 ms, or what the range holds nearest to it.
+    A chunk begins ``hop`` of its length after the one before. With less than 1, the rest at its end is look-ahead: seen
+    by this chunk and put out by the next. A frame waits for ``chunk_ms`` at worst either way. ``full_prob`` of the
+    training batches see everything instead; ``left_ms`` is the history before a chunk (null: all of it). Validation
+    always takes 480 ms, or what the range holds nearest to it.
     """
 
     chunk_ms: Any = 480
+    hop: float = 1.0
     full_prob: float = 0.0
     left_ms: float | None = 6000
-    lookahead_ms: float = 0.0
 
     def __post_init__(self) -> None:
         low, _ = _range("chunk_conf.chunk_ms", self.chunk_ms)
@@ -72,9 +73,10 @@ class ChunkConf:
             raise UserError(f"chunk_conf.chunk_ms: {self.chunk_ms} must be positive")
         if not 0 <= self.full_prob <= 1:
             raise UserError(f"chunk_conf.full_prob: {self.full_prob} is not a probability")
-        for name in ("left_ms", "lookahead_ms"):
-            if getattr(self, name) is not None and getattr(self, name) < 0:
-                raise UserError(f"chunk_conf.{name}: {getattr(self, name)} must not be negative")
+        if not 0 < self.hop <= 1:
+            raise UserError(f"chunk_conf.hop: {self.hop} must be above 0 and at most 1")
+        if self.left_ms is not None and self.left_ms < 0:
+            raise UserError(f"chunk_conf.left_ms: {self.left_ms} must not be negative")
 
     def range_in_frames(self, frame_ms: int) -> tuple[int, int]:
         """Shortest and longest chunk in frames: the multiples of ``frame_ms`` within the range."""
@@ -84,11 +86,10 @@ class ChunkConf:
             raise UserError(f"chunk_conf.chunk_ms: {self.chunk_ms} holds no multiple of the student's {frame_ms} ms")
         return first, last
 
-    def context_in_frames(self, frame_ms: int) -> tuple[int | None, int]:
-        """Frames of history (None: all) and of look-ahead, the latter a whole number of them."""
-        if self.lookahead_ms % frame_ms:
-            raise UserError(f"chunk_conf.lookahead_ms: {self.lookahead_ms} is no multiple of the model's {frame_ms} ms")
-        return None if self.left_ms is None else int(self.left_ms // frame_ms), int(self.lookahead_ms // frame_ms)
+    def in_frames(self, chunk: int, frame_ms: int) -> tuple[int, int | None, int]:
+        """Frames that a chunk of ``chunk`` frames puts out, of history (None: all), and of look-ahead."""
+        hop = max(1, round(chunk * self.hop))
+        return hop, None if self.left_ms is None else int(self.left_ms // frame_ms), chunk - hop
 
 
 @dataclass(frozen=True)

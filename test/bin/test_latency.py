@@ -14,7 +14,7 @@ def tokens(*spans):
 class Session:
     """Says the first n tokens once ``at[n - 1]`` seconds of audio have arrived, at the end of a chunk of 160 ms."""
 
-    streaming, wait_ms = True, (160, 5)
+    streaming, chunk_ms, step_ms, wait_ms = True, 160, 160, (165, 85)
 
     def __init__(self, said, at):
         self.said, self.at = said, at

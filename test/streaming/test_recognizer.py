@@ -17,9 +17,11 @@ from distill.streaming import StreamingRecognizer, accept_together
 
 TOKENS = ["<blank>", "<unk>", *"abcdefg", "<space>", "<sos/eos>"]
 STREAMING = {"token_type": "char", "chunk_conf": {"chunk_ms": 480, "left_ms": 2000}}
+AHEAD = {"token_type": "char", "chunk_conf": {"chunk_ms": 480, "left_ms": 2000, "hop": 0.5}}
 NETWORKS = {
     "student_stream": (student, STREAMING),
     "student_stream_fbank": (lambda: student("fbank"), STREAMING),
+    "student_stream_ahead": (student, AHEAD),
     "student_full": (student, {"token_type": "char", "chunk_conf": None}),
     "teacher": (teacher, {"token_type": "char"}),
 }
@@ -57,8 +59,8 @@ def test_a_session(kind):
                 partials.append(result)
         finals.append(session.finish())
         check(finals[-1], "final", 2.5)
-        # five chunks of 480 ms; a streaming student waits for its look-ahead
-        assert len(partials) == (5 if len(sizes) == 250 else 1)
+        # five chunks of 480 ms, or nine that begin every 240 ms
+        assert len(partials) == ((9 if kind == "student_stream_ahead" else 5) if len(sizes) == 250 else 1)
         session.reset()
     assert finals[0]["tokens"], "a test of times needs tokens"
     for final in finals[1:]:
@@ -180,7 +182,7 @@ def test_sessions_together_give_what_each_gives_alone():
         for mine, theirs in zip(final["tokens"], expected["tokens"], strict=True):
             assert mine == {**theirs, "confidence": pytest.approx(theirs["confidence"], abs=1e-4)}
     with pytest.raises(ValueError, match="share"):
-        accept_together([together[0], recognizer("student_stream", 320)], [audio[0], audio[1]])
+        accept_together([recognizer("student_stream", 320), recognizer("student_stream", 320)], [audio[0], audio[1]])
 
 
 @pytest.mark.parametrize("factor", [1e-6, 100.0])

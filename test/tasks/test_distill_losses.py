@@ -121,11 +121,10 @@ def test_unknown_and_impossible_settings_are_refused():
     assert ChunkConf(chunk_ms=480).range_in_frames(20) == (24, 24)
 
 
-def test_context_in_frames():
-    assert ChunkConf(left_ms=6000, lookahead_ms=160).context_in_frames(40) == (150, 4)
-    assert ChunkConf(left_ms=None).context_in_frames(20) == (None, 0)
-    with pytest.raises(UserError, match="lookahead_ms"):
-        ChunkConf(lookahead_ms=100).context_in_frames(40)
-    for wrong in ({"left_ms": -1}, {"lookahead_ms": -20}):
-        with pytest.raises(UserError, match="negative"):
+def test_chunks_in_frames():
+    assert ChunkConf(left_ms=6000).in_frames(24, 40) == (24, 150, 0)
+    assert ChunkConf(left_ms=None, hop=0.5).in_frames(24, 20) == (12, None, 12)
+    assert ChunkConf(hop=0.25).in_frames(1, 20) == (1, 300, 0)
+    for wrong, message in (({"left_ms": -1}, "negative"), ({"hop": 0}, "above 0"), ({"hop": 1.5}, "at most 1")):
+        with pytest.raises(UserError, match=message):
             ChunkConf(**wrong)

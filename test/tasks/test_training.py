@@ -152,7 +152,7 @@ def test_resume_goes_on_as_if_never_stopped(world, teacher, online):
 
 
 def test_stage_2_starts_from_the_student_and_streams(world, teacher, online, stored):
-    config = changed(STUDENT, chunk_conf={"chunk_ms": [160, 320], "full_prob": 0.5, "left_ms": 640, "lookahead_ms": 80})
+    config = changed(STUDENT, chunk_conf={"chunk_ms": [160, 320], "full_prob": 0.5, "left_ms": 640, "hop": 0.5})
     config["augment_conf"] = {"gain_db": 6, "noise_snr_db": [10, 40], "prob": 0.5}
     config["optim_conf"] = {"lr": 0.0}
     stream = world.train("student_stream", config, "--init", str(online), "--teacher", str(teacher), *stored)

@@ -13,5 +13,6 @@ set -euo pipefail
     --teacher_config conf/train_teacher.yaml \
     --student_full_config conf/train_student_full.yaml \
     --student_stream_config conf/train_student_stream.yaml \
+    --latencies "160 320 480 960 full" \
     --ngpu 0 --nj 2 \
     "$@"
