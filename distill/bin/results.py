@@ -133,8 +133,8 @@ def render(results: dict) -> str:
     lines += [f"- {name}: `{value}`" for name, value in results["environment"].items()]
     lines += [
         "",
-        "Greedy decoding. The latency of a streaming student is its chunk: a frame waits that long at worst, half of "
-        "it on average. Relative loss, size (float32 bytes) and speed (real-time factor, RTF, of recognition one "
+        "Greedy decoding. The latency of a streaming student is its chunk, look-ahead included: a frame waits that long "
+        "at worst. Relative loss, size (float32 bytes) and speed (real-time factor, RTF, of recognition one "
         f"utterance at a time on {rows[0]['threads']} CPU thread(s)) are against the teacher, full context. Intervals: "
         "paired bootstrap over utterances.",
     ]
