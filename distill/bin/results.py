@@ -133,10 +133,10 @@ def render(results: dict) -> str:
     lines += [f"- {name}: `{value}`" for name, value in results["environment"].items()]
     lines += [
         "",
-        "Greedy decoding. The latency of a streaming student is its chunk, look-ahead included: a frame waits that long "
-        "at worst. Relative loss, size (float32 bytes) and speed (real-time factor, RTF, of recognition one "
-        f"utterance at a time on {rows[0]['threads']} CPU thread(s)) are against the teacher, full context. Intervals: "
-        "paired bootstrap over utterances.",
+        "Greedy decoding. The latency of a streaming student is its chunk with its look-ahead: a frame waits that "
+        "long at worst. Relative loss, size (float32 bytes) and speed (real-time factor, RTF, of recognition one "
+        f"utterance at a time on {rows[0]['threads']} CPU thread(s)) are against the teacher, full context. "
+        "Intervals: paired bootstrap over utterances.",
     ]
     for test_set in dict.fromkeys(row["test_set"] for row in rows):
         first = next(row for row in rows if row["test_set"] == test_set)
