@@ -26,7 +26,8 @@ setup(
             "jiwer",  # scores where sclite is not installed
             "kaldiio",  # stored teacher targets
             "sentencepiece",
-            "soxr",  # resampling
+            "resampy",  # with which ESPnet resamples a corpus (--resample true)
+            "soxr",  # resampling of the corpora made here
             "transformers",  # wav2vec 2.0
         ],
         "demo": ["espeakng-loader==0.2.4"],

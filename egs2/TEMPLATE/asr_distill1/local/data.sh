@@ -17,5 +17,9 @@ for set in train valid test; do
     fi
     # shellcheck disable=SC2086  # --resample and --allow_pipes as given to run.sh
     python3 -m distill.bin.check_data --data "${from}" ${CHECK_DATA_OPTIONS:-}
-    utils/copy_data_dir.sh "${from}" "data/${set}"
+    mkdir -p "data/${set}"
+    for file in wav.scp text utt2spk segments; do
+        if [ -f "${from}/${file}" ]; then cp "${from}/${file}" "data/${set}/"; fi
+    done
+    utils/fix_data_dir.sh "data/${set}"
 done
