@@ -22,18 +22,27 @@ os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 def save_whole() -> None:
     """Let torch.save, with which ESPnet's trainer writes its checkpoints, write beside and rename.
 
-    A training that is killed while it saves then finds its previous checkpoint instead of half a new one.
+    A training that is killed while it saves then finds its previous checkpoint instead of half a new one. The trainer
+    writes checkpoint.pth before the epoch's own weights, which the average at the end needs; here it comes after them,
+    so that a checkpoint never speaks of an epoch whose weights are lost.
     """
     import torch
 
     save = torch.save
+    waiting: list[tuple[Any, Path]] = []
 
     def save_beside(obj: Any, f: Any, *args: Any, **kwargs: Any) -> None:
-        if isinstance(f, str | Path):
+        if not isinstance(f, str | Path):
+            save(obj, f, *args, **kwargs)
+        elif Path(f).name == "checkpoint.pth":
+            waiting.append((obj, Path(f)))
+        else:
             with atomic_write(f, "wb") as stream:
                 save(obj, stream, *args, **kwargs)
-        else:
-            save(obj, f, *args, **kwargs)
+            while waiting:
+                checkpoint, path = waiting.pop()
+                with atomic_write(path, "wb") as stream:
+                    save(checkpoint, stream)
 
     torch.save = save_beside
 
