@@ -5,8 +5,8 @@
 prints a line per file on stdout (path, text) and partial results on stderr. With --json stdout gets an object per
 event instead: {"file", "event": "partial"|"final", "text", "audio_s", "emitted_after_s", "tokens": [{"token",
 "start_s", "end_s", "confidence"}]}; audio_s is the audio that had arrived, emitted_after_s the computation since.
-The audio arrives in pieces of 10 ms. A chunk is complete 5 ms (CNN front end) or 45 ms (fbank) after its end, or after
-that of its look-ahead. A teacher, and a student that does not stream, decode all audio so far again at every chunk.
+The audio arrives in pieces of 10 ms. A chunk, look-ahead included, is complete 5 ms (CNN front end) or 45 ms
+(fbank) after its end. A teacher, and a student that does not stream, decode all audio so far again at every chunk.
 
 With - for a file, raw 16-bit little-endian samples at 16 kHz with one channel come from stdin, for as long as they do:
 
