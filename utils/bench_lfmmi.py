@@ -137,7 +137,7 @@ def main() -> None:
                 sys.exit("error: the process that times k2 ended; its message is above")
             k2_seconds, scores = json.loads(answer)
             difference = (graph.score(log_probs, lengths) - torch.tensor(scores, dtype=torch.double)).abs().max()
-            # The beam leaves out paths up to e^-8 below the best in every frame; where emissions are flat, many of them.
+            # The beam leaves out paths up to e^-8 below the best in a frame; where emissions are flat, many.
             if case[3] == "peaky" and float(difference) > 1e-3 * case[1]:
                 sys.exit(f"error: case {case}: k2's scores differ by {float(difference):.3g}, so times mean nothing")
         seconds, floor = median_time(native(graph, log_probs, lengths)), median_time(ctc(log_probs, lengths))
