@@ -138,7 +138,7 @@ def main() -> None:
             k2_seconds, scores = json.loads(answer)
             difference = (graph.score(log_probs, lengths) - torch.tensor(scores, dtype=torch.double)).abs().max()
             # The beam leaves out paths up to e^-8 below the best in a frame; where emissions are flat, many.
-            if case[3] == "peaky" and float(difference) > 1e-3 * case[1]:
+            if case[3] == "peaky" and float(difference) > 1e-2 * case[1]:
                 sys.exit(f"error: case {case}: k2's scores differ by {float(difference):.3g}, so times mean nothing")
         seconds, floor = median_time(native(graph, log_probs, lengths)), median_time(ctc(log_probs, lengths))
         row = {"batch": case[0], "frames": case[1], "vocab": case[2], "kind": case[3], "native_s": seconds}
