@@ -129,6 +129,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--device", default="cpu", help="cpu or cuda (default: cpu)")
     parser.add_argument("--num_jobs", type=int, default=1)
     part = parser.add_mutually_exclusive_group()
+    part.add_argument("--show_layers", action="store_true", help="only print the layers that would be stored")
     part.add_argument("--plan", action="store_true", help="only print the space it takes")
     part.add_argument("--job", type=int, help="only do this job's shards, from 1 to --num_jobs")
     part.add_argument("--merge", action="store_true", help="only join what the jobs made")
@@ -141,6 +142,9 @@ def main(argv: list[str] | None = None) -> None:
 
     layer_count, width, frame_ms = network_shape(args.teacher)
     layers = wanted_layers(args.layers, args.student_config, layer_count)
+    if args.show_layers:
+        print(*layers)
+        return
     checksum = model_checksum(args.teacher)
     audio = read_wav_scp(args.wav_scp)
     checksums: dict[str, str] = {}

@@ -104,6 +104,14 @@ def test_every_loss_term_is_logged_by_name(recipe: Path) -> None:
         assert (recipe / f"exp/student_stream/images/{term}.png").is_file()
 
 
+def test_targets_stay_while_the_student_wants_the_same_layers(recipe: Path) -> None:
+    config = (recipe / "conf/train_student_full.yaml").read_text()
+    (recipe / "conf/other_rate.yaml").write_text(config.replace("lr: ", "lr: 1"))
+    assert config != (recipe / "conf/other_rate.yaml").read_text()
+    only = ["--stage", "8", "--stop_stage", "8", "--student_full_config", "conf/other_rate.yaml"]
+    assert "stage 8: done before and unchanged" in run(recipe, *only)
+
+
 # The teacher last: a new one makes the stored targets, which the students need, those of another
 @pytest.mark.parametrize(("stage", "system"), [("11", "student_stream"), ("10", "student_full"), ("7", "teacher")])
 def test_killed_training_goes_on_from_its_last_checkpoint(recipe: Path, stage: str, system: str) -> None:

@@ -42,6 +42,29 @@ def test_stream_equals_masked_forward(front_end, chunk_ms, left_ms, ahead_ms):
 
 @pytest.mark.parametrize("front_end", ["cnn", "fbank"])
 @torch.no_grad()
+def test_ten_minutes(front_end, monkeypatch):
+    """Of the mask of 30,000 x 30,000 frames, the attention sees some rows at a time, or it would take 4 GB as floats."""
+    attend = torch.nn.functional.scaled_dot_product_attention
+
+    def by_rows(query, key, value, attn_mask=None):
+        if attn_mask is None:
+            return attend(query, key, value)
+        rows = zip(query.split(1000, 2), attn_mask.split(1000, 2), strict=True)
+        return torch.cat([attend(part, key, value, attn_mask=mask) for part, mask in rows], 2)
+
+    network = student(front_end, width=8, layers=2, heads=1, ffn=16)
+    chunk, left = 480 // network.frame_ms, 6000 // network.frame_ms
+    audio = speech(600 * 16000)
+    stream = streamed(network, audio, chunk, left, random_sizes(0, 100000))
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", by_rows)
+    whole = network(audio[None], torch.tensor([len(audio)]), chunk, left).logits[0]
+    assert len(stream) == len(whole) == network.frames(len(audio))
+    assert (stream.log_softmax(-1) - whole.log_softmax(-1)).abs().max() < 1e-4
+    assert torch.equal(stream.argmax(-1), whole.argmax(-1))
+
+
+@pytest.mark.parametrize("front_end", ["cnn", "fbank"])
+@torch.no_grad()
 def test_the_mask_matters(front_end):
     """The comparison above would be empty if these networks ignored chunks and history."""
     network = student(front_end)
@@ -67,6 +90,19 @@ def test_every_length_works(front_end):
         stream = streamed(network, audio, chunk, 10, random_sizes(n, 4000), n % 3)
         assert len(stream) == whole.lengths[0] == network.frames(n)
         torch.testing.assert_close(stream, whole.logits[0], atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("front_end", ["cnn", "fbank"])
+@torch.no_grad()
+def test_every_millisecond_of_two_seconds(front_end):
+    network = student(front_end, layers=1)
+    chunk = 480 // network.frame_ms
+    audio = speech(32001)
+    for n in range(1, 32002, 16):
+        whole = network(audio[None, :n], torch.tensor([n]), chunk, 10, n % 3)
+        stream = network.stream(audio[None, :n], network.initial_state(1, chunk, 10, n % 3), final=True)
+        assert stream.shape[1] == whole.lengths[0] == network.frames(n)
+        torch.testing.assert_close(stream, whole.logits, atol=1e-4, rtol=0)
 
 
 @torch.no_grad()

@@ -319,19 +319,24 @@ fi
 if wanted 8; then
     if [ "${teacher_targets}" = online ]; then
         log "stage 8: skipped, as the teacher runs inside the trainer (--teacher_targets online)"
-    elif begin "${stamps}/8" "extract the teacher's targets" "${target_dtype}" "${targets}" "${stamps}/7" \
-        "${student_full_config}" "${raw}/${train_set}/wav.scp" "${raw}/${valid_set}/wav.scp"; then
+    else
+        extract=(
+            python3 -m distill.bin.extract_targets --teacher "${expdir}/teacher" --dtype "${target_dtype}"
+            --student_config "${student_full_config}" --num_jobs "${nj}"
+        )
+        # Of the student's configuration only the layers that it wants matter.
+        layers=$("${extract[@]}" --show_layers --wav_scp "${raw}/${train_set}/wav.scp" --output "${targets}/${train_set}")
+    fi
+    if [ "${teacher_targets}" = stored ] && begin "${stamps}/8" "extract the teacher's targets" \
+        "${target_dtype} ${layers}" "${targets}" "${stamps}/7" \
+        "${raw}/${train_set}/wav.scp" "${raw}/${valid_set}/wav.scp"; then
         for set in ${train_set} ${valid_set}; do
-            extract=(
-                python3 -m distill.bin.extract_targets --teacher "${expdir}/teacher" --wav_scp "${raw}/${set}/wav.scp"
-                --student_config "${student_full_config}" --dtype "${target_dtype}" --output "${targets}/${set}"
-                --num_jobs "${nj}"
-            )
-            "${extract[@]}" --plan
+            of_set=("${extract[@]}" --wav_scp "${raw}/${set}/wav.scp" --output "${targets}/${set}")
+            "${of_set[@]}" --plan
             # shellcheck disable=SC2086
             python3 -m distill.bin.watch_jobs --logs "${targets}/${set}/log/extract.*.log" -- \
-                ${train_cmd} JOB=1:"${nj}" "${targets}/${set}/log/extract.JOB.log" "${extract[@]}" --job JOB
-            "${extract[@]}" --merge
+                ${train_cmd} JOB=1:"${nj}" "${targets}/${set}/log/extract.JOB.log" "${of_set[@]}" --job JOB
+            "${of_set[@]}" --merge
         done
         finish "${stamps}/8"
     fi
