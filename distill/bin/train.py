@@ -7,6 +7,7 @@ python -m torch.distributed.run --nproc_per_node 2 -m distill.bin.train --dist_b
 
 from __future__ import annotations
 
+import ctypes
 import os
 from pathlib import Path
 from typing import Any
@@ -47,11 +48,25 @@ def save_whole() -> None:
     torch.save = save_beside
 
 
+def keep_memory() -> None:
+    """Let the C library keep memory that tensors give back, up to 2 GB, instead of returning it at every step.
+
+    Fresh pages are handed out and cleared one by one: on a CPU that made a step of a small student an eighth longer.
+    Settings of glibc (mallopt); other C libraries go on as they are.
+    """
+    trim_threshold, mmap_max = -1, -4
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(mmap_max, 0)
+        mallopt(trim_threshold, 2**31 - 1)
+
+
 @cli
 def main(cmd: list[str] | None = None) -> None:
     from distill.tasks.distill_task import DistillTask
 
     save_whole()
+    keep_memory()
     DistillTask.main(cmd=cmd)
 
 

@@ -20,7 +20,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 FSDD = ROOT / "egs2/fsdd/asr_distill1"
 SIZES = "--num_train 80 --num_valid 8 --num_test 10 --seed 3"
-OPTIONS = ["--threads", "1", "--latencies", "160 480 full", "--fixed_chunks", "320", "--local_data_opts", SIZES]
+OPTIONS = ["--threads", "2", "--latencies", "160 480 full", "--fixed_chunks", "320", "--local_data_opts", SIZES]
 
 pytestmark = pytest.mark.skipif(
     not (ROOT.parent / "shared/corpora/fsdd/recordings").is_dir() and "FSDD_DIR" not in os.environ,

@@ -43,7 +43,7 @@ def test_stream_equals_masked_forward(front_end, chunk_ms, left_ms, ahead_ms):
 @pytest.mark.parametrize("front_end", ["cnn", "fbank"])
 @torch.no_grad()
 def test_ten_minutes(front_end, monkeypatch):
-    """Of the mask of 30,000 x 30,000 frames, the attention sees some rows at a time, or it would take 4 GB as floats."""
+    """Of the mask of 30,000 x 30,000 frames the attention sees some rows at a time: as floats it would take 4 GB."""
     attend = torch.nn.functional.scaled_dot_product_attention
 
     def by_rows(query, key, value, attn_mask=None):

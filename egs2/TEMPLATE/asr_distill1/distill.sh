@@ -348,18 +348,43 @@ teacher_inputs=("${stamps}/7")
 if [ "${teacher_targets}" = stored ]; then
     teacher_inputs+=("${stamps}/8")
 fi
+# student_full_no_kd waits for no other student. On the CPU, where networks as small as these gain little from one more
+# thread, it is trained beside them, each with half of the threads.
+beside=
+trap '[ -z "${beside}" ] || pkill -TERM -P "${beside}" || true' EXIT
+train_beside() {
+    log "training in ${expdir}/$1 as well, beside the students; progress in ${expdir}/$1/progress.log"
+    mkdir -p "${expdir}/$1"
+    threads=$((threads / 2))
+    train "$@" 2> "${expdir}/$1/progress.log" &
+    beside=$!
+}
+end_beside() {
+    [ -n "${beside}" ] || return 0
+    local name=student_full_no_kd
+    if kill -0 "${beside}" 2> /dev/null; then log "waiting for ${name}"; fi
+    tail -n 1 -f --pid="${beside}" "${expdir}/${name}/progress.log" >&2 || true
+    wait "${beside}" || { beside=; exit 2; }
+    beside=
+    finish "${stamps}/10_no_kd"
+}
 if wanted 10; then
+    if ${no_kd} && begin "${stamps}/10_no_kd" "the same student without a teacher" "${seed}" \
+        "${expdir}/student_full_no_kd" "${student_full_config}" "${stamps}/6" "${stamps}/9"; then
+        without_teacher=(student_full_no_kd "${student_full_config}" "${shapes}" --distill_conf target=transcript)
+        if [ "${ngpu}" = 0 ] && [ "${threads}" -gt 1 ]; then
+            train_beside "${without_teacher[@]}"
+        else
+            train "${without_teacher[@]}"
+            finish "${stamps}/10_no_kd"
+        fi
+    fi
     if begin "${stamps}/10" "distil teacher -> student_full" "${seed} ${teacher_targets}" "${expdir}/student_full" \
         "${student_full_config}" "${stamps}/6" "${stamps}/9" "${teacher_inputs[@]}"; then
         stored=()
         if [ "${teacher_targets}" = stored ]; then read -r -d '' -a stored < <(stored_targets) || true; fi
         train student_full "${student_full_config}" "${shapes}" "${teacher_options[@]}" "${stored[@]}"
         finish "${stamps}/10"
-    fi
-    if ${no_kd} && begin "${stamps}/10_no_kd" "the same student without a teacher" "${seed}" \
-        "${expdir}/student_full_no_kd" "${student_full_config}" "${stamps}/6" "${stamps}/9"; then
-        train student_full_no_kd "${student_full_config}" "${shapes}" --distill_conf target=transcript
-        finish "${stamps}/10_no_kd"
     fi
 fi
 if wanted 11; then
@@ -388,6 +413,7 @@ if wanted 11; then
             --chunk_conf chunk_ms="${chunk}" --chunk_conf full_prob=0
     done
 fi
+end_beside
 
 # ---------------------------------------------------------------- recognition
 systems="teacher student_full"
