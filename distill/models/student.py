@@ -248,10 +248,12 @@ class Student(nn.Module):
 
         Each is copied whole or not at all. Returns a line for each that says what was done and why.
         """
+        projection = teacher.encoder.feature_projection
         parts: dict[str, tuple[nn.Module, nn.Module]] = {
             "CNN": (self.front_end, teacher.encoder.feature_extractor),
-            "feature norm": (self.feature_norm, teacher.encoder.feature_projection.layer_norm),
-            "feature projection": (self.projection, teacher.encoder.feature_projection.projection),
+            # some HuBERTs have no norm there
+            "feature norm": (self.feature_norm, getattr(projection, "layer_norm", nn.Identity())),
+            "feature projection": (self.projection, projection.projection),
             "prediction layer": (self.output, teacher.output),
         }
         report = []

@@ -1,7 +1,8 @@
-"""The teacher: Hugging Face's wav2vec 2.0 encoder with a linear prediction layer."""
+"""The teacher: Hugging Face's wav2vec 2.0, HuBERT or WavLM encoder with a linear prediction layer."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -15,11 +16,15 @@ from distill.models.cnn import convolve, field_of_view
 from distill.models.output import NetworkOutput
 
 if TYPE_CHECKING:
-    from transformers import Wav2Vec2Model
+    from transformers import HubertModel, Wav2Vec2Model, WavLMModel
+
+# model_type of a Hugging Face configuration -> what its classes' names begin with
+ENCODERS = {"wav2vec2": "Wav2Vec2", "hubert": "Hubert", "wavlm": "WavLM"}
+HUB = "hf://"
 
 
 class Teacher(nn.Module):
-    """wav2vec 2.0 and a prediction layer. Nothing is ever downloaded.
+    """wav2vec 2.0, HuBERT or WavLM, and a prediction layer. Nothing is downloaded unless ``config`` begins with hf://.
 
     In evaluation mode padding and the rest of the batch change nothing if the CNN has layer norm
     (``feat_extract_norm: layer``, as in Large-LV60). The group norm of Base takes statistics over time, padding
@@ -29,8 +34,9 @@ class Teacher(nn.Module):
 
     Args:
         vocab_size: V; token 0 is blank.
-        config: arguments of transformers.Wav2Vec2Config for a new network, or a directory in Hugging Face's format
-            to load the encoder from.
+        config: of a new network, the arguments of transformers.Wav2Vec2Config, or with ``model_type: hubert`` or
+            ``wavlm`` of HubertConfig or WavLMConfig; or where to load the encoder from: a directory in Hugging Face's
+            format, or a name on its hub such as ``hf://facebook/wav2vec2-large-lv60``.
         normalize: bring each utterance's audio to zero mean and unit variance, as Large-LV60 expects.
         freeze_cnn: do not train the CNN.
     """
@@ -45,9 +51,9 @@ class Teacher(nn.Module):
         freeze_cnn: bool = False,
     ) -> None:
         super().__init__()
-        self.encoder = _build(config) if isinstance(config, Mapping) else _load(Path(config))
+        self.encoder = _build(config) if isinstance(config, Mapping) else _load(str(config))
         self.config = self.encoder.config
-        if self.config.add_adapter:
+        if getattr(self.config, "add_adapter", False):
             raise UserError("network_conf.config: add_adapter changes the frame rate; use a model without an adapter")
         hop, self._window = field_of_view(self.config.conv_kernel, self.config.conv_stride)
         if hop != 320:
@@ -101,7 +107,8 @@ class Teacher(nn.Module):
         features = self._features(F.pad(speech, (0, max(0, self._window - speech.shape[1]))))
         lengths = torch.div((speech_lengths - self._window).clamp(min=0), 320, rounding_mode="floor") + 1
         mask = torch.arange(features.shape[1], device=speech.device) < lengths[:, None]
-        x, _ = self.encoder.feature_projection(features)
+        projected = self.encoder.feature_projection(features)
+        x = projected[0] if isinstance(projected, tuple) else projected
         if self.training and features.shape[1] > self.config.mask_time_length:
             x = self.encoder._mask_hidden_states(x, attention_mask=cast(torch.LongTensor, mask.long()))
         hidden: list[Tensor] = []
@@ -118,27 +125,66 @@ class Teacher(nn.Module):
         return NetworkOutput(self.output(self.dropout(x)), lengths, hidden)
 
 
-def _build(arguments: Mapping[str, Any]) -> Wav2Vec2Model:
-    from transformers import Wav2Vec2Config, Wav2Vec2Model  # takes seconds, which a student need not wait
+def encoder_classes(model_type: str, origin: str) -> tuple[Any, Any, Any]:
+    """Configuration, encoder, and encoder with a CTC layer, of transformers."""
+    import transformers  # takes seconds, which a student need not wait
 
+    if model_type not in ENCODERS:
+        raise UserError(f"{origin}: model_type {model_type!r} is not a teacher; it must be {', '.join(ENCODERS)}")
+    name = ENCODERS[model_type]
+    return tuple(getattr(transformers, f"{name}{kind}") for kind in ("Config", "Model", "ForCTC"))  # type: ignore
+
+
+def attention(model_type: str) -> str:
+    """The fused attention where there is one: WavLM's relative positions keep it from that."""
+    return "eager" if model_type == "wavlm" else "sdpa"
+
+
+def read_model_type(directory: Path) -> str:
+    """``model_type`` of a directory in Hugging Face's format."""
+    path = directory / "config.json"
+    try:
+        return str(json.loads(path.read_text(encoding="utf-8")).get("model_type"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: not found; give a directory in Hugging Face's format, or hf://NAME") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not JSON ({error}); copy the directory again") from error
+
+
+def _build(arguments: Mapping[str, Any]) -> Wav2Vec2Model | HubertModel | WavLMModel:
+    arguments = dict(arguments)
+    model_type = arguments.pop("model_type", "wav2vec2")
+    config_class, model_class, _ = encoder_classes(model_type, "network_conf.config")
     # Dropout on attention weights keeps the CPU from its fused attention; a configuration may still ask for it.
-    config = Wav2Vec2Config(**{"attention_dropout": 0.0, **arguments, "layerdrop": 0.0})
-    config._attn_implementation = "sdpa"
-    encoder = Wav2Vec2Model(config)
+    config = config_class(**{"attention_dropout": 0.0, **arguments, "layerdrop": 0.0})
+    config._attn_implementation = attention(model_type)
+    encoder = model_class(config)
     for layer in encoder.feature_extractor.conv_layers:
         if layer.conv.bias is not None:
             nn.init.zeros_(layer.conv.bias)  # as in distill.models.cnn.ConvLayer
     return encoder
 
 
-def _load(directory: Path) -> Wav2Vec2Model:
-    from transformers import Wav2Vec2Model
+def _load(origin: str) -> Wav2Vec2Model | HubertModel | WavLMModel:
+    local = not origin.startswith(HUB)
+    name = origin.removeprefix(HUB)
+    if local:
+        model_type = read_model_type(Path(name))
+    else:
+        from transformers import AutoConfig
 
-    if not (directory / "config.json").is_file():
-        raise UserError(f"{directory / 'config.json'}: not found; give a directory in Hugging Face's format")
+        try:
+            model_type = AutoConfig.from_pretrained(name).model_type
+        except (OSError, ValueError) as error:
+            raise UserError(f"{origin}: cannot be fetched; download it and give its directory: {error}") from error
+    _, model_class, _ = encoder_classes(model_type, origin)
     try:
-        return Wav2Vec2Model.from_pretrained(
-            directory, local_files_only=True, attn_implementation="sdpa", layerdrop=0.0, dtype=torch.float32
+        return model_class.from_pretrained(
+            name,
+            local_files_only=local,
+            attn_implementation=attention(model_type),
+            layerdrop=0.0,
+            dtype=torch.float32,
         )
     except (OSError, ValueError) as error:
-        raise UserError(f"{directory}: cannot be loaded as wav2vec 2.0: {error}") from error
+        raise UserError(f"{origin}: cannot be loaded as {ENCODERS[model_type]}: {error}") from error

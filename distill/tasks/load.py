@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -113,7 +112,4 @@ def network_shape(directory: str | Path) -> tuple[int, int, int]:
     if config["network"] == "student":
         return conf["layers"], conf["width"], 40 if conf.get("front_end", "cnn") == "fbank" else 20
     encoder = conf["config"]
-    if not isinstance(encoder, dict):
-        with open(Path(encoder) / "config.json", encoding="utf-8") as stream:
-            encoder = json.load(stream)
     return encoder.get("num_hidden_layers", 12), encoder.get("hidden_size", 768), 20

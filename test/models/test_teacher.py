@@ -3,16 +3,17 @@
 import pytest
 import torch
 from tiny_networks import TEACHER, VOCAB, batch, teacher
-from transformers import Wav2Vec2Model
+from transformers import HubertModel, Wav2Vec2Model, WavLMModel
 
 from distill.errors import UserError
 from distill.models.teacher import Teacher
 
 POST_NORM = {"do_stable_layer_norm": False}
+HUBERT, WAVLM = {"model_type": "hubert"}, {"model_type": "wavlm"}
 GROUP = {"feat_extract_norm": "group", "conv_bias": False, "do_stable_layer_norm": False}
 
 
-@pytest.mark.parametrize("changes", [{}, POST_NORM, GROUP])
+@pytest.mark.parametrize("changes", [{}, POST_NORM, GROUP, HUBERT, WAVLM])
 @torch.no_grad()
 def test_agrees_with_hugging_face(changes):
     network = teacher(**changes)
@@ -62,7 +63,7 @@ def test_layer_i_is_the_output_of_the_ith_layer():
 
 
 @pytest.mark.parametrize("normalize", [False, True])
-@pytest.mark.parametrize("changes", [{}, POST_NORM])
+@pytest.mark.parametrize("changes", [{}, POST_NORM, HUBERT, WAVLM])
 @torch.no_grad()
 def test_padding_and_batch_change_nothing(changes, normalize):
     torch.manual_seed(2)
@@ -119,13 +120,14 @@ def test_gradients_reach_the_cnn_unless_it_is_frozen():
         assert network.output.weight.grad is not None
 
 
-def test_loads_a_local_directory(tmp_path):
-    source = teacher()
+@pytest.mark.parametrize(("changes", "kind"), [({}, Wav2Vec2Model), (HUBERT, HubertModel), (WAVLM, WavLMModel)])
+def test_loads_a_local_directory(tmp_path, changes, kind):
+    source = teacher(**changes)
     source.encoder.save_pretrained(tmp_path)
     loaded = Teacher(VOCAB, tmp_path).eval()
     loaded.output.load_state_dict(source.output.state_dict())
     audio, lengths = batch([4000])
-    assert isinstance(loaded.encoder, Wav2Vec2Model)
+    assert isinstance(loaded.encoder, kind)
     torch.testing.assert_close(loaded(audio, lengths).logits, source(audio, lengths).logits)
     # the configuration alone describes the network, for checkpoints that hold the weights themselves
     again = Teacher(VOCAB, loaded.config.to_diff_dict()).eval()
@@ -137,6 +139,11 @@ def test_a_missing_or_broken_directory_is_refused(tmp_path):
     with pytest.raises(UserError, match="not found"):
         Teacher(VOCAB, tmp_path / "nowhere")
     teacher().encoder.save_pretrained(tmp_path)
+    config = (tmp_path / "config.json").read_text()
+    (tmp_path / "config.json").write_text(config.replace("wav2vec2", "bert"))
+    with pytest.raises(UserError, match="'bert' is not a teacher"):
+        Teacher(VOCAB, tmp_path)
+    (tmp_path / "config.json").write_text(config)
     (tmp_path / "model.safetensors").unlink()
     with pytest.raises(UserError, match="cannot be loaded"):
         Teacher(VOCAB, tmp_path)

@@ -112,6 +112,28 @@ def test_targets_stay_while_the_student_wants_the_same_layers(recipe: Path) -> N
     assert "stage 8: done before and unchanged" in run(recipe, *only)
 
 
+def test_a_teacher_of_hugging_faces_format_is_adopted(recipe: Path) -> None:
+    import string
+
+    from transformers import Wav2Vec2Config, Wav2Vec2ForCTC
+
+    outputs = ["<pad>", "<s>", "</s>", "<unk>", "|", *string.ascii_uppercase]
+    sizes = {"conv_dim": (8, 8, 8, 8, 8, 8, 16), "hidden_size": 16, "num_hidden_layers": 2, "intermediate_size": 16}
+    kinds = {"feat_extract_norm": "layer", "conv_bias": True, "do_stable_layer_norm": True, "num_attention_heads": 2}
+    positions = {"num_conv_pos_embeddings": 16, "num_conv_pos_embedding_groups": 4}
+    config = Wav2Vec2Config(vocab_size=len(outputs), pad_token_id=0, **sizes, **kinds, **positions)
+    Wav2Vec2ForCTC(config).save_pretrained(recipe / "hf")
+    (recipe / "hf/vocab.json").write_text(json.dumps({token: i for i, token in enumerate(outputs)}))
+    options = ["--teacher", "hf", "--token_type", "char", "--expdir", "exp_hf", "--stage", "5", "--stop_stage", "8"]
+    said = run(recipe, *options, "--teacher_tokens", "true", status=2)
+    assert "is not in data/token_list/char/tokens.txt" in said  # FSDD's words are in lower case, the model's in upper
+    run(recipe, *options)
+    tokens = (recipe / "data/token_list/char/tokens.txt").read_text().split()
+    manifest = json.loads((recipe / "dump/targets_exp_hf/train/manifest.json").read_text())
+    assert manifest["utterances"] == 80
+    assert {"z", "o", "<space>"} <= set(tokens)
+
+
 # The teacher last: a new one makes the stored targets, which the students need, those of another
 @pytest.mark.parametrize(("stage", "system"), [("11", "student_stream"), ("10", "student_full"), ("7", "teacher")])
 def test_killed_training_goes_on_from_its_last_checkpoint(recipe: Path, stage: str, system: str) -> None:

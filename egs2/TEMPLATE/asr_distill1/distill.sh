@@ -35,7 +35,9 @@ Tokens and graph
   --ngram_order N            of the denominator's token n-gram (default: 2)
   --ngram_lm FILE            take this token n-gram, ARPA or OpenFst text, instead of one estimated on the training text
 Teacher
-  --teacher DIR              take this trained experiment as the teacher instead of training one
+  --teacher DIR              take this trained experiment as the teacher instead of training one, or this directory in
+                             Hugging Face's format of a wav2vec 2.0, HuBERT or WavLM that was fine-tuned with CTC
+  --teacher_tokens true      the latter's own vocabulary is the token list (--token_type char; default: false)
   --teacher_init_config F    first training of the teacher, before the next (default: none)
   --teacher_init_max_s S     seconds of the longest utterances in that first training, as a network from scratch learns
                              to align from short ones (default: all)
@@ -75,6 +77,7 @@ nbpe=500
 ngram_order=2
 ngram_lm=
 teacher=
+teacher_tokens=false
 teacher_init_config=
 teacher_init_max_s=
 teacher_config=conf/train_teacher.yaml
@@ -117,6 +120,11 @@ case "${stage2_teacher}" in
     *) fail "--stage2_teacher ${stage2_teacher}: must be teacher, student_full or both" ;;
 esac
 token_list=${token_dir}/tokens.txt
+hf_teacher=false
+if [ -n "${teacher}" ] && [ ! -e "${teacher}/config.yaml" ] && [ -e "${teacher}/config.json" ]; then hf_teacher=true; fi
+if ${teacher_tokens} && { ! ${hf_teacher} || [ "${token_type}" != char ]; }; then
+    fail "--teacher_tokens true: needs --token_type char and a --teacher in Hugging Face's format"
+fi
 bpemodel=
 if [ "${token_type}" = bpe ]; then bpemodel=${token_dir}/bpe.model; fi
 original_train_set=${train_set}
@@ -207,8 +215,12 @@ if wanted 4; then
     fi
 fi
 if wanted 5; then
-    if begin "${data_stamps}/5_${token_type}" "token list" "${token_type} ${nbpe}" "" "${data_stamps}/4"; then
+    if begin "${data_stamps}/5_${token_type}" "token list" "${token_type} ${nbpe} ${teacher_tokens}" "" "${data_stamps}/4"; then
         espnet_data 5
+        if ${teacher_tokens}; then
+            python3 -m distill.bin.adopt_teacher --model "${teacher}" --show_tokens > "${token_list}.teacher"
+            mv "${token_list}.teacher" "${token_list}"
+        fi
         python3 -m distill.bin.check_data --data "${raw}/${train_set}" "${raw}/${valid_set}" \
             --token_list "${token_list}" --token_type "${token_type}"
         finish "${data_stamps}/5_${token_type}"
@@ -286,7 +298,14 @@ stored_targets() {
 }
 
 if wanted 7; then
-    if [ -n "${teacher}" ]; then
+    if ${hf_teacher}; then
+        if begin "${stamps}/7" "adopt the teacher ${teacher}" "${teacher} ${token_type}" "${expdir}/teacher" \
+            "${teacher}/config.json" "${token_list}"; then
+            python3 -m distill.bin.adopt_teacher --model "${teacher}" --token_list "${token_list}" \
+                --token_type "${token_type}" --output "${expdir}/teacher"
+            finish "${stamps}/7"
+        fi
+    elif [ -n "${teacher}" ]; then
         if begin "${stamps}/7" "adopt the teacher ${teacher}" "${teacher}" "" "${teacher}/config.yaml"; then
             ln -sfn "$(realpath "${teacher}")" "${expdir}/teacher"
             finish "${stamps}/7"
