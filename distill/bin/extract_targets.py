@@ -5,6 +5,7 @@
     $extract --plan               # how much space it takes; refuses if the disk has less
     $extract --job 1              # ... to 4, in parallel; shards that are complete are not made again
     $extract --merge              # sorted scps and manifest.json
+    $extract --verify             # later: whether the disk has kept every byte; then --job and --merge mend what is named
 
 Without --plan, --job or --merge all three are done in one process.
 """
@@ -133,6 +134,10 @@ def main(argv: list[str] | None = None) -> None:
     part.add_argument("--plan", action="store_true", help="only print the space it takes")
     part.add_argument("--job", type=int, help="only do this job's shards, from 1 to --num_jobs")
     part.add_argument("--merge", action="store_true", help="only join what the jobs made")
+    part.add_argument("--check", action="store_true", help="only see whether every ark is there in its size")
+    part.add_argument(
+        "--verify", action="store_true", help="the same, and read every byte; what is damaged is made anew"
+    )
     args = parser.parse_args(argv)
     if args.job is not None and not 1 <= args.job <= args.num_jobs:
         raise UserError(f"--job {args.job}: must be from 1 to --num_jobs {args.num_jobs}")
@@ -153,13 +158,22 @@ def main(argv: list[str] | None = None) -> None:
     data = args.output / "data"
     cut = store.shards(audio)
     names = [f"{number:04d}" for number in range(1, len(cut) + 1)]
-    everything = not (args.plan or args.job or args.merge)
+    everything = not (args.plan or args.job or args.merge or args.check or args.verify)
 
     def about(utterances: list[str]) -> dict[str, Any]:
         checksums.update((utterance, store.audio_checksum(audio[utterance])) for utterance in utterances)
         audio_list = store.audio_list_checksum({utterance: checksums[utterance] for utterance in utterances})
         return {"teacher": checksum, "dtype": args.dtype, "layers": layers, "audio": audio_list}
 
+    if args.check or args.verify:
+        damage = {name: store.find_damage(data / name, args.verify) for name in names}
+        broken = [name for name in names if damage[name] is not None]
+        for name in broken:
+            (data / name / "done.json").unlink(missing_ok=True)
+        if broken:
+            more = f" (and {len(broken) - 1} more shards)" if len(broken) > 1 else ""
+            raise UserError(f"{damage[broken[0]]}{more}; extract again (stage 8), the other shards are kept")
+        return
     if args.plan or everything:
         samples = sample_counts(args.wav_scp, audio)
         frames = [n // (frame_ms * SAMPLE_RATE // 1000) for n in samples]

@@ -26,6 +26,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import torch
@@ -36,6 +37,8 @@ MINUS_INFINITY = float("-inf")
 # then a path 66 nats below the others of a frame stays below them by 66 - 2 * 18 nats at the end.
 FLOAT32_STATES, FLOAT32_LOG_P = 64, -18.0
 FLOAT64_LOG_P = -60.0
+# From so many states on, a frame's product takes long enough that two threads do not wait for the interpreter.
+SIDE_BY_SIDE_STATES = 256
 # Frames between two scalings, and the smallest scale that leaves the range the bounds above count on
 RESCALE = {torch.float32: (4, 1.5e-8), torch.float64: (8, 1e-100)}
 
@@ -166,15 +169,13 @@ def _emissions(
     are, so that a ragged batch needs no masks. Tokens that no history leads to are masked.
 
     Returns:
-        tokens (column 0 is 0; T + 1 frames, the last one empty), blanks (one column), sum of the logs of the means
-        (B,) double, and (B,) the lowest emission above 0 relative to the largest (1 where that is not asked for).
+        tokens (column 0 is 0), blanks (one column), sum of the logs of the means (B,) double, and (B,) the lowest
+        emission above 0 relative to the largest (1 where that is not asked for).
     """
     frames = log_probs.shape[1]
     raw = log_probs.detach().permute(*time_first)
     batch, vocab = time_first.index(0), time_first.index(2)
-    # One frame more: the backward pass of a bigram leaves its results one frame after the emissions it has used up.
-    room = torch.empty((frames + 1, *raw.shape[1:]), dtype=dtype, device=raw.device)
-    x = room[:frames].copy_(raw)
+    x = torch.empty(raw.shape, dtype=dtype, device=raw.device).copy_(raw)
     ragged = bool((lengths < frames).any())
     if bool(graph.unreachable.any()):
         x[(slice(None),) * vocab + (graph.unreachable,)] = MINUS_INFINITY
@@ -199,7 +200,7 @@ def _emissions(
     top = top.double() + mean.double().log()
     blanks = x.narrow(vocab, 0, 1).clone()
     x.select(vocab, 0).zero_()
-    return room, blanks, top.sum((0, vocab)), lowest
+    return x, blanks, top.sum((0, vocab)), lowest
 
 
 def _scaled(graph: Transitions, log_probs: Tensor, lengths: Tensor, gradient: bool) -> tuple[Tensor, Tensor, Tensor]:
@@ -248,16 +249,42 @@ def _bigram_sums(
     graph: Transitions, log_probs: Tensor, lengths: Tensor, gradient: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Dense products in the order (T, B, S), where S = V."""
-    token_x, blank_x, shift, lowest = _emissions(graph, log_probs, lengths, graph.dtype, (1, 0, 2))
-    frames, batch, states = log_probs.shape[1], log_probs.shape[0], graph.states
-    matrix, transposed, goes_on = graph.matrix, graph.transposed, graph.goes_on
+    x, blank, shift, lowest = _emissions(graph, log_probs, lengths, graph.dtype, (1, 0, 2))
+    if not gradient:
+        (_, alls), forward_scales = _bigram_forward(graph, x, blank)
+    elif x.device.type == "cpu" and graph.states >= SIDE_BY_SIDE_STATES and torch.get_num_threads() > 1:
+        ((tokens, alls), forward_scales), ((after_token, after_blank), back_scales) = _side_by_side(
+            lambda: _bigram_forward(graph, x, blank), lambda: _bigram_backward(graph, x, blank)
+        )
+    else:
+        (tokens, alls), forward_scales = _bigram_forward(graph, x, blank)
+        (after_token, after_blank), back_scales = _bigram_backward(graph, x, blank)
+    ended = (alls[-1] * graph.final).double().sum(1)
+    scores = ended.log() + forward_scales.double().log().sum(1) + shift + graph.log_final_scale
+    if not graph.full_support:
+        lowest = torch.minimum(lowest, _smallest_positive(alls, (0, 2)))
+    if not gradient:
+        return scores, x.new_empty(0), _doubtful(graph, scores, [forward_scales], ended, lowest)
+    if not graph.full_support:
+        lowest = torch.minimum(lowest, _smallest_positive(after_token, (0, 2)))
+    doubtful = _doubtful(graph, scores, [forward_scales, back_scales], ended, lowest)
+    blank_mass = alls.sub_(tokens).clamp_(min=0).mul_(after_blank).sum(2, keepdim=True)
+    occupancies = tokens.mul_(after_token)
+    total = occupancies.sum(2, keepdim=True) + blank_mass
+    occupancies[:, :, :1] = blank_mass
+    occupancies.div_(total.clamp_(min=torch.finfo(graph.dtype).tiny))
+    return scores, occupancies.transpose(0, 1), doubtful
+
+
+def _bigram_forward(graph: Transitions, x: Tensor, blank: Tensor) -> tuple[tuple[Tensor, Tensor], Tensor]:
+    """token_t and all_t of every frame (T, B, S), rescaled, and the scales (B, scalings)."""
+    matrix, goes_on, frames = graph.matrix, graph.goes_on, len(x)
     every = RESCALE[graph.dtype][0]
     tiny = 1e-30 if graph.dtype == torch.float32 else 1e-290
+    tokens, alls = torch.empty_like(x), torch.empty_like(x)
     # Lists of views: slicing a tensor costs as much as an operation on a frame.
-    x, blank = token_x.unbind(0), blank_x.unbind(0)
-    tokens, alls = torch.empty_like(token_x[:frames]), torch.empty_like(token_x[:frames])
-    token_at, all_at = tokens.unbind(0), alls.unbind(0)
-    token = torch.zeros_like(token_x[0])
+    x_at, blank_at, token_at, all_at = x.unbind(0), blank.unbind(0), tokens.unbind(0), alls.unbind(0)
+    token = torch.zeros_like(x_at[0])
     all_ = torch.zeros_like(token)
     all_[:, 0] = 1
     fresh = torch.empty_like(token)
@@ -265,46 +292,56 @@ def _bigram_sums(
     for t in range(frames):
         torch.mm(all_, matrix, out=fresh)
         fresh.addcmul_(token, goes_on)
-        token = torch.mul(fresh, x[t], out=token_at[t])
-        all_ = torch.addcmul(token, all_, blank[t], out=all_at[t])
+        token = torch.mul(fresh, x_at[t], out=token_at[t])
+        all_ = torch.addcmul(token, all_, blank_at[t], out=all_at[t])
         if t % every == every - 1 or t == frames - 1:
             scale = all_.sum(1, keepdim=True).clamp_(min=tiny)
             all_.div_(scale)
             token.div_(scale)
             scales.append(scale)
-    ended = (all_ * graph.final).double().sum(1)
-    forward_scales = torch.cat(scales, 1)
-    scores = ended.log() + forward_scales.double().log().sum(1) + shift + graph.log_final_scale
-    if not graph.full_support:
-        lowest = torch.minimum(lowest, _smallest_positive(alls, (0, 2)))
-    if not gradient:
-        return scores, token_x.new_empty(0), _doubtful(graph, scores, [forward_scales], ended, lowest)
+    return (tokens, alls), torch.cat(scales, 1)
 
-    after_token, after_blank = token_x[1:], torch.empty_like(tokens)
-    after_blank_at = after_blank.unbind(0)
-    beta_token = x[frames].copy_(graph.final.expand(batch, states))
-    beta_blank = after_blank_at[-1].copy_(beta_token)
-    emitted, back_scales = fresh, []
+
+def _bigram_backward(graph: Transitions, x: Tensor, blank: Tensor) -> tuple[tuple[Tensor, Tensor], Tensor]:
+    """What may follow token_t and blank_t of every frame (T, B, S), rescaled, and the scales (B, scalings)."""
+    transposed, goes_on, frames = graph.transposed, graph.goes_on, len(x)
+    every = RESCALE[graph.dtype][0]
+    tiny = 1e-30 if graph.dtype == torch.float32 else 1e-290
+    after_token, after_blank = torch.empty_like(x), torch.empty_like(x)
+    x_at, blank_at, token_at, after_at = x.unbind(0), blank.unbind(0), after_token.unbind(0), after_blank.unbind(0)
+    beta_token, beta_blank = token_at[-1].copy_(graph.final), after_at[-1].copy_(graph.final)
+    emitted = torch.empty_like(beta_token)
+    scales = [torch.ones_like(beta_token[:, :1])]
     for t in range(frames - 2, -1, -1):
-        torch.mul(beta_token, x[t + 1], out=emitted)
-        beta_blank = torch.mul(beta_blank, blank[t + 1], out=after_blank_at[t])
+        torch.mul(beta_token, x_at[t + 1], out=emitted)
+        beta_blank = torch.mul(beta_blank, blank_at[t + 1], out=after_at[t])
         beta_blank.addmm_(emitted, transposed)
-        beta_token = torch.addcmul(beta_blank, emitted, goes_on, out=x[t + 1])
+        beta_token = torch.addcmul(beta_blank, emitted, goes_on, out=token_at[t])
         if t % every == 0:
             scale = beta_token.amax(1, keepdim=True).clamp_(min=tiny)
             beta_blank.div_(scale)
             beta_token.div_(scale)
-            back_scales.append(scale)
-    if not graph.full_support:
-        lowest = torch.minimum(lowest, _smallest_positive(after_token, (0, 2)))
-    all_scales = [forward_scales] + ([torch.cat(back_scales, 1)] if back_scales else [])
-    doubtful = _doubtful(graph, scores, all_scales, ended, lowest)
-    blank_mass = alls.sub_(tokens).clamp_(min=0).mul_(after_blank).sum(2, keepdim=True)
-    occupancies = tokens.mul_(after_token)
-    total = occupancies.sum(2, keepdim=True) + blank_mass
-    occupancies[:, :, :1] = blank_mass
-    occupancies.div_(total.clamp_(min=torch.finfo(graph.dtype).tiny))
-    return scores, occupancies.transpose(0, 1), doubtful
+            scales.append(scale)
+    return (after_token, after_blank), torch.cat(scales, 1)
+
+
+def _side_by_side(first: Callable[[], Any], second: Callable[[], Any]) -> tuple[Any, Any]:
+    """Both results, computed at the same time with half of torch's threads each.
+
+    A product of a few rows with a matrix gains little from a second thread; two recursions over frames gain all of it.
+    """
+    threads = torch.get_num_threads()
+
+    def limited(work: Callable[[], Any]) -> Any:
+        torch.set_num_threads(threads // 2)  # of the calling thread
+        return work()
+
+    with ThreadPoolExecutor(1) as pool:
+        try:
+            other = pool.submit(limited, second)
+            return limited(first), other.result()
+        finally:
+            torch.set_num_threads(threads)
 
 
 def _sparse_sums(
@@ -342,7 +379,7 @@ def _sparse_sums(
     if not gradient:
         return scores, token_x.new_empty(0), _doubtful(graph, scores, [forward_scales], ended, lowest)
 
-    occupancies = torch.zeros_like(token_x[:frames])
+    occupancies = torch.zeros_like(token_x)
     beta_token = beta_blank = graph.final[:, None].expand(states, batch)
     back_scales = []
     for t in range(frames - 1, -1, -1):

@@ -5,7 +5,7 @@ Layout of DIR (one data set):
     hidden_02.scp, ..., logits.scp   utterance -> ark:offset, float matrices (frames, dimension); written by the merge
     manifest.json                    what the targets were made from and how; written last
     audio.sha256                     utterance -> checksum of its audio
-    data/0001/                       a shard: its arks, their scps and done.json, written last
+    data/0001/                       a shard: its arks, their scps and done.json, written last, with the arks' checksums
 
 All reading and writing of arks is here. It works with kaldiio or omniio, and each reads the other's files.
 """
@@ -16,6 +16,7 @@ import hashlib
 import json
 import os
 import shutil
+import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -87,6 +88,36 @@ def write_two_columns(path: str | Path, pairs: Mapping[str, str]) -> None:
             stream.write(f"{key} {pairs[key]}\n")
 
 
+class Ark:
+    """A binary file for writing that knows the CRC-32 of what was written to it."""
+
+    def __init__(self, path: Path) -> None:
+        self.name = str(path)
+        self.crc = 0
+        self._file = open(path, "wb")
+
+    def write(self, content: bytes) -> int:
+        """Append."""
+        self.crc = zlib.crc32(content, self.crc)
+        return self._file.write(content)
+
+    def tell(self) -> int:
+        """Bytes written so far."""
+        return self._file.tell()
+
+    def flush(self) -> None:
+        """Hand everything to the operating system."""
+        self._file.flush()
+
+    def finish(self) -> list[int]:
+        """Put the file on the disk and close it; its size and checksum."""
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        size = self._file.tell()
+        self._file.close()
+        return [size, self.crc]
+
+
 class TargetWriter:
     """Write one shard: matrices of several streams for each utterance.
 
@@ -105,7 +136,8 @@ class TargetWriter:
         self.compression = COMPRESSION[dtype]
         self.about = dict(about)
         self.ark_bytes = ark_bytes
-        self.arks: dict[str, Any] = {}
+        self.arks: dict[str, Ark] = {}
+        self.finished: dict[str, list[int]] = {}
         self.numbers: dict[str, int] = {}
         self.scps: dict[str, dict[str, str]] = {}
 
@@ -120,37 +152,64 @@ class TargetWriter:
             ark = self.arks.get(stream)
             if ark is None or ark.tell() >= self.ark_bytes:
                 if ark is not None:
-                    ark.close()
+                    self._finish(ark)
                 self.numbers[stream] = self.numbers.get(stream, 0) + 1
-                ark = open(self.directory / f"{stream}.{self.numbers[stream]}.ark", "wb")
+                ark = Ark(self.directory / f"{stream}.{self.numbers[stream]}.ark")
                 self.arks[stream] = ark
             offset = ark.tell() + len(utterance.encode()) + 1
             matrix = np.ascontiguousarray(matrix, dtype=np.float32)
             save_ark(ark, {utterance: matrix}, compression_method=self.compression)
             self.scps.setdefault(stream, {})[utterance] = f"{ark.name}:{offset}"
 
+    def _finish(self, ark: Ark) -> None:
+        self.finished[Path(ark.name).name] = ark.finish()
+
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         for ark in self.arks.values():
-            ark.flush()
-            os.fsync(ark.fileno())
-            ark.close()
+            self._finish(ark)
         if kind is not None:
             return
         for stream, scp in self.scps.items():
             write_two_columns(self.directory / f"{stream}.scp", scp)
         with atomic_write(self.directory / "done.json") as done:
-            json.dump({**self.about, "streams": sorted(self.scps)}, done, indent=1, sort_keys=True)
+            content = {**self.about, "streams": sorted(self.scps), "arks": self.finished}
+            json.dump(content, done, indent=1, sort_keys=True)
 
 
 def shard_done(directory: str | Path, about: Mapping[str, Any]) -> bool:
     """Whether a shard is complete and was made as ``about`` says."""
+    found = _read_done(Path(directory))
+    return found is not None and all(found.get(key) == value for key, value in about.items())
+
+
+def _read_done(shard: Path) -> dict[str, Any] | None:
     try:
-        found = json.loads((Path(directory) / "done.json").read_text(encoding="utf-8"))
+        return json.loads((shard / "done.json").read_text(encoding="utf-8"))
     except (FileNotFoundError, json.JSONDecodeError):
-        return False
-    return all(found.get(key) == value for key, value in about.items())
+        return None
+
+
+def find_damage(shard: str | Path, contents: bool) -> str | None:
+    """What is wrong with the arks of a complete shard, None if nothing is; with ``contents`` every byte is read."""
+    shard = Path(shard)
+    done = _read_done(shard)
+    if done is None:
+        return f"{shard}: not complete"
+    for name, (size, crc) in done.get("arks", {}).items():
+        path = shard / name
+        found = path.stat().st_size if path.is_file() else -1
+        if found != size:
+            return f"{path}: {'missing' if found < 0 else f'{found} bytes'} instead of {size} bytes"
+        if contents:
+            seen = 0
+            with open(path, "rb") as stream:
+                while block := stream.read(1 << 20):
+                    seen = zlib.crc32(block, seen)
+            if seen != crc:
+                return f"{path}: its bytes are not those that were written (CRC-32 {seen:08x} instead of {crc:08x})"
+    return None
 
 
 def read_targets(directory: str | Path, stream: str) -> Mapping[str, np.ndarray]:

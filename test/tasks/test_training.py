@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -320,6 +321,44 @@ def test_extraction_skips_complete_shards_and_goes_on_after_a_kill(world, teache
         assert sorted(mine) == sorted(reference)
         for utterance in mine:
             np.testing.assert_allclose(mine[utterance], reference[utterance], atol=2e-4)
+
+
+@pytest.mark.parametrize(
+    ("damage", "option", "said"),
+    [
+        (lambda ark: ark.write_bytes(ark.read_bytes()[:-1]), "--check", "bytes instead of"),
+        (lambda ark: ark.unlink(), "--check", "missing instead of"),
+        (lambda ark: flip_a_bit(ark, 100), "--verify", "CRC-32"),
+    ],
+)
+def test_damaged_targets_are_named_and_made_again(world, teacher, tmp_path, monkeypatch, capsys, damage, option, said):
+    from distill.bin import extract_targets
+    from distill.targets import store
+
+    monkeypatch.setattr(store.shards, "__defaults__", (3,))
+    options = ["--teacher", str(teacher), "--wav_scp", str(world.root / "train" / "wav.scp"), "--output", str(tmp_path)]
+    options += ["--layers", "2,4"]
+    extract_targets.main(options)
+    extract_targets.main([*options, "--verify"])
+    before = {path: path.read_bytes() for path in sorted(tmp_path.glob("data/*/*.ark"))}
+    times = {path: path.stat().st_mtime_ns for path in before}
+    broken = tmp_path / "data/0002/hidden_04.1.ark"
+    damage(broken)
+    capsys.readouterr()
+    with pytest.raises(SystemExit):
+        extract_targets.main([*options, option])
+    message = capsys.readouterr().err
+    assert message.count("\n") == 1 and str(broken) in message and said in message
+    extract_targets.main(options)
+    extract_targets.main([*options, "--verify"])
+    assert {path: path.read_bytes() for path in before} == before
+    assert {path.parent.name for path in before if path.stat().st_mtime_ns != times[path]} == {"0002"}
+
+
+def flip_a_bit(path: Path, position: int) -> None:
+    content = bytearray(path.read_bytes())
+    content[position] ^= 1
+    path.write_bytes(content)
 
 
 @pytest.mark.slow

@@ -345,6 +345,11 @@ if wanted 8; then
         )
         # Of the student's configuration only the layers that it wants matter.
         layers=$("${extract[@]}" --show_layers --wav_scp "${raw}/${train_set}/wav.scp" --output "${targets}/${train_set}")
+        # Arks that were lost or cut off since are made again; --verify finds other damage.
+        for set in ${train_set} ${valid_set}; do
+            [ ! -e "${stamps}/8" ] || "${extract[@]}" --check --wav_scp "${raw}/${set}/wav.scp" \
+                --output "${targets}/${set}" || rm -f "${stamps}/8" "${stamps}/8.begun"
+        done
     fi
     if [ "${teacher_targets}" = stored ] && begin "${stamps}/8" "extract the teacher's targets" \
         "${target_dtype} ${layers}" "${targets}" "${stamps}/7" \
