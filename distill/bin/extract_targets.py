@@ -5,7 +5,7 @@
     $extract --plan               # how much space it takes; refuses if the disk has less
     $extract --job 1              # ... to 4, in parallel; shards that are complete are not made again
     $extract --merge              # sorted scps and manifest.json
-    $extract --verify             # later: whether the disk has kept every byte; then --job and --merge mend what is named
+    $extract --verify             # later: has the disk kept every byte? --job and --merge then mend what is named
 
 Without --plan, --job or --merge all three are done in one process.
 """
