@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 # More than a frame or two between stored targets and the student is another recording, not another rounding.
 MAX_FRAMES_APART = 2
 VALID_CHUNK_MS = 480
+# The trainer makes no step with gradients that are not finite; so many batches in a row are no accident.
+MAX_NOT_FINITE = 20
 
 
 class DistillModel(AbsESPnetModel):
@@ -63,6 +65,7 @@ class DistillModel(AbsESPnetModel):
         self._mmi: list[Any] = []
         self.apart_logged = False
         self.skipped_logged = False
+        self.not_finite, self.not_finite_in_a_row = 0, 0
         # Lists of plain objects: no module of a teacher may be found in this one.
         self.teachers = [
             TeacherSource(directory, from_streams, network, conf, token_list)
@@ -155,8 +158,26 @@ class DistillModel(AbsESPnetModel):
             references = [row[:n] for row, n in zip(text.tolist(), text_lengths.tolist(), strict=True)]
             hypotheses = losses.greedy_tokens(output.logits, output.lengths)
             stats["ter"] = torch.tensor(losses.token_error_rate(hypotheses, references))
+        else:
+            self._note_not_finite(loss, stats, utt_id or [])
         stats = {"loss": loss.detach(), **stats}
         return force_gatherable((loss, stats, len(speech)), loss.device)
+
+    def _note_not_finite(self, loss: Tensor, stats: dict[str, Tensor], utterances: list[str]) -> None:
+        """Log a training batch whose loss is not a finite number, and stop when there are too many in a row."""
+        if bool(torch.isfinite(loss)):
+            self.not_finite_in_a_row = 0
+            return
+        self.not_finite += 1
+        self.not_finite_in_a_row += 1
+        names = [name for name, term in stats.items() if not bool(torch.isfinite(term))] or ["loss"]
+        which = f"{', '.join(names)} of {' '.join(utterances)}"
+        if self.not_finite_in_a_row >= MAX_NOT_FINITE:
+            raise UserError(
+                f"no finite loss in {self.not_finite_in_a_row} batches in a row, at last {which}; go on from an earlier "
+                "checkpoint with a lower learning rate, or look at these utterances"
+            )
+        logging.warning(f"Batch left out, not finite: {which} ({self.not_finite} so far)")
 
     def _loss(
         self,

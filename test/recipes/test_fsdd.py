@@ -89,6 +89,15 @@ def test_latency_of_every_chunk_length(recipe: Path) -> None:
     assert all(row["compute_p99_ms"] >= row["compute_median_ms"] > 0 for row in rows)
 
 
+def test_a_second_run_in_the_same_directory_is_refused(recipe: Path) -> None:
+    import fcntl
+
+    with open(recipe / "exp/.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert "exp: another run is at work there" in run(recipe, status=2)
+    run(recipe)
+
+
 def test_no_teacher_in_the_students_checkpoint(recipe: Path) -> None:
     import torch
 

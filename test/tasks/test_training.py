@@ -251,6 +251,31 @@ def test_without_a_teacher_the_same_student_trains_on_transcripts(world):
     assert yaml.safe_load((out / "config.yaml").read_text())["network_conf"]["front_end_conf"]["freeze"] is False
 
 
+def test_a_batch_without_a_finite_loss_changes_nothing_and_is_named(world, monkeypatch, capsys, caplog):
+    from distill.tasks import distill_model
+
+    real, calls = distill_model.losses.ctc, []
+
+    def sometimes(logits, *rest):
+        calls.append(len(logits))
+        return real(logits, *rest) * (float("nan") if len(calls) == 2 else 1.0)
+
+    monkeypatch.setattr(distill_model.losses, "ctc", sometimes)
+    with caplog.at_level("WARNING"):
+        out = world.train("not_finite", TEACHER, "--max_epoch", "1")
+    (line,) = [r.message for r in caplog.records if "not finite" in r.message]
+    assert "loss_ctc of train" in line and "(1 so far)" in line
+    state = torch.load(out / "1epoch.pth", weights_only=True)
+    assert all(bool(torch.isfinite(x).all()) for x in state.values())
+    assert np.isfinite(reporter(out)[1]["train"]["loss"])
+    monkeypatch.setattr(distill_model.losses, "ctc", lambda logits, *rest: real(logits, *rest) * float("nan"))
+    monkeypatch.setattr(distill_model, "MAX_NOT_FINITE", 2)
+    with pytest.raises(SystemExit) as failure:
+        world.train("never_finite", TEACHER, "--max_epoch", "2")
+    assert failure.value.code == 2
+    assert "no finite loss in 2 batches in a row, at last loss_ctc of train" in capsys.readouterr().err
+
+
 def test_bad_input_is_one_line(world, teacher, stored, capsys):
     def fails(name, config, *options):
         with pytest.raises(SystemExit) as stop:

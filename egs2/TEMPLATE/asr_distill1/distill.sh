@@ -137,6 +137,14 @@ shapes=${expdir}/stats/train/speech_shape
 stamps=${expdir}/.stages
 data_stamps=${dumpdir}/.stages
 mkdir -p "${stamps}" "${data_stamps}"
+# One run at a time in an experiment directory; whoever a killed run left behind counts as one. The lock goes with the
+# last process that has it open.
+if command -v flock > /dev/null; then
+    exec 9> "${expdir}/.lock"
+    flock -n 9 || fail "${expdir}: another run is at work there (fuser ${expdir}/.lock names it); end it, or give --expdir"
+    exec 8> "${dumpdir}/.lock"
+    flock -n 8 || { log "waiting for another run to end its data preparation in ${dumpdir}"; flock 8; }
+fi
 
 # ESPnet's own data stages
 espnet_data() {
@@ -226,6 +234,7 @@ if wanted 5; then
         finish "${data_stamps}/5_${token_type}"
     fi
 fi
+exec 8>&- # the data are there: others may use them
 if wanted 6; then
     source=(--text "${raw}/lm_train.txt" --order "${ngram_order}")
     if [ -n "${ngram_lm}" ]; then source=(--lm "${ngram_lm}"); fi
