@@ -174,8 +174,8 @@ class DistillModel(AbsESPnetModel):
         which = f"{', '.join(names)} of {' '.join(utterances)}"
         if self.not_finite_in_a_row >= MAX_NOT_FINITE:
             raise UserError(
-                f"no finite loss in {self.not_finite_in_a_row} batches in a row, at last {which}; go on from an earlier "
-                "checkpoint with a lower learning rate, or look at these utterances"
+                f"no finite loss in {self.not_finite_in_a_row} batches in a row, at last {which}; go on from an "
+                "earlier checkpoint with a lower learning rate, or look at these utterances"
             )
         logging.warning(f"Batch left out, not finite: {which} ({self.not_finite} so far)")
 
