@@ -102,11 +102,11 @@ def main(argv: list[str] | None = None) -> None:
     import transformers
     import yaml
 
-    from distill.models.teacher import Teacher, attention, encoder_classes, read_model_type
+    from distill.models.teacher import Teacher, attention, encoder_classes
 
     transformers.logging.set_verbosity_error()  # what it would warn of is checked here
     transformers.utils.logging.disable_progress_bar()
-    model_type = read_model_type(args.model)
+    model_type = str(read_json(args.model / "config.json").get("model_type"))
     _, _, ctc_class = encoder_classes(model_type, str(args.model / "config.json"))
     try:
         source, report = ctc_class.from_pretrained(

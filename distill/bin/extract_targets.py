@@ -134,10 +134,10 @@ def main(argv: list[str] | None = None) -> None:
     part.add_argument("--plan", action="store_true", help="only print the space it takes")
     part.add_argument("--job", type=int, help="only do this job's shards, from 1 to --num_jobs")
     part.add_argument("--merge", action="store_true", help="only join what the jobs made")
-    part.add_argument("--check", action="store_true", help="only see whether every ark is there in its size")
     part.add_argument(
-        "--verify", action="store_true", help="the same, and read every byte; what is damaged is made anew"
+        "--check", action="store_true", help="see that every ark has its size; a damaged shard is then made anew"
     )
+    part.add_argument("--verify", action="store_true", help="the same, and read every byte")
     args = parser.parse_args(argv)
     if args.job is not None and not 1 <= args.job <= args.num_jobs:
         raise UserError(f"--job {args.job}: must be from 1 to --num_jobs {args.num_jobs}")

@@ -105,10 +105,6 @@ class Ark:
         """Bytes written so far."""
         return self._file.tell()
 
-    def flush(self) -> None:
-        """Hand everything to the operating system."""
-        self._file.flush()
-
     def finish(self) -> list[int]:
         """Put the file on the disk and close it; its size and checksum."""
         self._file.flush()
