@@ -31,6 +31,8 @@ setup(
             "transformers",  # wav2vec 2.0
         ],
         "demo": ["espeakng-loader==0.2.4"],
+        "deploy": ["onnx", "onnxruntime", "sherpa_onnx"],  # export, the recogniser without torch, the phone's runtime
+        "decode": ["kaldi_decoder", "kaldifst", "kaldilm"],  # WFST and n-gram language models
         "test": ["hypothesis", "mypy", "pytest", "ruff", "types-PyYAML"],
     },
 )
