@@ -4,8 +4,9 @@
     make bench
 
 Makes wav2vec 2.0 Large (24 layers of 1024) or Base in Hugging Face's format, adopts it as a recipe would, and measures,
-each in a process of its own: extraction of the layers that the student is compared with and the logits beside the bare forward of the same
-batches; one training step of a student without a teacher, with stored targets, and with the teacher in the trainer.
+each in a process of its own: extraction of the logits and of the layers that the student is compared with, beside the
+bare forward of the same batches; one training step of a student without a teacher, with stored targets, and with the
+teacher in the trainer.
 """
 
 from __future__ import annotations
@@ -91,7 +92,7 @@ def measure_extraction(directory: Path, student: str, rounds: int) -> dict[str, 
     from tqdm import tqdm
 
     from distill.audio import read_audio, read_wav_scp
-    from distill.bin.extract_targets import batches, extract_shard
+    from distill.bin.extract_targets import Wanted, batches, extract_shard
     from distill.targets import store
     from distill.tasks.load import load_network
     from distill.tasks.losses import layer_map
@@ -112,7 +113,7 @@ def measure_extraction(directory: Path, student: str, rounds: int) -> dict[str, 
 
     def extract() -> None:
         with store.TargetWriter(directory / "targets/data/0001", "float32", {}) as writer, tqdm(disable=True) as bar:
-            extract_shard(teacher, audio, layers, "cpu", 60, writer, bar)
+            extract_shard(teacher, audio, Wanted(layers, 20, None), None, "cpu", 60, writer, bar)
 
     bare()
     seconds: dict[str, list[float]] = {"bare": [], "extract": []}
@@ -147,7 +148,11 @@ def measure_step(directory: Path, student: str, teacher: str, rounds: int) -> di
     settings = {"target": "none", "weight_ctc": 1.0} if teacher == "none" else {"target": "posterior"}
     place = None if teacher == "none" else str(directory / "teacher")
     model = DistillModel(
-        Student(len(TOKENS), **student_conf(student)), TOKENS, DistillConf(graph=str(graph), **settings), place, teacher == "stored"
+        Student(len(TOKENS), **student_conf(student)),
+        TOKENS,
+        DistillConf(graph=str(graph), **settings),
+        place,
+        20 if teacher == "stored" else None,
     )
     model.train()
     optimiser = torch.optim.AdamW(model.parameters(), lr=1e-4)
@@ -213,7 +218,8 @@ def main() -> None:
         seconds = statistics.median(report[part]["seconds"])
         print(
             f"{args.student}, a step of {report[part]['audio_s']:.0f} s of audio, teacher {part}: {seconds:.1f} s "
-            f"({seconds / plain:.2f} times a CTC step without a teacher); peak memory {report[part]['peak_mb'] / 1000:.1f} GB"
+            f"({seconds / plain:.2f} times a CTC step without a teacher); "
+            f"peak memory {report[part]['peak_mb'] / 1000:.1f} GB"
         )
     if args.output is not None:
         with atomic_write(args.output) as stream:

@@ -1,8 +1,8 @@
-"""Store what a teacher hands over - hidden layers and logits - so that students need not run it again.
+"""Store what a teacher hands over - hidden layers, logits, posteriors - so that students need not run it again.
 
     extract="python -m distill.bin.extract_targets --teacher exp/teacher --wav_scp dump/raw/train/wav.scp \\
         --student_config conf/train_student_full.yaml --output dump/targets/train --num_jobs 4"
-    $extract --plan               # how much space it takes; refuses if the disk has less
+    $extract --plan               # how much space and time it takes; refuses if the disk has less
     $extract --job 1              # ... to 4, in parallel; shards that are complete are not made again
     $extract --merge              # sorted scps and manifest.json
     $extract --verify             # later: has the disk kept every byte? --job and --merge then mend what is named
@@ -14,10 +14,14 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
+import time
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from distill.errors import UserError, cli
+from distill.files import sha256
 from distill.targets import store
 
 SAMPLE_RATE = 16000
@@ -26,33 +30,53 @@ SAMPLE_RATE = 16000
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 
-def wanted_layers(layers: str, student_config: Path | None, teacher_layers: int) -> list[int]:
-    """Teacher layers to store: those given, or those that the student's layer map names (all without a student)."""
-    if layers != "auto":
+class Wanted(NamedTuple):
+    """What to store: layers of the teacher, ms per frame, and how many tokens of the graph's posterior (None: none)."""
+
+    layers: list[int]
+    frame_ms: int
+    top_k: int | None
+
+
+def wanted_by(config_path: Path, teacher_layers: int, teacher_ms: int) -> Wanted:
+    """What a student's training configuration asks for."""
+    import yaml
+
+    from distill.tasks.losses import layer_map
+    from distill.tasks.settings import DistillConf, read_conf
+
+    if not config_path.is_file():
+        raise UserError(f"{config_path}: not found; give the student's training configuration")
+    config = yaml.safe_load(config_path.read_text(encoding="utf-8")) or {}
+    conf = read_conf(DistillConf, "distill_conf", config.get("distill_conf") or {})
+    network_conf = config.get("network_conf") or {}
+    if conf is None or network_conf.get("layers") is None:
+        raise UserError(f"{config_path}: network_conf.layers is missing; it says which layers to store")
+    layers = sorted(set(conf.layer_map or layer_map(network_conf["layers"], teacher_layers))) if conf.alpha < 1 else []
+    return Wanted(layers, 40 if network_conf.get("front_end") == "fbank" else teacher_ms, conf.posterior_top_k)
+
+
+def wanted(layers: str, student_configs: Sequence[Path], teacher_layers: int, teacher_ms: int) -> Wanted:
+    """What all the students ask for; without any, every frame of every layer. ``layers``: auto, or numbers instead."""
+    each = [wanted_by(path, teacher_layers, teacher_ms) for path in student_configs]
+    rates = {one.frame_ms for one in each} or {teacher_ms}
+    if len(rates) > 1:
+        raise UserError(
+            f"{student_configs[1]}: frames of another length than {student_configs[0]}'s; use one front end"
+        )
+    top = [one.top_k for one in each if one.top_k is not None]
+    if len(set(top)) > 1:
+        raise UserError(f"{student_configs[1]}: posterior_top_k is not {student_configs[0]}'s; give both the same")
+    if layers == "auto":
+        chosen = sorted({layer for one in each for layer in one.layers}) if each else range(1, teacher_layers + 1)
+    else:
         try:
             chosen = sorted({int(layer) for layer in layers.replace(",", " ").split()})
         except ValueError as error:
             raise UserError(f"--layers {layers}: must be auto or numbers such as 2,4,6") from error
         if chosen and not 1 <= chosen[0] <= chosen[-1] <= teacher_layers:
             raise UserError(f"--layers {layers}: the teacher has layers 1 to {teacher_layers}")
-        return chosen
-    if student_config is None:
-        return list(range(1, teacher_layers + 1))
-    import yaml
-
-    from distill.tasks.losses import layer_map
-    from distill.tasks.settings import DistillConf, read_conf
-
-    if not student_config.is_file():
-        raise UserError(f"{student_config}: not found; give the student's training configuration")
-    config = yaml.safe_load(student_config.read_text(encoding="utf-8")) or {}
-    conf = read_conf(DistillConf, "distill_conf", config.get("distill_conf") or {})
-    student_layers = (config.get("network_conf") or {}).get("layers")
-    if conf is None or student_layers is None:
-        raise UserError(f"{student_config}: network_conf.layers is missing; it says which layers to store")
-    if conf.alpha == 1:
-        return []
-    return sorted(set(conf.layer_map or layer_map(student_layers, teacher_layers)))
+    return Wanted(list(chosen), rates.pop(), top[0] if top else None)
 
 
 def sample_counts(wav_scp: Path, audio: dict[str, str]) -> list[int]:
@@ -89,17 +113,23 @@ def batches(lengths: dict[str, int], samples: int) -> list[list[str]]:
 def extract_shard(
     teacher: Any,
     audio: dict[str, str],
-    layers: list[int],
+    what: Wanted,
+    graph: Any,
     device: str,
     batch_seconds: float,
     writer: Any,
     progress: Any,
 ) -> None:
-    """Run the teacher over a shard's utterances and write every stream."""
+    """Run the teacher over a shard's utterances and write every stream, at the student's frame rate.
+
+    ``graph`` is the denominator graph of the posteriors, None if they are not wanted.
+    """
     import numpy as np
     import torch
 
     from distill.audio import read_audio
+    from distill.lfmmi.loss import top_occupancies
+    from distill.tasks.losses import average_frames
 
     speech = {utterance: read_audio(path, SAMPLE_RATE) for utterance, path in audio.items()}
     for batch in batches({u: len(x) for u, x in speech.items()}, int(batch_seconds * SAMPLE_RATE)):
@@ -109,12 +139,43 @@ def extract_shard(
             row[: len(speech[utterance])] = speech[utterance]
         with torch.no_grad():
             output = teacher(torch.from_numpy(padded).to(device), lengths.to(device))
-        streams = {f"hidden_{layer:02d}": output.hidden[layer - 1] for layer in layers}
-        streams["logits"] = output.logits
+            streams = {f"hidden_{layer:02d}": output.hidden[layer - 1] for layer in what.layers}
+            streams["logits"] = output.logits
+            averaged = {
+                name: average_frames(x, output.lengths, what.frame_ms // teacher.frame_ms)
+                for name, x in streams.items()
+            }
+            streams, kept = {name: x for name, (x, _) in averaged.items()}, averaged["logits"][1]
+            if graph is not None and what.top_k is not None:
+                log_probs = streams["logits"].float().log_softmax(-1)
+                streams["posterior_ids"], streams["posterior"] = top_occupancies(graph, log_probs, kept, what.top_k)
         matrices = {name: x.float().cpu().numpy() for name, x in streams.items()}
-        for i, (utterance, frames) in enumerate(zip(batch, output.lengths.tolist(), strict=True)):
+        for i, (utterance, frames) in enumerate(zip(batch, kept.tolist(), strict=True)):
             writer.write(utterance, {name: x[i, :frames] for name, x in matrices.items()})
         progress.update(len(batch))
+
+
+def real_time_factor(directory: Path, device: str, files: list[str], seconds: float = 4.0) -> float:
+    """Seconds of computation that the teacher takes for a second of audio, from about ``seconds`` of these files."""
+    import torch
+
+    from distill.audio import read_audio
+    from distill.tasks.load import load_network
+
+    pieces: list[Any] = []
+    for path in files:
+        pieces.append(torch.from_numpy(read_audio(path, SAMPLE_RATE)))
+        if sum(map(len, pieces)) >= seconds * SAMPLE_RATE:
+            break
+    speech = torch.cat(pieces)[None, : int(seconds * SAMPLE_RATE)].to(device)
+    teacher = load_network(directory, device).network
+    took = 0.0
+    for _ in range(2):  # what only the first one needs does not count
+        started = time.perf_counter()
+        with torch.no_grad():
+            teacher(speech, torch.tensor([speech.shape[1]], device=device)).logits.cpu()
+        took = time.perf_counter() - started
+    return took / (speech.shape[1] / SAMPLE_RATE)
 
 
 @cli
@@ -123,15 +184,23 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--teacher", type=Path, required=True, help="directory of the trained teacher")
     parser.add_argument("--wav_scp", type=Path, required=True)
     parser.add_argument("--output", type=Path, required=True, help="such as dump/targets/train")
-    parser.add_argument("--student_config", type=Path, help="its layer map says which layers to store")
+    parser.add_argument(
+        "--student_config",
+        type=Path,
+        nargs="+",
+        default=[],
+        help="training configurations of the students: their layer maps say which layers to store, their front end at "
+        "which frame rate, posterior_top_k how much of the graph's posterior",
+    )
+    parser.add_argument("--graph", type=Path, help="denominator graph (stage 6), for posterior_top_k")
     parser.add_argument("--layers", default="auto", help="auto, or numbers such as 2,4,6 (default: auto)")
     parser.add_argument("--dtype", choices=tuple(store.COMPRESSION), default="float32", help="(default: float32)")
     parser.add_argument("--batch_seconds", type=float, default=60, help="padded audio in a batch (default: 60)")
     parser.add_argument("--device", default="cpu", help="cpu or cuda (default: cpu)")
     parser.add_argument("--num_jobs", type=int, default=1)
     part = parser.add_mutually_exclusive_group()
-    part.add_argument("--show_layers", action="store_true", help="only print the layers that would be stored")
-    part.add_argument("--plan", action="store_true", help="only print the space it takes")
+    part.add_argument("--show_streams", action="store_true", help="only print what would be stored")
+    part.add_argument("--plan", action="store_true", help="only print the space and time it takes")
     part.add_argument("--job", type=int, help="only do this job's shards, from 1 to --num_jobs")
     part.add_argument("--merge", action="store_true", help="only join what the jobs made")
     part.add_argument(
@@ -145,16 +214,25 @@ def main(argv: list[str] | None = None) -> None:
     from distill.audio import read_wav_scp
     from distill.tasks.load import load_network, model_checksum, network_shape, read_config
 
-    layer_count, width, frame_ms = network_shape(args.teacher)
-    layers = wanted_layers(args.layers, args.student_config, layer_count)
-    if args.show_layers:
-        print(*layers)
+    layer_count, width, teacher_ms = network_shape(args.teacher)
+    what = wanted(args.layers, args.student_config, layer_count, teacher_ms)
+    vocab_size = len(read_config(args.teacher)["token_list"])
+    dimensions = {f"hidden_{layer:02d}": width for layer in what.layers}
+    dimensions["logits"] = vocab_size
+    graph_checksum = None
+    if what.top_k is not None:
+        if args.graph is None or not args.graph.is_file():
+            raise UserError(
+                f"--graph {args.graph or ''}: posterior_top_k needs the denominator graph; make it (stage 6)"
+            )
+        graph_checksum = sha256(args.graph)
+        dimensions |= dict.fromkeys(("posterior_ids", "posterior"), min(what.top_k, vocab_size))
+    if args.show_streams:
+        print(*(f"{name}:{size}" for name, size in dimensions.items()), f"every {what.frame_ms} ms")
         return
     checksum = model_checksum(args.teacher)
     audio = read_wav_scp(args.wav_scp)
     checksums: dict[str, str] = {}
-    dimensions = {f"hidden_{layer:02d}": width for layer in layers}
-    dimensions["logits"] = len(read_config(args.teacher)["token_list"])
     data = args.output / "data"
     cut = store.shards(audio)
     names = [f"{number:04d}" for number in range(1, len(cut) + 1)]
@@ -163,7 +241,8 @@ def main(argv: list[str] | None = None) -> None:
     def about(utterances: list[str]) -> dict[str, Any]:
         checksums.update((utterance, store.audio_checksum(audio[utterance])) for utterance in utterances)
         audio_list = store.audio_list_checksum({utterance: checksums[utterance] for utterance in utterances})
-        return {"teacher": checksum, "dtype": args.dtype, "layers": layers, "audio": audio_list}
+        made = {"teacher": checksum, "dtype": args.dtype, "layers": what.layers, "audio": audio_list}
+        return {**made, "frame_ms": what.frame_ms, "top_k": what.top_k, "graph": graph_checksum}
 
     if args.check or args.verify:
         damage = {name: store.find_damage(data / name, args.verify) for name in names}
@@ -176,24 +255,47 @@ def main(argv: list[str] | None = None) -> None:
         return
     if args.plan or everything:
         samples = sample_counts(args.wav_scp, audio)
-        frames = [n // (frame_ms * SAMPLE_RATE // 1000) for n in samples]
+        frames = [n // (what.frame_ms * SAMPLE_RATE // 1000) for n in samples]
         needed = store.planned_bytes(frames, dimensions, args.dtype)
         there = sum(file.stat().st_size for file in data.glob("*/*.ark")) if data.is_dir() else 0
-        free = store.check_space(args.output, max(0, needed - there))
+        every_other = {n: d for i, (n, d) in enumerate(dimensions.items()) if i % 2 or not n.startswith("hidden")}
+        smaller = {
+            f"--target_dtype {dtype}": store.planned_bytes(frames, dimensions, dtype)
+            for dtype in ("float16", "compressed")
+        }
+        smaller["every other layer as float16"] = store.planned_bytes(frames, every_other, "float16")
+        smaller["every other layer, compressed"] = store.planned_bytes(frames, every_other, "compressed")
+        free = store.check_space(args.output, max(0, needed - there), smaller)
+        of_a_stream = {n: store.planned_bytes(frames, {n: d}, args.dtype) / 1e9 for n, d in dimensions.items()}
+        hours = sum(samples) / SAMPLE_RATE / 3600
         print(
-            f"{args.output}: {len(audio)} utterances, {sum(samples) / SAMPLE_RATE / 3600:.2f} h, "
-            f"{len(dimensions)} streams as {args.dtype}: {needed / 1e9:.2f} GB, "
-            f"of which {there / 1e9:.2f} GB are there; {free / 1e9:.0f} GB are free",
-            flush=True,
+            f"{args.output}: {len(audio)} utterances, {hours:.2f} h, frames of {what.frame_ms} ms, as {args.dtype}: "
+            f"{needed / 1e9:.2f} GB, of which {there / 1e9:.2f} GB are there; {free / 1e9:.0f} GB are free"
         )
+        print("  " + ", ".join(f"{name} {size:.3g} GB" for name, size in of_a_stream.items()))
+        lacking = [
+            utterances for name, utterances in zip(names, cut, strict=True) if not (data / name / "done.json").exists()
+        ]
+        if lacking:
+            share = sum(map(len, lacking)) / len(audio)
+            factor = real_time_factor(args.teacher, args.device, [audio[u] for u in lacking[0]])
+            minutes = factor * hours * 60 * share
+            print(
+                f"  to be computed: {100 * share:.0f} %; on one machine like this one about {minutes:.1f} min "
+                f"({factor:.3f} of real time)"
+            )
+        sys.stdout.flush()
     if args.job or everything:
         import torch
         from tqdm import tqdm
+
+        from distill.lfmmi import DenominatorGraph
 
         if "OMP_NUM_THREADS" not in os.environ:  # jobs side by side share the cores
             torch.set_num_threads(max(1, (os.cpu_count() or 1) // args.num_jobs))
         todo = list(zip(names, cut, strict=True))[(args.job or 1) - 1 :: args.num_jobs if args.job else 1]
         teacher = None
+        graph = DenominatorGraph.load(args.graph) if what.top_k is not None else None
         with tqdm(total=sum(len(utterances) for _, utterances in todo), desc=args.output.name, unit="utt") as progress:
             for name, utterances in todo:
                 description = about(utterances)
@@ -204,7 +306,7 @@ def main(argv: list[str] | None = None) -> None:
                     teacher = load_network(args.teacher, torch.device(args.device)).network
                 with store.TargetWriter(data / name, args.dtype, description) as writer:
                     mine = {utterance: audio[utterance] for utterance in utterances}
-                    extract_shard(teacher, mine, layers, args.device, args.batch_seconds, writer, progress)
+                    extract_shard(teacher, mine, what, graph, args.device, args.batch_seconds, writer, progress)
     if args.merge or everything:
         for name, utterances in zip(names, cut, strict=True):
             if not store.shard_done(data / name, about(utterances)):
@@ -212,15 +314,16 @@ def main(argv: list[str] | None = None) -> None:
         manifest = {
             "version": 1,
             "teacher": checksum,
-            "layers": layers,
+            "layers": what.layers,
             "streams": dimensions,
-            "frame_ms": frame_ms,
+            "frame_ms": what.frame_ms,
+            "graph": graph_checksum,
             "dtype": args.dtype,
             "utterances": len(audio),
             "audio": store.audio_list_checksum(checksums),
         }
         store.merge(args.output, names, manifest, checksums)
-        print(f"{args.output}: targets of {len(audio)} utterances, layers {layers or 'none'} and logits")
+        print(f"{args.output}: targets of {len(audio)} utterances, {', '.join(dimensions)}")
 
 
 if __name__ == "__main__":

@@ -16,10 +16,14 @@ class LFMMILoss(nn.Module):
     With Z the denominator's score and num the score of all alignments of the tokens plus their log P:
 
     - ``transcript``, ``pseudo``: ``den_scale * Z(student) - num(student)``; the tokens are the reference's or the
-      teacher's. Gradient: den_scale * occupancy_Z - occupancy_num.
+      teacher's. Gradient: den_scale * occupancy_Z - occupancy_num. With several token sequences y_n of weight w_n,
+      such as a teacher's n best by their posteriors, ``num = sum_n w_n num(y_n)``: at den_scale 1 the divergence of the
+      student's distribution over sequences from w, but for w's entropy.
     - ``posterior``: the Kullback-Leibler divergence of the student's distribution over paths from the teacher's,
       ``(Z_S - sum gamma_T x_S) - (Z_T - sum gamma_T x_T) >= 0`` with gamma_T the teacher's occupancies. Gradient:
-      occupancy_Z(student) - gamma_T. Zero, with zero gradient, where student and teacher agree.
+      occupancy_Z(student) - gamma_T. Zero, with zero gradient, where student and teacher agree. With gamma_T given
+      instead of the teacher's emissions it is the cross entropy ``Z_S - sum gamma_T x_S``: the same gradient, larger by
+      the teacher's entropy.
 
     Args:
         graph: denominator.
@@ -62,13 +66,19 @@ class LFMMILoss(nn.Module):
         tokens: Tensor | None = None,
         token_lengths: Tensor | None = None,
         teacher_log_probs: Tensor | None = None,
+        teacher_occupancies: Tensor | None = None,
+        weights: Tensor | None = None,
     ) -> Tensor:
         """Loss of a batch.
 
         Args:
             log_probs: (B, T, V) of the student; lengths: (B,) frames.
-            tokens: (B, U) padded with -1, token_lengths: (B,) (transcript, pseudo).
+            tokens: (B, U) padded with -1, token_lengths: (B,) (transcript, pseudo); or (B, N, U) and (B, N) with
+                ``weights`` (B, N) of the sequences, 0 for those that are not there. What too few frames leave no
+                alignment for leaves its weight to the others.
             teacher_log_probs: (B, T, V) (posterior); no gradient flows into it.
+            teacher_occupancies: (B, T, V) instead (posterior), such as :func:`top_occupancies` stores and
+                :func:`spread_occupancies` restores; frames beyond lengths count nothing.
 
         Returns:
             (B,) or a scalar, double.
@@ -76,20 +86,33 @@ class LFMMILoss(nn.Module):
         self.graph.check(log_probs, lengths)
         denominator_of = self.graph.denominator(self.backend, log_probs.device)
         if self.target == "posterior":
-            if teacher_log_probs is None or teacher_log_probs.shape != log_probs.shape:
-                raise UserError("target posterior: needs teacher_log_probs of the shape of log_probs")
-            losses = Divergence.apply(log_probs, teacher_log_probs, lengths, denominator_of)
-            impossible = losses.detach() == float("inf")
+            teacher = teacher_log_probs if teacher_occupancies is None else teacher_occupancies
+            if teacher is None or teacher.shape != log_probs.shape:
+                raise UserError("target posterior: needs teacher_log_probs or teacher_occupancies, shaped as log_probs")
+            if teacher_occupancies is None:
+                losses = Divergence.apply(log_probs, teacher, lengths, denominator_of)
+            else:
+                inside = (
+                    torch.arange(log_probs.shape[1], device=log_probs.device) < lengths.to(log_probs.device)[:, None]
+                )
+                gamma = torch.where(inside[:, :, None], teacher.detach(), teacher.new_zeros(()))
+                products = torch.where(gamma > 0, gamma * log_probs.double(), gamma.new_zeros((), dtype=torch.double))
+                losses = Score.apply(log_probs, lengths, denominator_of) - products.sum((1, 2))
+                nothing = (gamma.sum((1, 2)) == 0) & (lengths > 0).to(gamma.device)  # the teacher has no path
+                losses = losses.masked_fill(nothing, float("inf"))
+            impossible = losses.detach().isinf()
         else:
             if tokens is None or token_lengths is None:
                 raise UserError(f"target {self.target}: needs tokens and token_lengths")
-            if tokens.dim() != 2 or not len(tokens) == len(token_lengths) == len(log_probs):
+            if weights is None:
+                tokens, token_lengths = tokens[:, None], token_lengths[:, None]
+                weights = log_probs.new_ones(len(log_probs), 1)
+            if tokens.dim() != 3 or not len(tokens) == len(token_lengths) == len(log_probs):
                 shapes = f"{tuple(tokens.shape)} and {len(token_lengths)} lengths"
                 raise UserError(f"tokens: {shapes} for {len(log_probs)} utterances; give a row and a length for each")
-            if int(token_lengths.min()) < 0 or int(token_lengths.max()) > tokens.shape[1]:
-                raise UserError(f"token_lengths: must be lengths from 0 to {tokens.shape[1]}, the width of tokens")
-            prior = self.graph.log_prob(tokens, token_lengths)
-            numerator = CTCScore.apply(log_probs, lengths, tokens, token_lengths) + prior.to(log_probs.device)
+            if int(token_lengths.min()) < 0 or int(token_lengths.max()) > tokens.shape[2]:
+                raise UserError(f"token_lengths: must be lengths from 0 to {tokens.shape[2]}, the width of tokens")
+            numerator = self._numerator(log_probs, lengths, tokens, token_lengths, weights)
             denominator = Score.apply(log_probs, lengths, denominator_of)
             losses = self.den_scale * denominator - numerator
             # An input that is not a number is no such case: it shows as a loss that is not a number.
@@ -100,3 +123,46 @@ class LFMMILoss(nn.Module):
         if self.reduction == "none":
             return losses
         return losses.sum() if self.reduction == "sum" else losses.mean()
+
+    def _numerator(
+        self, log_probs: Tensor, lengths: Tensor, tokens: Tensor, token_lengths: Tensor, weights: Tensor
+    ) -> Tensor:
+        """(B,) scores of (B, N, U) token sequences, averaged by their weights; -inf where none has an alignment."""
+        count = tokens.shape[1]
+        flat, flat_lengths = tokens.flatten(0, 1), token_lengths.flatten()
+        prior = self.graph.log_prob(flat, flat_lengths).to(log_probs.device)
+        copies = log_probs if count == 1 else log_probs.repeat_interleave(count, 0)
+        scores = CTCScore.apply(copies, lengths.repeat_interleave(count), flat, flat_lengths) + prior
+        scores = scores.unflatten(0, (-1, count))
+        weights = weights.to(scores).masked_fill(scores.detach() == float("-inf"), 0.0)
+        total = weights.sum(1, keepdim=True)
+        chosen = torch.where(weights > 0, scores, torch.zeros_like(scores))
+        average = (chosen * weights / torch.where(total > 0, total, torch.ones_like(total))).sum(1)
+        return average.masked_fill(total[:, 0] == 0, float("-inf"))
+
+
+def top_occupancies(graph: DenominatorGraph, log_probs: Tensor, lengths: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """The most probable tokens of every frame under the graph, to be stored.
+
+    Args:
+        log_probs: (B, T, V) of the teacher; lengths: (B,) frames.
+        count: k, how many tokens of a frame.
+
+    Returns:
+        token ids (B, T, k) and their occupancies (B, T, k), the largest first.
+    """
+    _, occupancies = graph.native(log_probs, lengths)
+    values, tokens = occupancies.topk(min(count, graph.vocab_size), dim=-1)
+    return tokens, values
+
+
+def spread_occupancies(tokens: Tensor, values: Tensor, vocab_size: int) -> Tensor:
+    """Occupancies (B, T, V) of stored ones, (B, T, k) ids and values; the other tokens share what they leave of 1.
+
+    A frame whose values are all 0 (padding, or an utterance without a path) stays 0.
+    """
+    batch, frames, count = tokens.shape
+    rest = (1.0 - values.sum(-1, keepdim=True)).clamp(min=0) * (values.sum(-1, keepdim=True) > 0)
+    others = vocab_size - count
+    filled = (rest / others if others else rest * 0).expand(batch, frames, vocab_size)
+    return filled.scatter(-1, tokens, values)

@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 
 from distill.errors import UserError
-from distill.files import atomic_write
+from distill.files import atomic_write, sha256
 
 try:
     from kaldiio import load_scp, save_ark
@@ -36,6 +36,7 @@ except ImportError:
 # knows no half precision; compressed takes 1 byte as codes between quantiles of a column (kSpeechFeature).
 COMPRESSION: dict[str, int | None] = {"float32": None, "float16": 3, "compressed": 2}
 BYTES = {"float32": 4, "float16": 2, "compressed": 1}
+NEVER_COMPRESSED = ("posterior_ids",)
 SHARD_UTTERANCES = 256
 ARK_BYTES = 1 << 30
 CHECKED_BYTES = 1 << 16
@@ -154,7 +155,8 @@ class TargetWriter:
                 self.arks[stream] = ark
             offset = ark.tell() + len(utterance.encode()) + 1
             matrix = np.ascontiguousarray(matrix, dtype=np.float32)
-            save_ark(ark, {utterance: matrix}, compression_method=self.compression)
+            method = None if stream in NEVER_COMPRESSED else self.compression
+            save_ark(ark, {utterance: matrix}, compression_method=method)
             self.scps.setdefault(stream, {})[utterance] = f"{ark.name}:{offset}"
 
     def _finish(self, ark: Ark) -> None:
@@ -251,8 +253,18 @@ def audio_list_checksum(audio: Mapping[str, str]) -> str:
     return hashlib.sha256(lines.encode()).hexdigest()
 
 
-def check_manifest(directory: str | Path, teacher: str | Path, wav_scp: str | Path) -> dict[str, Any]:
-    """Read a manifest, refusing targets of another teacher or of other audio.
+def read_manifest(directory: str | Path) -> dict[str, Any]:
+    """A data set's manifest.json."""
+    path = Path(directory) / "manifest.json"
+    if not path.is_file():
+        raise UserError(f"{path}: not found; extract the targets first (stage 8)")
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def check_manifest(
+    directory: str | Path, teacher: str | Path, wav_scp: str | Path, graph: str | Path | None = None
+) -> dict[str, Any]:
+    """Read a manifest, refusing targets of another teacher, of other audio, or of another denominator graph.
 
     ``wav_scp`` may name fewer utterances than the targets, but none that they lack or whose audio differs.
     """
@@ -261,15 +273,15 @@ def check_manifest(directory: str | Path, teacher: str | Path, wav_scp: str | Pa
 
     directory = Path(directory)
     path = directory / "manifest.json"
-    if not path.is_file():
-        raise UserError(f"{path}: not found; extract the targets first (stage 8)")
-    manifest = json.loads(path.read_text(encoding="utf-8"))
+    manifest = read_manifest(directory)
     checksum = model_checksum(teacher)
     if manifest["teacher"] != checksum:
         raise UserError(
             f"{path}: targets of another teacher (checksum {manifest['teacher'][:12]}, but {teacher} has "
             f"{checksum[:12]}); extract them again (stage 8)"
         )
+    if manifest.get("graph") and graph and manifest["graph"] != sha256(graph):
+        raise UserError(f"{path}: posteriors under another denominator graph than {graph}; extract again (stage 8)")
     stored = read_two_columns(directory / "audio.sha256")
     if audio_list_checksum(stored) != manifest["audio"]:
         raise UserError(
@@ -285,21 +297,28 @@ def check_manifest(directory: str | Path, teacher: str | Path, wav_scp: str | Pa
 
 def planned_bytes(frames: Sequence[int], dimensions: Mapping[str, int], dtype: str) -> int:
     """Bytes that the arks of utterances with so many frames take."""
-    header = 20 if dtype == "float32" else 25
-    values = sum(frames) * sum(dimensions.values()) * BYTES[dtype]
-    columns = 8 * sum(dimensions.values()) * len(frames) if dtype == "compressed" else 0
-    return values + columns + len(frames) * len(dimensions) * (header + 30)
+    total = 0
+    for stream, width in dimensions.items():
+        kind = "float32" if stream in NEVER_COMPRESSED else dtype
+        total += sum(frames) * width * BYTES[kind] + len(frames) * (50 if kind == "float32" else 55)
+        if kind == "compressed":  # the quantiles of every column
+            total += 8 * width * len(frames)
+    return total
 
 
-def check_space(directory: str | Path, needed: int) -> int:
-    """Free bytes of the disk that holds ``directory``; refuses if ``needed`` does not fit."""
+def check_space(directory: str | Path, needed: int, smaller: Mapping[str, int] | None = None) -> int:
+    """Free bytes of the disk that holds ``directory``; refuses if ``needed`` does not fit, naming what would.
+
+    ``smaller`` are other ways to store the targets and the bytes that they need.
+    """
     place = Path(directory).absolute()
     while not place.exists():
         place = place.parent
     free = shutil.disk_usage(place).free
     if needed > free:
+        fitting = [f"{how} ({size / 1e9:.1f} GB)" for how, size in (smaller or {}).items() if size <= free]
         raise UserError(
-            f"{directory}: the targets need {needed / 1e9:.1f} GB, but {free / 1e9:.1f} GB are free; "
-            "use --dtype float16 or compressed, fewer layers, or an online teacher (--teacher_targets online)"
+            f"{directory}: the targets need {needed / 1e9:.1f} GB, but {free / 1e9:.1f} GB are free; what fits: "
+            + ", ".join([*fitting, "an online teacher (--teacher_targets online)"])
         )
     return free

@@ -11,11 +11,12 @@ from espnet2.train.abs_espnet_model import AbsESPnetModel
 from torch import Tensor, nn
 
 from distill.errors import UserError
+from distill.lfmmi.loss import spread_occupancies, top_occupancies
 from distill.models.student import Student
 from distill.tasks import losses
 from distill.tasks.augment import augment
 from distill.tasks.settings import AugmentConf, ChunkConf, DistillConf
-from distill.tasks.teacher_source import TeacherSource
+from distill.tasks.teacher_source import TeacherOutputs, TeacherSource
 
 if TYPE_CHECKING:
     from distill.models.teacher import Teacher
@@ -35,7 +36,8 @@ class DistillModel(AbsESPnetModel):
         token_list: tokens by id, blank first.
         conf: weights and targets of the loss.
         teacher: directory of the trained teacher, or None.
-        stored: whether the teacher's outputs come with the batch (``teacher_hidden_02``, ``teacher_logits``).
+        stored_ms: ms per frame of the teacher's outputs that come with the batch (``teacher_hidden_02``,
+            ``teacher_logits``); None: they are computed in the trainer.
         second_teacher: directory of another one, which is always computed in the trainer and counts as much.
         chunk: attention chunks of a streaming student, None for full context.
         augmentation: of the training audio; an online teacher hears the same augmented audio, stored targets were
@@ -51,7 +53,7 @@ class DistillModel(AbsESPnetModel):
         token_list: list[str],
         conf: DistillConf,
         teacher: str | None = None,
-        stored: bool = False,
+        stored_ms: int | None = None,
         second_teacher: str | None = None,
         chunk: ChunkConf | None = None,
         augmentation: AugmentConf | None = None,
@@ -69,7 +71,7 @@ class DistillModel(AbsESPnetModel):
         # Lists of plain objects: no module of a teacher may be found in this one.
         self.teachers = [
             TeacherSource(directory, from_streams, network, conf, token_list)
-            for directory, from_streams in ((teacher, stored), (second_teacher, False))
+            for directory, from_streams in ((teacher, stored_ms), (second_teacher, None))
             if directory is not None
         ]
         if not self.teachers:
@@ -222,7 +224,7 @@ class DistillModel(AbsESPnetModel):
     def _compare(
         self,
         output: Any,
-        teacher: tuple[dict[int, Tensor], Tensor, Tensor],
+        teacher: TeacherOutputs,
         comparisons: list[tuple[nn.Module, int]],
         utterances: list[str],
         text: Tensor,
@@ -231,7 +233,7 @@ class DistillModel(AbsESPnetModel):
         """Terms of the loss against one teacher; ``comparisons`` are the projection and teacher layer of each layer."""
         conf = self.conf
         logits, lengths = output.logits.float(), output.lengths
-        hidden, teacher_logits, teacher_lengths = teacher
+        hidden, teacher_logits, teacher_lengths, top = teacher
         terms: dict[str, Tensor] = {}
         common = self._common_length(lengths, teacher_lengths, utterances)
         # The student's frame t + delay is compared with the teacher's frame t.
@@ -249,8 +251,15 @@ class DistillModel(AbsESPnetModel):
             terms["loss_logits"] = losses.masked_mse(logits[:, own], teacher_logits[:, theirs], common).mean()
         if conf.alpha * conf.beta > 0 and conf.target != "none":
             if conf.target == "posterior":
-                log_probs = teacher_logits[:, theirs].log_softmax(-1)
-                mmi = self.mmi(logits.device)(logits[:, own].log_softmax(-1), common, teacher_log_probs=log_probs)
+                log_probs = teacher_logits.log_softmax(-1)
+                criterion = self.mmi(logits.device)
+                of_teacher: dict[str, Tensor] = {}
+                if conf.posterior_top_k is None:
+                    of_teacher["teacher_log_probs"] = log_probs[:, theirs]
+                else:
+                    top = top or top_occupancies(criterion.graph, log_probs, teacher_lengths, conf.posterior_top_k)
+                    of_teacher["teacher_occupancies"] = spread_occupancies(*top, logits.shape[2])[:, theirs]
+                mmi = criterion(logits[:, own].log_softmax(-1), common, **of_teacher)
                 terms["loss_mmi"] = (mmi / common.clamp(min=1)).mean().float()
             elif conf.target == "pseudo":
                 tokens = losses.greedy_tokens(teacher_logits, teacher_lengths)

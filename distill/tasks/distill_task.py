@@ -18,6 +18,7 @@ from espnet2.utils.types import str_or_none
 
 from distill.errors import UserError
 from distill.models.student import Student
+from distill.targets.store import check_manifest, read_manifest
 from distill.tasks.distill_model import DistillModel
 from distill.tasks.load import build_network, load_network, load_weights
 from distill.tasks.settings import AugmentConf, ChunkConf, DistillConf, read_conf
@@ -80,7 +81,7 @@ class DistillTask(ASRTask):
     @classmethod
     def optional_data_names(cls, train: bool = True, inference: bool = False) -> tuple[str, ...]:
         hidden = tuple(f"teacher_{hidden_stream(layer)}" for layer in range(1, MAX_TEACHER_LAYERS + 1))
-        return hidden + ("teacher_logits",)
+        return (*hidden, "teacher_logits", "teacher_posterior_ids", "teacher_posterior")
 
     @classmethod
     def build_model(cls, args: argparse.Namespace) -> AbsESPnetModel:
@@ -110,7 +111,7 @@ class DistillTask(ASRTask):
             args.token_list,
             conf,
             teacher=args.teacher,
-            stored=args.teacher_targets == "stored",
+            stored_ms=stored_frame_ms(args),
             second_teacher=args.second_teacher,
             chunk=chunk,
             augmentation=read_conf(AugmentConf, "augment_conf", args.augment_conf),
@@ -155,15 +156,22 @@ class DistillTask(ASRTask):
         paths = {name: path for path, name, _ in iter_options.data_path_and_name_and_type}
         targets = {name: Path(path) for name, path in paths.items() if name.startswith("teacher_")}
         if args.teacher is not None and args.teacher_targets == "stored":
-            from distill.targets.store import check_manifest
-
-            if not targets:
-                raise UserError("--teacher_targets stored: no teacher_* data stream given; extract targets (stage 8)")
+            graph = (args.distill_conf or {}).get("graph")
             for directory in sorted({path.parent for path in targets.values()}):
-                check_manifest(directory, args.teacher, paths["speech"])
+                check_manifest(directory, args.teacher, paths["speech"], graph)
         for name, path in paths.items():
             check_keys(path, name, keys_to_load or ())
         return super().build_dataset(args, iter_options, keys_to_load)
+
+
+def stored_frame_ms(args: argparse.Namespace) -> int | None:
+    """ms per frame of the stored targets that a training is given, None if its teacher is computed in the trainer."""
+    if args.teacher is None or args.teacher_targets != "stored":
+        return None
+    for path, name, _ in args.train_data_path_and_name_and_type:
+        if name == "teacher_logits":
+            return read_manifest(Path(path).parent)["frame_ms"]
+    raise UserError("--teacher_targets stored: no teacher_* data stream given; extract targets (stage 8)")
 
 
 def check_keys(path: str | Path, name: str, keys: Collection[str]) -> None:

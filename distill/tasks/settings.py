@@ -29,6 +29,9 @@ class DistillConf:
 
     ``target_delay_ms`` compares what the student knows that much later with what the teacher knew: a student that
     cannot hear the future then need not guess, but emits later.
+
+    ``posterior_top_k`` (target posterior) keeps the teacher's k most probable tokens of every frame and spreads what is
+    left evenly over the others: for a large vocabulary, where the teacher's forward-backward in training is dear.
     """
 
     alpha: float = 0.8
@@ -40,6 +43,7 @@ class DistillConf:
     weight_ctc: float = 0.0
     graph: str | None = None
     target_delay_ms: float = 0.0
+    posterior_top_k: int | None = None
 
     def __post_init__(self) -> None:
         if self.target not in TARGETS:
@@ -47,6 +51,9 @@ class DistillConf:
         for name in ("alpha", "beta"):
             if not 0 <= getattr(self, name) <= 1:
                 raise UserError(f"distill_conf.{name}: {getattr(self, name)} is not between 0 and 1")
+        top_k = self.posterior_top_k
+        if top_k is not None and (top_k < 1 or self.target != "posterior"):
+            raise UserError(f"distill_conf.posterior_top_k: {top_k} must be positive, and target posterior")
         for name in ("weight_ctc", "den_scale", "target_delay_ms"):
             if getattr(self, name) < 0:
                 raise UserError(f"distill_conf.{name}: {getattr(self, name)} must not be negative")

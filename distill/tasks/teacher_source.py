@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -23,12 +23,30 @@ def hidden_stream(layer: int) -> str:
     return f"hidden_{layer:02d}"
 
 
+class TeacherOutputs(NamedTuple):
+    """What a student is compared with, at the student's frame rate.
+
+    Attributes:
+        hidden: (B, T, D) by layer, from 1.
+        logits: (B, T, V).
+        lengths: (B,) frames.
+        top: the k most probable tokens of every frame under the denominator graph, ids and occupancies (B, T, k), if
+            they were stored.
+    """
+
+    hidden: dict[int, Tensor]
+    logits: Tensor
+    lengths: Tensor
+    top: tuple[Tensor, Tensor] | None
+
+
 class TeacherSource:
     """One teacher of a student. It is no module: never in a checkpoint, the optimiser or DDP, never in training mode.
 
     Args:
         directory: of the teacher's training; it may be a student itself. Loaded at the first batch that needs it.
-        stored: whether its outputs come with the batch (``teacher_hidden_02``, ``teacher_logits``) instead.
+        stored_ms: ms per frame of outputs that come with the batch (``teacher_hidden_02``, ``teacher_logits``) instead;
+            None: computed here.
         student: who is compared with it.
         conf: whose ``layer_map`` holds for this teacher.
         token_list: tokens by id, which must be the teacher's as well.
@@ -40,11 +58,19 @@ class TeacherSource:
     """
 
     def __init__(
-        self, directory: str, stored: bool, student: Student | Teacher, conf: DistillConf, token_list: list[str]
+        self,
+        directory: str,
+        stored_ms: int | None,
+        student: Student | Teacher,
+        conf: DistillConf,
+        token_list: list[str],
     ) -> None:
-        self.directory, self.stored, self.token_list = directory, stored, token_list
+        self.directory, self.token_list = directory, token_list
+        self.stored = stored_ms is not None
+        self.top_stored = self.stored and conf.posterior_top_k is not None
         self._loaded: list[Student | Teacher] = []
         layers, self.width, teacher_ms = network_shape(directory)
+        teacher_ms = stored_ms or teacher_ms
         if student.frame_ms % teacher_ms:
             raise UserError(f"{directory}: frames of {teacher_ms} ms do not fit the student's {student.frame_ms} ms")
         self.factor = student.frame_ms // teacher_ms
@@ -75,12 +101,13 @@ class TeacherSource:
             logging.info(f"Teacher loaded from {self.directory}")
         return self._loaded[0]
 
-    def outputs(
-        self, speech: Tensor, speech_lengths: Tensor, streams: dict[str, Any]
-    ) -> tuple[dict[int, Tensor], Tensor, Tensor]:
-        """Hidden layers by number, logits (B, T, V) and lengths at the student's frame rate."""
+    def outputs(self, speech: Tensor, speech_lengths: Tensor, streams: dict[str, Any]) -> TeacherOutputs:
+        """Outputs for a batch of audio; ``streams`` holds the stored ones."""
+        top = None
         if self.stored:
             names = ["teacher_logits"] + [f"teacher_{hidden_stream(layer)}" for layer in set(self.layer_map)]
+            if self.top_stored:
+                names += ["teacher_posterior_ids", "teacher_posterior"]
             for name in names:
                 if name not in streams:
                     raise UserError(
@@ -88,6 +115,8 @@ class TeacherSource:
                     )
             hidden = {layer: streams[f"teacher_{hidden_stream(layer)}"].float() for layer in set(self.layer_map)}
             logits, lengths = streams["teacher_logits"].float(), streams["teacher_logits_lengths"]
+            if self.top_stored:
+                top = streams["teacher_posterior_ids"].long(), streams["teacher_posterior"].float()
         else:
             with torch.no_grad():
                 output = self.network(speech.device)(speech, speech_lengths)
@@ -96,4 +125,4 @@ class TeacherSource:
         if self.factor > 1:
             hidden = {layer: losses.average_frames(h, lengths, self.factor)[0] for layer, h in hidden.items()}
             logits, lengths = losses.average_frames(logits, lengths, self.factor)
-        return hidden, logits, lengths
+        return TeacherOutputs(hidden, logits, lengths, top)

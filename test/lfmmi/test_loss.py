@@ -8,6 +8,7 @@ from conftest import collapse, random_bigram, random_text
 from distill.errors import UserError
 from distill.lfmmi import DenominatorGraph, LFMMILoss
 from distill.lfmmi.forward_backward import CTCScore
+from distill.lfmmi.loss import spread_occupancies, top_occupancies
 
 TOKENS = torch.tensor([[1, 2, 2], [3, -1, -1], [2, 1, -1]])
 TOKEN_LENGTHS = torch.tensor([3, 1, 2])
@@ -237,3 +238,71 @@ def test_divergence_needs_a_teacher_of_its_shape():
         crit(emissions(), LENGTHS)
     with pytest.raises(UserError, match="teacher_log_probs"):
         crit(emissions(), LENGTHS, teacher_log_probs=emissions(frames=8))
+
+
+@pytest.mark.parametrize("order", [2, 3])
+def test_all_occupancies_of_the_teacher_have_the_gradient_of_the_divergence(order):
+    graph = DenominatorGraph.from_text(random_text(4), order=order, vocab_size=4)
+    crit = LFMMILoss(graph, target="posterior", reduction="none")
+    x, teacher = emissions().log_softmax(-1).requires_grad_(), emissions(seed=1).log_softmax(-1)
+    divergence = crit(x, LENGTHS, teacher_log_probs=teacher)
+    gamma = spread_occupancies(*top_occupancies(graph, teacher, LENGTHS, 4), 4)
+    entropy = crit(teacher, LENGTHS, teacher_occupancies=gamma)
+    cross = crit(x, LENGTHS, teacher_occupancies=gamma)
+    torch.testing.assert_close(cross, divergence + entropy)
+    expected, found = (torch.autograd.grad(loss.sum(), x, retain_graph=True)[0] for loss in (divergence, cross))
+    torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_what_the_top_occupancies_leave_is_shared_by_the_others(count):
+    graph, teacher = random_bigram(4), emissions(seed=1).log_softmax(-1)
+    tokens, values = top_occupancies(graph, teacher, LENGTHS, count)
+    whole = spread_occupancies(*top_occupancies(graph, teacher, LENGTHS, 4), 4)
+    spread = spread_occupancies(tokens, values, 4)
+    torch.testing.assert_close(spread.gather(-1, tokens), whole.gather(-1, tokens))
+    for b, length in enumerate(LENGTHS.tolist()):
+        torch.testing.assert_close(spread[b, :length].sum(-1), spread.new_ones(length))
+        assert (spread[b, length:] == 0).all()
+        kept = set(tokens[b, 0].tolist())
+        rest = {round(spread[b, 0, v].item(), 12) for v in range(4) if v not in kept}
+        assert len(rest) == 1
+
+
+def test_a_teacher_without_a_path_counts_nothing():
+    crit = LFMMILoss(random_bigram(4), target="posterior", reduction="none")
+    gamma = torch.full((3, 9, 4), 0.25)
+    gamma[1] = 0
+    x = emissions().requires_grad_()
+    losses = crit(x, LENGTHS, teacher_occupancies=gamma)
+    assert losses[1] == 0 and crit.skipped == 1 and (losses[[0, 2]] > 0).all()
+    losses.sum().backward()
+    assert (x.grad[1] == 0).all() and (x.grad[0] != 0).any()
+
+
+def test_several_numerators_are_averaged_by_their_weights():
+    crit = LFMMILoss(random_bigram(4), target="pseudo", reduction="none")
+    x = emissions().log_softmax(-1).requires_grad_()
+    others, other_lengths = TOKENS.flip(0), TOKEN_LENGTHS.flip(0)
+    one, other = crit(x, LENGTHS, TOKENS, TOKEN_LENGTHS), crit(x, LENGTHS, others, other_lengths)
+    tokens, lengths = torch.stack([TOKENS, others], 1), torch.stack([TOKEN_LENGTHS, other_lengths], 1)
+    weights = torch.tensor([[0.3, 0.7], [1.0, 0.0], [0.5, 0.5]])
+    both = crit(x, LENGTHS, tokens, lengths, weights=weights)
+    torch.testing.assert_close(both, one * weights[:, 0] + other * weights[:, 1])
+    assert torch.autograd.gradcheck(
+        lambda y: crit(y, LENGTHS, tokens, lengths, weights=weights),
+        (emissions().requires_grad_(),),
+        eps=1e-5,
+        atol=1e-7,
+    )
+
+
+def test_a_sequence_that_does_not_fit_leaves_its_weight_to_the_others():
+    crit = LFMMILoss(random_bigram(4), target="pseudo", reduction="none")
+    x, short = emissions(batch=2, frames=2), torch.tensor([2, 2])
+    tokens, lengths = torch.tensor([[[1, 1, 1], [2, -1, -1]]] * 2), torch.tensor([[3, 1], [3, 1]])
+    weights = torch.tensor([[0.9, 0.1], [1.0, 0.0]])
+    losses = crit(x, short, tokens, lengths, weights=weights)
+    alone = crit(x, short, torch.tensor([[2], [2]]), torch.tensor([1, 1]))
+    torch.testing.assert_close(losses, torch.stack([alone[0], torch.zeros_like(alone[0])]))
+    assert crit.skipped == 1

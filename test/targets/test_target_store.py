@@ -68,7 +68,7 @@ def test_shards_hold_every_utterance_once_in_order(utterances, size):
 
 def test_plan_is_close_to_what_is_written(tmp_path):
     for dtype in store.COMPRESSION:
-        frames, dimensions = [100, 37], {"hidden_02": 16, "logits": 5}
+        frames, dimensions = [100, 37], {"hidden_02": 16, "logits": 5, "posterior_ids": 3}
         matrices = {
             f"u{i}": {name: np.random.randn(t, d) for name, d in dimensions.items()} for i, t in enumerate(frames)
         }
@@ -78,8 +78,11 @@ def test_plan_is_close_to_what_is_written(tmp_path):
 
 
 def test_too_small_a_disk_is_refused(tmp_path):
-    with pytest.raises(UserError, match="online teacher"):
-        store.check_space(tmp_path / "new" / "dir", 10**18)
+    smaller = {"one byte": 10**6, "two bytes": 10**17}
+    with pytest.raises(
+        UserError, match=r"what fits: one byte \(0.0 GB\), an online teacher \(--teacher_targets online\)"
+    ):
+        store.check_space(tmp_path / "new" / "dir", 10**18, smaller)
 
 
 def test_audio_checksum_sees_content_not_name_or_time(tmp_path):

@@ -16,10 +16,12 @@ import yaml
 from tiny_training import STUDENT, TEACHER, TOKENS
 
 from distill.errors import UserError
+from distill.targets import store
 from distill.tasks.distill_model import DistillModel
 from distill.tasks.load import checkpoint_path, load_network, network_shape
 from distill.tasks.losses import normalise_frames
 from distill.tasks.settings import DistillConf
+from distill.tasks.teacher_source import TeacherOutputs
 
 
 def reporter(directory):
@@ -187,7 +189,7 @@ def test_delayed_targets_ask_for_what_the_teacher_knew_before(world, teacher, on
     padded, lengths = speech(world)
     said = student(padded, lengths)
     layers = {i: normalise_frames(model.projections[i - 1](h)).roll(-2, 1) for i, h in enumerate(said.hidden, 1)}
-    model.teachers[0].outputs = lambda *_: (layers, said.logits.roll(-2, 1), said.lengths)
+    model.teachers[0].outputs = lambda *_: TeacherOutputs(layers, said.logits.roll(-2, 1), said.lengths, None)
     for projection in model.projections:
         projection.register_forward_hook(lambda _module, _input, output: normalise_frames(output))
     _, stats = model._loss(said, padded, lengths, torch.zeros(len(padded), 1), torch.ones(len(padded)), [], {})
@@ -398,3 +400,47 @@ def test_two_processes_train_together(world, teacher):
     out = world.root / "student_ddp"
     assert set(reporter(out)) == {1, 2}
     load_network(out)
+
+
+FBANK = {**STUDENT, "network_conf": {**STUDENT["network_conf"], "front_end": "fbank", "front_end_conf": {}}}
+
+
+@pytest.mark.parametrize(("dtype", "apart"), [("float32", 1e-5), ("float16", 1e-3), ("compressed", 1e-2)])
+@pytest.mark.parametrize("config", [STUDENT, FBANK], ids=["20ms", "40ms"])
+@pytest.mark.parametrize("top_k", [None, 2])
+def test_first_loss_with_stored_targets_is_that_with_the_teacher(world, teacher, tmp_path, config, dtype, apart, top_k):
+    """Utterance by utterance, so that padding is no part of it; for posteriors, the whole and a part of them."""
+    from distill.bin import extract_targets
+    from distill.tasks.load import build_network
+
+    graph = world.root / "den.npz"
+    config = changed(config, distill_conf={"posterior_top_k": top_k, "graph": str(graph)})
+    (tmp_path / "student.yaml").write_text(yaml.safe_dump(config))
+    wav_scp = world.root / "valid/wav.scp"
+    extract_targets.main(
+        [
+            *("--teacher", str(teacher), "--wav_scp", str(wav_scp), "--output", str(tmp_path / "targets")),
+            *("--student_config", str(tmp_path / "student.yaml"), "--graph", str(graph), "--dtype", dtype),
+        ]
+    )
+    manifest = store.read_manifest(tmp_path / "targets")
+    frame_ms = 40 if config is not STUDENT and config["network_conf"]["front_end"] == "fbank" else 20
+    assert manifest["frame_ms"] == frame_ms
+    torch.manual_seed(0)
+    network, conf = build_network(config, len(TOKENS)), DistillConf(**config["distill_conf"])
+    online = DistillModel(network, TOKENS, conf, teacher=str(teacher)).eval()
+    stored = DistillModel(network, TOKENS, conf, teacher=str(teacher), stored_ms=frame_ms).eval()
+    stored.projections.load_state_dict(online.projections.state_dict())
+    streams = {name: store.read_targets(tmp_path / "targets", name) for name in manifest["streams"]}
+    assert ("posterior" in streams) == (top_k is not None)
+    for utterance, path in store.read_two_columns(wav_scp).items():
+        audio = torch.from_numpy(soundfile.read(path, dtype="float32")[0])[None]
+        batch = {f"teacher_{name}": torch.from_numpy(x[utterance].copy())[None] for name, x in streams.items()}
+        batch |= {f"{name}_lengths": torch.tensor([x.shape[1]]) for name, x in batch.items()}
+        text, lengths = torch.tensor([[2]]), torch.tensor([1])
+        losses = []
+        for model, extra in ((online, {}), (stored, batch)):
+            with torch.no_grad():
+                losses.append(model(audio, torch.tensor([audio.shape[1]]), text, lengths, **extra)[1])
+        for name in ("loss", "loss_hidden", "loss_logits", "loss_mmi"):
+            assert losses[1][name].item() == pytest.approx(losses[0][name].item(), rel=apart, abs=apart), name

@@ -348,12 +348,15 @@ if wanted 8; then
     if [ "${teacher_targets}" = online ]; then
         log "stage 8: skipped, as the teacher runs inside the trainer (--teacher_targets online)"
     else
+        student_configs=("${student_full_config}")
+        # In stage 11 the targets may be of another teacher.
+        [ "${stage2_teacher}" = student_full ] || student_configs+=("${student_stream_config}")
         extract=(
             python3 -m distill.bin.extract_targets --teacher "${expdir}/teacher" --dtype "${target_dtype}"
-            --student_config "${student_full_config}" --num_jobs "${nj}"
+            --student_config "${student_configs[@]}" --graph "${graph}" --num_jobs "${nj}"
         )
-        # Of the student's configuration only the layers that it wants matter.
-        layers=$("${extract[@]}" --show_layers --wav_scp "${raw}/${train_set}/wav.scp" --output "${targets}/${train_set}")
+        # Of the students' configurations only what they want of the teacher matters.
+        streams=$("${extract[@]}" --show_streams --wav_scp "${raw}/${train_set}/wav.scp" --output "${targets}/${train_set}")
         # Arks that were lost or cut off since are made again; --verify finds other damage.
         for set in ${train_set} ${valid_set}; do
             [ ! -e "${stamps}/8" ] || "${extract[@]}" --check --wav_scp "${raw}/${set}/wav.scp" \
@@ -361,7 +364,7 @@ if wanted 8; then
         done
     fi
     if [ "${teacher_targets}" = stored ] && begin "${stamps}/8" "extract the teacher's targets" \
-        "${target_dtype} ${layers}" "${targets}" "${stamps}/7" \
+        "${target_dtype} ${streams}" "${targets}" "${stamps}/7" \
         "${raw}/${train_set}/wav.scp" "${raw}/${valid_set}/wav.scp"; then
         for set in ${train_set} ${valid_set}; do
             of_set=("${extract[@]}" --wav_scp "${raw}/${set}/wav.scp" --output "${targets}/${set}")
