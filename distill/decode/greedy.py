@@ -2,28 +2,23 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
 from torch import Tensor
 
-
-class Token(NamedTuple):
-    """A recognised token: frames [start_frame, end_frame), mean posterior over them as confidence."""
-
-    id: int
-    start_frame: int
-    end_frame: int
-    confidence: float
+from distill.decode.hypothesis import Hypothesis, Token
 
 
 class GreedySearch:
-    """Greedy decoding of a stream: frames in pieces of any size give the same tokens as all at once."""
+    """Greedy decoding of a stream; see :class:`distill.decode.hypothesis.Search`."""
 
     def __init__(self) -> None:
         self.frames = 0
+        self._begin()
+
+    def _begin(self) -> None:
         self.tokens: list[Token] = []
         self._open = 0  # token of the last frame; 0 is blank
+        self._score = 0.0
 
     def accept(self, logits: Tensor) -> None:
         """Take in (t, V) logits or log-probabilities; t may be 0."""
@@ -31,6 +26,7 @@ class GreedySearch:
             return
         posterior, ids = logits.float().softmax(-1).max(-1)
         runs, counts = torch.unique_consecutive(ids, return_counts=True)
+        self._score += posterior.log().sum().item()
         means = [part.mean().item() for part in posterior.split(counts.tolist())]
         for token, count, mean in zip(runs.tolist(), counts.tolist(), means, strict=True):
             end = self.frames + count
@@ -45,9 +41,20 @@ class GreedySearch:
             self.frames = end
 
     @property
-    def trailing_blanks(self) -> int:
-        """Frames since the last token ended."""
-        return self.frames - self.tokens[-1].end_frame if self.tokens else self.frames
+    def settled(self) -> int:
+        """All but the last token, which may go on."""
+        return max(0, len(self.tokens) - 1)
+
+    @property
+    def best(self) -> Hypothesis:
+        """The tokens so far, and ln P of their path."""
+        return Hypothesis(self.tokens, None, self._score)
+
+    def finish(self) -> list[Hypothesis]:
+        """End an utterance: its only hypothesis. The next frame begins another."""
+        hypotheses = [self.best]
+        self._begin()
+        return hypotheses
 
 
 def greedy(logits: Tensor) -> list[Token]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -76,6 +76,45 @@ def from_text(lines: Iterable[Sequence[int]], order: int, vocab_size: int) -> Ng
     return Ngram(np.log(np.stack([row(h if order > 1 else ()) for h in states])), states)
 
 
+def arpa_entries(path: Path) -> Iterator[tuple[int, tuple[str, ...], float, float | None]]:
+    """Line number, words, log10 probability and log10 back-off weight (None: not given) of each n-gram of an ARPA file.
+
+    Raises:
+        UserError: the file is missing, a line is damaged, or there are not as many n-grams as it declares (at its end).
+    """
+    declared: dict[int, int] = {}
+    found: dict[int, int] = defaultdict(int)
+    order, ended = 0, False
+    try:
+        with open(path, encoding="utf-8") as stream:
+            for number, raw in enumerate(stream, 1):
+                line = raw.strip()
+                if not order and line.startswith("ngram ") and "=" in line:
+                    size, count = line[6:].split("=")
+                    declared[int(size)] = int(count)
+                elif line.startswith("\\") and line.endswith("-grams:"):
+                    order = int(line[1:].split("-")[0])
+                elif line == "\\end\\":
+                    ended = True
+                elif line and order:
+                    fields = line.split()
+                    if len(fields) not in (order + 1, order + 2):
+                        raise UserError(
+                            f"{path}:{number}: {len(fields)} fields in the {order}-grams; the file is damaged"
+                        )
+                    found[order] += 1
+                    backoff = float(fields[-1]) if len(fields) == order + 2 else None
+                    yield number, tuple(fields[1 : order + 1]), float(fields[0]), backoff
+    except FileNotFoundError:
+        raise UserError(f"{path}: not found") from None
+    except UnicodeDecodeError:
+        raise UserError(f"{path}: not a text file in UTF-8; expected an ARPA file") from None
+    except ValueError as error:
+        raise UserError(f"{path}:{number}: {error}; the file is damaged") from None
+    if not ended or dict(found) != declared:
+        raise UserError(f"{path}: cut off, it declares {declared} n-grams and holds {dict(found)}; make it again")
+
+
 def from_arpa(path: Path, token_list: Sequence[str]) -> Ngram:
     """Read an ARPA file of token n-grams (orders 1 to 4): an n-gram's own probability if listed, else back-off.
 
@@ -85,43 +124,22 @@ def from_arpa(path: Path, token_list: Sequence[str]) -> Ngram:
     id_of = {token: index for index, token in enumerate(token_list)} | {"<s>": START, "</s>": END}
     log_p: dict[History, float] = {}
     backoff: dict[History, float] = {}
-    declared: dict[int, int] = {}
-    found: dict[int, int] = defaultdict(int)
-    order, ended = 0, False
-    try:
-        with open(path, encoding="utf-8") as stream:
-            for number, raw in enumerate(stream, 1):
-                line = raw.strip()
-                if line.startswith("ngram ") and "=" in line:
-                    size, count = line[6:].split("=")
-                    declared[int(size)] = int(count)
-                elif line.startswith("\\") and line.endswith("-grams:"):
-                    order = int(line[1:].split("-")[0])
-                elif line == "\\end\\":
-                    ended = True
-                elif line and order and not line.startswith("\\"):
-                    fields = line.split()
-                    where = f"{path}:{number}"
-                    if len(fields) not in (order + 1, order + 2):
-                        raise UserError(f"{where}: {len(fields)} fields in the {order}-grams; the file is damaged")
-                    unknown = [w for w in fields[1 : order + 1] if w not in id_of]
-                    found[order] += 1
-                    if "<unk>" in unknown:
-                        continue
-                    if unknown:
-                        raise UserError(f"{where}: token {unknown[0]!r} is not in the token list; use the same tokens")
-                    key = tuple(id_of[w] for w in fields[1 : order + 1])
-                    log_p[key] = float(fields[0]) * math.log(10)
-                    if len(fields) == order + 2:
-                        backoff[key] = float(fields[-1]) * math.log(10)
-    except FileNotFoundError:
-        raise UserError(f"{path}: not found") from None
-    except ValueError as error:
-        raise UserError(f"{path}:{number}: {error}; the file is damaged") from None
-    if not ended or dict(found) != declared:
-        raise UserError(f"{path}: cut off, it declares {declared} n-grams and holds {dict(found)}; make it again")
-    if not 1 <= len(declared) <= 4:
-        raise UserError(f"{path}: order {len(declared)}; must be from 1 to 4")
+    order = 0
+    for number, words, p, weight in arpa_entries(path):
+        order = len(words)
+        if order > 4:
+            raise UserError(f"{path}: order {order}; must be from 1 to 4")
+        unknown = [w for w in words if w not in id_of]
+        if "<unk>" in unknown:
+            continue
+        if unknown:
+            raise UserError(f"{path}:{number}: token {unknown[0]!r} is not in the token list; use the same tokens")
+        key = tuple(id_of[w] for w in words)
+        log_p[key] = p * math.log(10)
+        if weight is not None:
+            backoff[key] = weight * math.log(10)
+    if not order:
+        raise UserError(f"{path}: holds no n-grams; make it again")
     vocab_size = len(token_list)
     for token, name in enumerate(token_list):
         if token and (token,) not in log_p and not (name.startswith("<") and name.endswith(">")):
@@ -144,8 +162,8 @@ def from_arpa(path: Path, token_list: Sequence[str]) -> Ngram:
             rows[history] = values
         return rows[history]
 
-    states = _states(log_p, len(declared), vocab_size)
-    log_matrix = np.stack([row(h if len(declared) > 1 else ()) for h in states])
+    states = _states(log_p, order, vocab_size)
+    log_matrix = np.stack([row(h if order > 1 else ()) for h in states])
     sums = np.exp(log_matrix).sum(1)
     if (sums > 1.01).any():
         worst = int(sums.argmax())

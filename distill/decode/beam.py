@@ -1,0 +1,291 @@
+"""CTC prefix beam search with an n-gram language model, a bonus per word and hot words, for streams.
+
+A hypothesis is a prefix of tokens together with how it ends, in a blank or in its last token: the two behave
+differently when that token is heard again. Its score sums all alignments that lead there (Graves & Jaitly, 2014;
+Hannun et al., 2014). The beam keeps the best hypotheses of each frame; with a single one it follows the most probable
+symbol of every frame, which is greedy decoding.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from torch import Tensor
+
+from distill.decode.hotwords import Hotwords
+from distill.decode.hypothesis import Hypothesis, Token
+from distill.decode.lm import NgramLM
+from distill.errors import UserError
+
+SETTLE_EVERY = 64  # frames; what all hypotheses share is settled then
+SLACK = 10.0  # nats below the beam within which an alignment may still add to a hypothesis that survives
+_SPECIAL = ("<blank>", "<sos/eos>")
+
+# An alignment: the one of the tokens before, first frame, frame after the last, sum of posteriors
+Alignment = tuple["Alignment | None", int, int, float] | None
+
+
+class _Prefix:
+    """Tokens so far, as a chain, with what language model and hot words say about them."""
+
+    __slots__ = ("parent", "token", "children", "lm_state", "word", "hot_state", "score")
+
+    def __init__(
+        self, parent: _Prefix | None, token: int, lm_state: int, word: str, hot_state: int, score: float
+    ) -> None:
+        self.parent = parent
+        self.token = token
+        self.children: dict[int, _Prefix] = {}
+        self.lm_state = lm_state
+        self.word = word  # the unfinished one
+        self.hot_state = hot_state
+        self.score = score
+
+
+class Fusion:
+    """What is added to the score of the acoustics: ``lm_weight`` · ln P(words) + ``word_bonus`` per word + hot words.
+
+    Args:
+        token_list: tokens by id, blank first.
+        token_type: char, bpe, word or phn.
+        lm: n-gram of words, or of tokens (``lm_unit`` token); None: none.
+        lm_unit: what the n-gram and the bonus count: ``word`` or ``token``.
+    """
+
+    def __init__(
+        self,
+        token_list: Sequence[str],
+        token_type: str,
+        lm: NgramLM | None = None,
+        lm_weight: float = 0.0,
+        word_bonus: float = 0.0,
+        hotwords: Hotwords | None = None,
+        lm_unit: str = "word",
+    ) -> None:
+        if lm_unit not in ("word", "token"):
+            raise UserError(f"lm_unit: {lm_unit!r} is neither word nor token")
+        self._lm = lm if lm_weight else None
+        self._lm_weight, self._word_bonus = lm_weight, word_bonus
+        self._hotwords = hotwords
+        self._whole = lm_unit == "token" or token_type in ("word", "phn")  # each token is a unit of the n-gram
+        self._names = list(token_list)
+        # Text of each token, with a space where it begins a word
+        self._texts: list[str] = []
+        for token in token_list:
+            if token in _SPECIAL:
+                self._texts.append("")
+            elif token_type in ("word", "phn"):
+                self._texts.append(" " + token)
+            else:
+                self._texts.append(" " if token == "<space>" else token.replace("▁", " "))
+        best_phrase = hotwords.boost if hotwords else 0.0
+        self.largest_gain = max(word_bonus, 0.0) + 2 * max(best_phrase, 0.0)  # of one token, to prune by
+
+    def empty(self) -> _Prefix:
+        """No tokens, at a sentence start."""
+        hot_state = self._hotwords.read(0, " ")[1] if self._hotwords else 0
+        return _Prefix(None, 0, self._lm.start if self._lm else 0, "", hot_state, 0.0)
+
+    def extend(self, prefix: _Prefix, token: int) -> _Prefix:
+        """The prefix with one more token."""
+        child = prefix.children.get(token)
+        if child is None:
+            text = self._texts[token]
+            state, word, hot_state, score = prefix.lm_state, prefix.word, prefix.hot_state, prefix.score
+            if self._whole and text:
+                score, state = self._finish_word(score, state, self._names[token])
+            elif not self._whole and text.startswith(" "):
+                if word:
+                    score, state = self._finish_word(score, state, word)
+                word = text[1:]
+            else:
+                word += text
+            if self._hotwords and text:
+                if self._ends_word(prefix.token):
+                    text = text.lstrip()
+                gain, hot_state = self._hotwords.read(hot_state, text)
+                score += gain
+            child = prefix.children[token] = _Prefix(prefix, token, state, word, hot_state, score)
+        return child
+
+    def end(self, prefix: _Prefix) -> float:
+        """The score of the prefix as a whole sentence."""
+        score, state = prefix.score, prefix.lm_state
+        if prefix.word:
+            score, state = self._finish_word(score, state, prefix.word)
+        if self._lm:
+            score += self._lm_weight * self._lm.end(state)
+        if self._hotwords:
+            score += self._hotwords.end(prefix.hot_state, "" if self._ends_word(prefix.token) else " ")
+        return score
+
+    def _ends_word(self, token: int) -> bool:
+        """Whether a space was the last character; it is before the first token, which stands for by blank."""
+        return token == 0 or self._texts[token].endswith(" ")
+
+    def _finish_word(self, score: float, state: int, word: str) -> tuple[float, int]:
+        if self._lm:
+            log_p, state = self._lm.score(state, word)
+            score += self._lm_weight * log_p
+        return score + self._word_bonus, state
+
+
+class BeamSearch:
+    """Prefix beam search over a stream; see :class:`distill.decode.hypothesis.Search`.
+
+    Args:
+        fusion: language model and other scores.
+        beam: hypotheses kept after each frame. Of a frame's tokens the ``4 * beam`` most probable ones are tried.
+        nbest: hypotheses that ``finish`` returns at most.
+    """
+
+    def __init__(self, fusion: Fusion, beam: int = 8, nbest: int = 1) -> None:
+        if beam < 1:
+            raise UserError(f"beam: {beam} must be at least 1")
+        self._fusion, self._width, self._nbest = fusion, beam, nbest
+        self.frames = 0
+        self._begin()
+
+    def _begin(self) -> None:
+        self._settled: list[Token] = []
+        self._next_settling = self.frames + SETTLE_EVERY
+        # Prefix, whether it ends in a blank, ln P of all its alignments, of the best one, and that one
+        self._beam: list[tuple[_Prefix, bool, float, float, Alignment]] = [(self._fusion.empty(), True, 0.0, 0.0, None)]
+
+    @property
+    def settled(self) -> int:
+        """Tokens that every hypothesis shares."""
+        return len(self._settled)
+
+    def accept(self, logits: Tensor) -> None:
+        """Take in (t, V) logits or log-probabilities; t may be 0."""
+        if not len(logits):
+            return
+        log_p = logits.detach().float().log_softmax(-1)
+        values, ids = log_p[:, 1:].topk(min(4 * self._width, log_p.shape[1] - 1))
+        for row, row_values, row_ids in zip(log_p.cpu().numpy(), values.tolist(), (ids + 1).tolist(), strict=True):
+            self._step(row, row_values, row_ids)
+            self.frames += 1
+            if self.frames == self._next_settling:
+                self._settle()
+                self._next_settling += SETTLE_EVERY
+
+    def _step(self, log_p: np.ndarray, values: list[float], ids: list[int]) -> None:
+        frame, blank = self.frames, float(log_p[0])
+        after_blank: dict[_Prefix, list] = {}
+        after_token: dict[_Prefix, list] = {}
+
+        # The same tokens: a blank, or the last token goes on
+        for prefix, blank_last, total, best, alignment in self._beam:
+            _add(after_blank, prefix, total + blank, best + blank, alignment)
+            if not blank_last:
+                p = float(log_p[prefix.token])
+                before, start, _, posterior = alignment  # type: ignore[misc]
+                longer = (before, start, frame + 1, posterior + math.exp(p))
+                _add(after_token, prefix, total + p, best + p, longer)
+        worst = -math.inf
+        if len(after_blank) + len(after_token) >= self._width:
+            ranks = [entry[0] + prefix.score for part in (after_blank, after_token) for prefix, entry in part.items()]
+            worst = heapq.nlargest(self._width, ranks)[-1] - SLACK - self._fusion.largest_gain
+
+        # One more token; after itself only where a blank is between
+        for prefix, blank_last, total, best, alignment in self._beam:
+            least = worst - total - prefix.score
+            for p, token in zip(values, ids, strict=True):
+                if p < least:
+                    break
+                if blank_last or token != prefix.token:
+                    child = self._fusion.extend(prefix, token)
+                    _add(after_token, child, total + p, best + p, (alignment, frame, frame + 1, math.exp(p)))
+
+        everything = [(prefix, True, *entry) for prefix, entry in after_blank.items()]
+        everything += [(prefix, False, *entry) for prefix, entry in after_token.items()]
+        self._beam = heapq.nlargest(self._width, everything, key=lambda entry: entry[2] + entry[0].score)
+
+    def _ranked(self, ended: bool) -> list[tuple[float, _Prefix, Alignment]]:
+        """Score, prefix and best alignment of every different prefix, best first."""
+        merged: dict[_Prefix, list] = {}
+        for prefix, _, total, best, alignment in self._beam:
+            _add(merged, prefix, total, best, alignment)
+        score_of = self._fusion.end if ended else lambda prefix: prefix.score
+        ranked = [(entry[0] + score_of(prefix), prefix, entry[2]) for prefix, entry in merged.items()]
+        return sorted(ranked, key=lambda row: -row[0])
+
+    def _hypothesis(self, score: float, prefix: _Prefix, alignment: Alignment) -> Hypothesis:
+        return Hypothesis(self._settled + _tokens(prefix, alignment, None), None, score)
+
+    @property
+    def best(self) -> Hypothesis:
+        """The best hypothesis of the frames so far, without a sentence end."""
+        return self._hypothesis(*self._ranked(ended=False)[0])
+
+    def finish(self) -> list[Hypothesis]:
+        """End the sentence: the n best, best first. The next frame begins another."""
+        hypotheses = [self._hypothesis(*row) for row in self._ranked(ended=True)[: self._nbest]]
+        self._begin()
+        return hypotheses
+
+    def _settle(self) -> None:
+        """Settle the tokens that all hypotheses share, with their times in the best one, and forget what was pruned.
+
+        Without it memory and the time for a partial result would grow with the stream.
+        """
+        chains = []
+        for prefix, *_ in self._beam:
+            chain: list[_Prefix] = []
+            node: _Prefix | None = prefix
+            while node is not None:
+                chain.append(node)
+                node = node.parent
+            chains.append(chain[::-1])
+        shared = 0
+        while all(len(chain) > shared and chain[shared] is chains[0][shared] for chain in chains):
+            shared += 1
+        root = chains[0][shared - 1]  # its own end may still move
+        _, best, alignment = self._ranked(ended=False)[0]
+        self._settled += _tokens(best, alignment, root)
+        self._beam = [
+            (prefix, blank_last, total, viterbi, _cut(alignment, len(chain) - shared + 1 if root.token else None))
+            for (prefix, blank_last, total, viterbi, alignment), chain in zip(self._beam, chains, strict=True)
+        ]
+        alive = {node for chain in chains for node in chain[shared - 1 :]}
+        for node in alive:
+            node.children = {token: child for token, child in node.children.items() if child in alive}
+        root.parent = None
+
+
+def _add(entries: dict[_Prefix, list], prefix: _Prefix, total: float, best: float, alignment: Alignment) -> None:
+    """Add alignments to a prefix: their probabilities sum, the best one is remembered."""
+    entry = entries.get(prefix)
+    if entry is None:
+        entries[prefix] = [total, best, alignment]
+        return
+    if best > entry[1]:
+        entry[1:] = best, alignment
+    high, low = (entry[0], total) if entry[0] > total else (total, entry[0])
+    entry[0] = high + math.log1p(math.exp(low - high))
+
+
+def _tokens(prefix: _Prefix, alignment: Alignment, root: _Prefix | None) -> list[Token]:
+    """Tokens of a prefix, without those of ``root`` and after, if that is given: only those before it."""
+    tokens = []
+    before = root is None
+    node: _Prefix | None = prefix
+    while alignment is not None and node is not None:
+        earlier, start, end, posterior = alignment
+        if before:
+            tokens.append(Token(node.token, start, end, posterior / (end - start)))
+        before |= node is root
+        node, alignment = node.parent, earlier
+    return tokens[::-1]
+
+
+def _cut(alignment: Alignment, length: int | None) -> Alignment:
+    """The last ``length`` tokens of an alignment (None: all)."""
+    if alignment is None or length is None:
+        return alignment
+    earlier, start, end, posterior = alignment
+    return (None if length == 1 else _cut(earlier, length - 1), start, end, posterior)
