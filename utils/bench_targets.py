@@ -113,7 +113,7 @@ def measure_extraction(directory: Path, student: str, rounds: int) -> dict[str, 
 
     def extract() -> None:
         with store.TargetWriter(directory / "targets/data/0001", "float32", {}) as writer, tqdm(disable=True) as bar:
-            extract_shard(teacher, audio, Wanted(layers, 20, None), None, "cpu", 60, writer, bar)
+            extract_shard(teacher, audio, Wanted(layers, 20), None, "cpu", 60, writer, bar)
 
     bare()
     seconds: dict[str, list[float]] = {"bare": [], "extract": []}

@@ -1,4 +1,4 @@
-"""Store what a teacher hands over - hidden layers, logits, posteriors - so that students need not run it again.
+"""Store what a teacher hands over - hidden layers, logits, posteriors, n best - so that students need not run it again.
 
     extract="python -m distill.bin.extract_targets --teacher exp/teacher --wav_scp dump/raw/train/wav.scp \\
         --student_config conf/train_student_full.yaml --output dump/targets/train --num_jobs 4"
@@ -31,11 +31,19 @@ os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 
 class Wanted(NamedTuple):
-    """What to store: layers of the teacher, ms per frame, and how many tokens of the graph's posterior (None: none)."""
+    """What to store.
+
+    Attributes:
+        layers: of the teacher.
+        frame_ms: ms per frame.
+        top_k: tokens of a frame of the graph's posterior, None: none.
+        nbest: token sequences of an utterance, 1: none, as the best one follows from the logits.
+    """
 
     layers: list[int]
     frame_ms: int
-    top_k: int | None
+    top_k: int | None = None
+    nbest: int = 1
 
 
 def wanted_by(config_path: Path, teacher_layers: int, teacher_ms: int) -> Wanted:
@@ -53,7 +61,9 @@ def wanted_by(config_path: Path, teacher_layers: int, teacher_ms: int) -> Wanted
     if conf is None or network_conf.get("layers") is None:
         raise UserError(f"{config_path}: network_conf.layers is missing; it says which layers to store")
     layers = sorted(set(conf.layer_map or layer_map(network_conf["layers"], teacher_layers))) if conf.alpha < 1 else []
-    return Wanted(layers, 40 if network_conf.get("front_end") == "fbank" else teacher_ms, conf.posterior_top_k)
+    return Wanted(
+        layers, 40 if network_conf.get("front_end") == "fbank" else teacher_ms, conf.posterior_top_k, conf.nbest
+    )
 
 
 def wanted(layers: str, student_configs: Sequence[Path], teacher_layers: int, teacher_ms: int) -> Wanted:
@@ -76,7 +86,10 @@ def wanted(layers: str, student_configs: Sequence[Path], teacher_layers: int, te
             raise UserError(f"--layers {layers}: must be auto or numbers such as 2,4,6") from error
         if chosen and not 1 <= chosen[0] <= chosen[-1] <= teacher_layers:
             raise UserError(f"--layers {layers}: the teacher has layers 1 to {teacher_layers}")
-    return Wanted(list(chosen), rates.pop(), top[0] if top else None)
+    several = {one.nbest for one in each if one.nbest > 1}
+    if len(several) > 1:
+        raise UserError(f"{student_configs[1]}: nbest is not {student_configs[0]}'s; give both the same")
+    return Wanted(list(chosen), rates.pop(), top[0] if top else None, several.pop() if several else 1)
 
 
 def sample_counts(wav_scp: Path, audio: dict[str, str]) -> list[int]:
@@ -122,13 +135,14 @@ def extract_shard(
 ) -> None:
     """Run the teacher over a shard's utterances and write every stream, at the student's frame rate.
 
-    ``graph`` is the denominator graph of the posteriors, None if they are not wanted.
+    ``graph`` is the denominator graph of posteriors and n best, None if they are not wanted.
     """
     import numpy as np
     import torch
 
     from distill.audio import read_audio
     from distill.lfmmi.loss import top_occupancies
+    from distill.targets.nbest import best_sequences, pack
     from distill.tasks.losses import average_frames
 
     speech = {utterance: read_audio(path, SAMPLE_RATE) for utterance, path in audio.items()}
@@ -146,12 +160,16 @@ def extract_shard(
                 for name, x in streams.items()
             }
             streams, kept = {name: x for name, (x, _) in averaged.items()}, averaged["logits"][1]
-            if graph is not None and what.top_k is not None:
-                log_probs = streams["logits"].float().log_softmax(-1)
+            log_probs = streams["logits"].float().log_softmax(-1)
+            nbest = best_sequences(graph, log_probs, kept, what.nbest) if what.nbest > 1 else None
+            if what.top_k is not None:
                 streams["posterior_ids"], streams["posterior"] = top_occupancies(graph, log_probs, kept, what.top_k)
         matrices = {name: x.float().cpu().numpy() for name, x in streams.items()}
         for i, (utterance, frames) in enumerate(zip(batch, kept.tolist(), strict=True)):
-            writer.write(utterance, {name: x[i, :frames] for name, x in matrices.items()})
+            mine = {name: x[i, :frames] for name, x in matrices.items()}
+            if nbest is not None:
+                mine["nbest"] = pack(*(x[i] for x in nbest))
+            writer.write(utterance, mine)
         progress.update(len(batch))
 
 
@@ -190,9 +208,9 @@ def main(argv: list[str] | None = None) -> None:
         nargs="+",
         default=[],
         help="training configurations of the students: their layer maps say which layers to store, their front end at "
-        "which frame rate, posterior_top_k how much of the graph's posterior",
+        "which frame rate, posterior_top_k and nbest what else",
     )
-    parser.add_argument("--graph", type=Path, help="denominator graph (stage 6), for posterior_top_k")
+    parser.add_argument("--graph", type=Path, help="denominator graph (stage 6), for posterior_top_k and nbest")
     parser.add_argument("--layers", default="auto", help="auto, or numbers such as 2,4,6 (default: auto)")
     parser.add_argument("--dtype", choices=tuple(store.COMPRESSION), default="float32", help="(default: float32)")
     parser.add_argument("--batch_seconds", type=float, default=60, help="padded audio in a batch (default: 60)")
@@ -220,13 +238,15 @@ def main(argv: list[str] | None = None) -> None:
     dimensions = {f"hidden_{layer:02d}": width for layer in what.layers}
     dimensions["logits"] = vocab_size
     graph_checksum = None
-    if what.top_k is not None:
+    if what.top_k is not None or what.nbest > 1:
         if args.graph is None or not args.graph.is_file():
-            raise UserError(
-                f"--graph {args.graph or ''}: posterior_top_k needs the denominator graph; make it (stage 6)"
-            )
+            option = "nbest" if what.top_k is None else "posterior_top_k"
+            raise UserError(f"--graph {args.graph or ''}: {option} needs the denominator graph; make it (stage 6)")
         graph_checksum = sha256(args.graph)
+    if what.top_k is not None:
         dimensions |= dict.fromkeys(("posterior_ids", "posterior"), min(what.top_k, vocab_size))
+    if what.nbest > 1:
+        dimensions["nbest"] = what.nbest  # numbers for each frame: more than there will be
     if args.show_streams:
         print(*(f"{name}:{size}" for name, size in dimensions.items()), f"every {what.frame_ms} ms")
         return
@@ -242,7 +262,7 @@ def main(argv: list[str] | None = None) -> None:
         checksums.update((utterance, store.audio_checksum(audio[utterance])) for utterance in utterances)
         audio_list = store.audio_list_checksum({utterance: checksums[utterance] for utterance in utterances})
         made = {"teacher": checksum, "dtype": args.dtype, "layers": what.layers, "audio": audio_list}
-        return {**made, "frame_ms": what.frame_ms, "top_k": what.top_k, "graph": graph_checksum}
+        return {**made, "frame_ms": what.frame_ms, "top_k": what.top_k, "nbest": what.nbest, "graph": graph_checksum}
 
     if args.check or args.verify:
         damage = {name: store.find_damage(data / name, args.verify) for name in names}
@@ -295,7 +315,7 @@ def main(argv: list[str] | None = None) -> None:
             torch.set_num_threads(max(1, (os.cpu_count() or 1) // args.num_jobs))
         todo = list(zip(names, cut, strict=True))[(args.job or 1) - 1 :: args.num_jobs if args.job else 1]
         teacher = None
-        graph = DenominatorGraph.load(args.graph) if what.top_k is not None else None
+        graph = DenominatorGraph.load(args.graph) if graph_checksum is not None else None
         with tqdm(total=sum(len(utterances) for _, utterances in todo), desc=args.output.name, unit="utt") as progress:
             for name, utterances in todo:
                 description = about(utterances)

@@ -112,7 +112,8 @@ class LFMMILoss(nn.Module):
                 raise UserError(f"tokens: {shapes} for {len(log_probs)} utterances; give a row and a length for each")
             if int(token_lengths.min()) < 0 or int(token_lengths.max()) > tokens.shape[2]:
                 raise UserError(f"token_lengths: must be lengths from 0 to {tokens.shape[2]}, the width of tokens")
-            numerator = self._numerator(log_probs, lengths, tokens, token_lengths, weights)
+            scores = sequence_scores(self.graph, log_probs, lengths, tokens, token_lengths)
+            numerator = weighted_mean(scores, weights.to(scores))
             denominator = Score.apply(log_probs, lengths, denominator_of)
             losses = self.den_scale * denominator - numerator
             # An input that is not a number is no such case: it shows as a loss that is not a number.
@@ -124,21 +125,26 @@ class LFMMILoss(nn.Module):
             return losses
         return losses.sum() if self.reduction == "sum" else losses.mean()
 
-    def _numerator(
-        self, log_probs: Tensor, lengths: Tensor, tokens: Tensor, token_lengths: Tensor, weights: Tensor
-    ) -> Tensor:
-        """(B,) scores of (B, N, U) token sequences, averaged by their weights; -inf where none has an alignment."""
-        count = tokens.shape[1]
-        flat, flat_lengths = tokens.flatten(0, 1), token_lengths.flatten()
-        prior = self.graph.log_prob(flat, flat_lengths).to(log_probs.device)
-        copies = log_probs if count == 1 else log_probs.repeat_interleave(count, 0)
-        scores = CTCScore.apply(copies, lengths.repeat_interleave(count), flat, flat_lengths) + prior
-        scores = scores.unflatten(0, (-1, count))
-        weights = weights.to(scores).masked_fill(scores.detach() == float("-inf"), 0.0)
-        total = weights.sum(1, keepdim=True)
-        chosen = torch.where(weights > 0, scores, torch.zeros_like(scores))
-        average = (chosen * weights / torch.where(total > 0, total, torch.ones_like(total))).sum(1)
-        return average.masked_fill(total[:, 0] == 0, float("-inf"))
+
+def sequence_scores(
+    graph: DenominatorGraph, log_probs: Tensor, lengths: Tensor, tokens: Tensor, token_lengths: Tensor
+) -> Tensor:
+    """num of (B, N, U) token sequences with (B, N) lengths: (B, N) double, -inf where there is no alignment."""
+    count = tokens.shape[1]
+    flat, flat_lengths = tokens.flatten(0, 1), token_lengths.flatten()
+    prior = graph.log_prob(flat, flat_lengths).to(log_probs.device)
+    copies = log_probs if count == 1 else log_probs.repeat_interleave(count, 0)
+    scores = CTCScore.apply(copies, lengths.repeat_interleave(count), flat, flat_lengths) + prior
+    return scores.unflatten(0, (-1, count))
+
+
+def weighted_mean(scores: Tensor, weights: Tensor) -> Tensor:
+    """(B,) mean of (B, N) scores by their weights, over those that are not -inf; -inf where there are none."""
+    weights = weights.masked_fill(scores.detach() == float("-inf"), 0.0)
+    total = weights.sum(1, keepdim=True)
+    chosen = torch.where(weights > 0, scores, torch.zeros_like(scores))  # not multiplied: 0 * inf is not a number
+    mean = (chosen * weights / torch.where(total > 0, total, torch.ones_like(total))).sum(1)
+    return mean.masked_fill(total[:, 0] == 0, float("-inf"))
 
 
 def top_occupancies(graph: DenominatorGraph, log_probs: Tensor, lengths: Tensor, count: int) -> tuple[Tensor, Tensor]:

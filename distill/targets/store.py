@@ -36,7 +36,7 @@ except ImportError:
 # knows no half precision; compressed takes 1 byte as codes between quantiles of a column (kSpeechFeature).
 COMPRESSION: dict[str, int | None] = {"float32": None, "float16": 3, "compressed": 2}
 BYTES = {"float32": 4, "float16": 2, "compressed": 1}
-NEVER_COMPRESSED = ("posterior_ids",)
+NEVER_COMPRESSED = ("posterior_ids", "nbest")
 SHARD_UTTERANCES = 256
 ARK_BYTES = 1 << 30
 CHECKED_BYTES = 1 << 16

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from distill.errors import UserError
 from distill.lfmmi.loss import spread_occupancies, top_occupancies
 from distill.models.student import Student
+from distill.targets.nbest import best_sequences
 from distill.tasks import losses
 from distill.tasks.augment import augment
 from distill.tasks.settings import AugmentConf, ChunkConf, DistillConf
@@ -233,7 +234,7 @@ class DistillModel(AbsESPnetModel):
         """Terms of the loss against one teacher; ``comparisons`` are the projection and teacher layer of each layer."""
         conf = self.conf
         logits, lengths = output.logits.float(), output.lengths
-        hidden, teacher_logits, teacher_lengths, top = teacher
+        hidden, teacher_logits, teacher_lengths, top, nbest = teacher
         terms: dict[str, Tensor] = {}
         common = self._common_length(lengths, teacher_lengths, utterances)
         # The student's frame t + delay is compared with the teacher's frame t.
@@ -261,6 +262,10 @@ class DistillModel(AbsESPnetModel):
                     of_teacher["teacher_occupancies"] = spread_occupancies(*top, logits.shape[2])[:, theirs]
                 mmi = criterion(logits[:, own].log_softmax(-1), common, **of_teacher)
                 terms["loss_mmi"] = (mmi / common.clamp(min=1)).mean().float()
+            elif conf.nbest > 1:
+                graph = self.mmi(logits.device).graph
+                nbest = nbest or best_sequences(graph, teacher_logits.log_softmax(-1), teacher_lengths, conf.nbest)
+                terms["loss_mmi"] = self._loss_mmi(logits, lengths, *nbest)
             elif conf.target == "pseudo":
                 tokens = losses.greedy_tokens(teacher_logits, teacher_lengths)
                 terms["loss_mmi"] = self._loss_mmi(logits, lengths, *losses.pad_tokens(tokens, logits.device))
@@ -268,10 +273,12 @@ class DistillModel(AbsESPnetModel):
                 terms["loss_mmi"] = self._loss_mmi(logits, lengths, text, text_lengths)
         return terms
 
-    def _loss_mmi(self, logits: Tensor, lengths: Tensor, tokens: Tensor, token_lengths: Tensor) -> Tensor:
+    def _loss_mmi(
+        self, logits: Tensor, lengths: Tensor, tokens: Tensor, token_lengths: Tensor, weights: Tensor | None = None
+    ) -> Tensor:
         """LF-MMI against tokens per frame, mean over utterances."""
         mmi = self.mmi(logits.device)
-        loss = mmi(logits.log_softmax(-1), lengths, tokens, token_lengths)
+        loss = mmi(logits.log_softmax(-1), lengths, tokens, token_lengths, weights=weights)
         if mmi.skipped and not self.skipped_logged:
             logging.warning("LF-MMI: an utterance has too few frames for its tokens, or tokens the graph rules out")
             self.skipped_logged = True

@@ -81,7 +81,7 @@ class DistillTask(ASRTask):
     @classmethod
     def optional_data_names(cls, train: bool = True, inference: bool = False) -> tuple[str, ...]:
         hidden = tuple(f"teacher_{hidden_stream(layer)}" for layer in range(1, MAX_TEACHER_LAYERS + 1))
-        return (*hidden, "teacher_logits", "teacher_posterior_ids", "teacher_posterior")
+        return (*hidden, "teacher_logits", "teacher_posterior_ids", "teacher_posterior", "teacher_nbest")
 
     @classmethod
     def build_model(cls, args: argparse.Namespace) -> AbsESPnetModel:

@@ -32,6 +32,7 @@ class DistillConf:
 
     ``posterior_top_k`` (target posterior) keeps the teacher's k most probable tokens of every frame and spreads what is
     left evenly over the others: for a large vocabulary, where the teacher's forward-backward in training is dear.
+    ``nbest`` (target pseudo) takes so many of the teacher's token sequences, weighted by their posteriors, not one.
     """
 
     alpha: float = 0.8
@@ -44,6 +45,7 @@ class DistillConf:
     graph: str | None = None
     target_delay_ms: float = 0.0
     posterior_top_k: int | None = None
+    nbest: int = 1
 
     def __post_init__(self) -> None:
         if self.target not in TARGETS:
@@ -54,6 +56,8 @@ class DistillConf:
         top_k = self.posterior_top_k
         if top_k is not None and (top_k < 1 or self.target != "posterior"):
             raise UserError(f"distill_conf.posterior_top_k: {top_k} must be positive, and target posterior")
+        if self.nbest < 1 or (self.nbest > 1 and self.target != "pseudo"):
+            raise UserError(f"distill_conf.nbest: {self.nbest} must be positive; above 1 it needs target pseudo")
         for name in ("weight_ctc", "den_scale", "target_delay_ms"):
             if getattr(self, name) < 0:
                 raise UserError(f"distill_conf.{name}: {getattr(self, name)} must not be negative")

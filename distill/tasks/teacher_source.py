@@ -10,6 +10,7 @@ from torch import Tensor
 
 from distill.errors import UserError
 from distill.models.student import Student
+from distill.targets.nbest import unpack
 from distill.tasks import losses
 from distill.tasks.load import load_network, network_shape
 from distill.tasks.settings import DistillConf
@@ -32,12 +33,14 @@ class TeacherOutputs(NamedTuple):
         lengths: (B,) frames.
         top: the k most probable tokens of every frame under the denominator graph, ids and occupancies (B, T, k), if
             they were stored.
+        nbest: token sequences (B, N, U), lengths and weights (B, N), if they were stored.
     """
 
     hidden: dict[int, Tensor]
     logits: Tensor
     lengths: Tensor
     top: tuple[Tensor, Tensor] | None
+    nbest: tuple[Tensor, Tensor, Tensor] | None
 
 
 class TeacherSource:
@@ -68,6 +71,7 @@ class TeacherSource:
         self.directory, self.token_list = directory, token_list
         self.stored = stored_ms is not None
         self.top_stored = self.stored and conf.posterior_top_k is not None
+        self.nbest_stored = self.stored and conf.nbest > 1
         self._loaded: list[Student | Teacher] = []
         layers, self.width, teacher_ms = network_shape(directory)
         teacher_ms = stored_ms or teacher_ms
@@ -103,11 +107,13 @@ class TeacherSource:
 
     def outputs(self, speech: Tensor, speech_lengths: Tensor, streams: dict[str, Any]) -> TeacherOutputs:
         """Outputs for a batch of audio; ``streams`` holds the stored ones."""
-        top = None
+        top = nbest = None
         if self.stored:
             names = ["teacher_logits"] + [f"teacher_{hidden_stream(layer)}" for layer in set(self.layer_map)]
             if self.top_stored:
                 names += ["teacher_posterior_ids", "teacher_posterior"]
+            if self.nbest_stored:
+                names += ["teacher_nbest"]
             for name in names:
                 if name not in streams:
                     raise UserError(
@@ -117,6 +123,8 @@ class TeacherSource:
             logits, lengths = streams["teacher_logits"].float(), streams["teacher_logits_lengths"]
             if self.top_stored:
                 top = streams["teacher_posterior_ids"].long(), streams["teacher_posterior"].float()
+            if self.nbest_stored:
+                nbest = unpack(streams["teacher_nbest"], streams["teacher_nbest_lengths"])
         else:
             with torch.no_grad():
                 output = self.network(speech.device)(speech, speech_lengths)
@@ -125,4 +133,4 @@ class TeacherSource:
         if self.factor > 1:
             hidden = {layer: losses.average_frames(h, lengths, self.factor)[0] for layer, h in hidden.items()}
             logits, lengths = losses.average_frames(logits, lengths, self.factor)
-        return TeacherOutputs(hidden, logits, lengths, top)
+        return TeacherOutputs(hidden, logits, lengths, top, nbest)

@@ -189,7 +189,7 @@ def test_delayed_targets_ask_for_what_the_teacher_knew_before(world, teacher, on
     padded, lengths = speech(world)
     said = student(padded, lengths)
     layers = {i: normalise_frames(model.projections[i - 1](h)).roll(-2, 1) for i, h in enumerate(said.hidden, 1)}
-    model.teachers[0].outputs = lambda *_: TeacherOutputs(layers, said.logits.roll(-2, 1), said.lengths, None)
+    model.teachers[0].outputs = lambda *_: TeacherOutputs(layers, said.logits.roll(-2, 1), said.lengths, None, None)
     for projection in model.projections:
         projection.register_forward_hook(lambda _module, _input, output: normalise_frames(output))
     _, stats = model._loss(said, padded, lengths, torch.zeros(len(padded), 1), torch.ones(len(padded)), [], {})
@@ -407,14 +407,18 @@ FBANK = {**STUDENT, "network_conf": {**STUDENT["network_conf"], "front_end": "fb
 
 @pytest.mark.parametrize(("dtype", "apart"), [("float32", 1e-5), ("float16", 1e-3), ("compressed", 1e-2)])
 @pytest.mark.parametrize("config", [STUDENT, FBANK], ids=["20ms", "40ms"])
-@pytest.mark.parametrize("top_k", [None, 2])
-def test_first_loss_with_stored_targets_is_that_with_the_teacher(world, teacher, tmp_path, config, dtype, apart, top_k):
-    """Utterance by utterance, so that padding is no part of it; for posteriors, the whole and a part of them."""
+@pytest.mark.parametrize(
+    "target", [{}, {"posterior_top_k": 2}, {"target": "pseudo", "nbest": 3}], ids=["posterior", "top_k", "nbest"]
+)
+def test_first_loss_with_stored_targets_is_that_of_an_online_one(
+    world, teacher, tmp_path, config, dtype, apart, target
+):
+    """Utterance by utterance, so that padding is no part of it."""
     from distill.bin import extract_targets
     from distill.tasks.load import build_network
 
     graph = world.root / "den.npz"
-    config = changed(config, distill_conf={"posterior_top_k": top_k, "graph": str(graph)})
+    config = changed(config, distill_conf={**target, "graph": str(graph)})
     (tmp_path / "student.yaml").write_text(yaml.safe_dump(config))
     wav_scp = world.root / "valid/wav.scp"
     extract_targets.main(
@@ -432,7 +436,7 @@ def test_first_loss_with_stored_targets_is_that_with_the_teacher(world, teacher,
     stored = DistillModel(network, TOKENS, conf, teacher=str(teacher), stored_ms=frame_ms).eval()
     stored.projections.load_state_dict(online.projections.state_dict())
     streams = {name: store.read_targets(tmp_path / "targets", name) for name in manifest["streams"]}
-    assert ("posterior" in streams) == (top_k is not None)
+    assert ("posterior" in streams, "nbest" in streams) == ("posterior_top_k" in target, "nbest" in target)
     for utterance, path in store.read_two_columns(wav_scp).items():
         audio = torch.from_numpy(soundfile.read(path, dtype="float32")[0])[None]
         batch = {f"teacher_{name}": torch.from_numpy(x[utterance].copy())[None] for name, x in streams.items()}
