@@ -2,8 +2,8 @@
 
     python -m distill.bin.watch_jobs --logs "exp/student_stream/log/decode.*.log" -- run.pl JOB=1:4 ...
 
-The jobs report to their logs with progress bars; the last state of each is read from there. The exit status is the
-command's, and if it fails the end of the last log is printed.
+The jobs report to their logs with progress bars; the last state of each is read from there. If jobs
+fail, the end of the first such log is printed, and the exit status is 2.
 """
 
 from __future__ import annotations
@@ -20,16 +20,22 @@ from tqdm import tqdm
 
 from distill.errors import UserError, cli
 
-STATE = re.compile(rb"(\d+)/(\d+) \[")  # as tqdm writes it: done/total [elapsed<left, rate]
+FINISHED = "with status 0"  # what run.pl, slurm.pl and the others end a log with
+STATE = re.compile(r"(\d+)/(\d+) \[")  # as tqdm writes it: done/total [elapsed<left, rate]
 TAIL = 4096
 POLL_SECONDS = 1.0
 
 
-def state(log: str) -> tuple[int, int]:
-    """(done, total) of the last progress bar in a log; (0, 0) if there is none yet."""
+def end(log: str) -> str:
+    """The last lines of a log."""
     with open(log, "rb") as stream:
         stream.seek(max(0, os.path.getsize(log) - TAIL))
-        found = STATE.findall(stream.read())
+        return stream.read().decode("utf-8", errors="replace")
+
+
+def state(log: str) -> tuple[int, int]:
+    """(done, total) of the last progress bar in a log; (0, 0) if there is none yet."""
+    found = STATE.findall(end(log))
     return (int(found[-1][0]), int(found[-1][1])) if found else (0, 0)
 
 
@@ -53,12 +59,11 @@ def main(argv: list[str] | None = None) -> None:
             bar.total = sum(total for _, total in states)
             bar.update(sum(done for done, _ in states) - bar.n)
     if process.returncode != 0:
-        logs = sorted(glob.glob(args.logs), key=os.path.getmtime)
-        for log in logs[-1:]:
-            with open(log, encoding="utf-8", errors="replace") as stream:
-                lines = [line for line in stream.read().replace("\r", "\n").splitlines() if line.strip()]
+        failed = [log for log in sorted(glob.glob(args.logs)) if FINISHED not in end(log)]
+        for log in failed[:1]:
+            lines = [line for line in end(log).replace("\r", "\n").splitlines() if line.strip()]
             print("\n".join([f"{log}:", *lines[-5:]]), file=sys.stderr)
-        sys.exit(process.returncode)
+        raise UserError(f"{len(failed)} jobs failed: {' '.join(failed) or args.logs}; what others finished is kept")
 
 
 if __name__ == "__main__":

@@ -37,7 +37,7 @@ except ImportError:
 COMPRESSION: dict[str, int | None] = {"float32": None, "float16": 3, "compressed": 2}
 BYTES = {"float32": 4, "float16": 2, "compressed": 1}
 NEVER_COMPRESSED = ("posterior_ids", "nbest")
-SHARD_UTTERANCES = 256
+SHARD_UTTERANCES = 64
 ARK_BYTES = 1 << 30
 CHECKED_BYTES = 1 << 16
 

@@ -82,3 +82,41 @@ def test_what_cannot_be_adopted_is_refused_in_one_line(tmp_path, capsys):
     (directory / "vocab.json").unlink()
     assert "vocab.json: not found" in refused(options, capsys)
     assert not (tmp_path / "exp").exists()
+
+
+TRUE_SIZES = {
+    "wav2vec2-base": ("Wav2Vec2", {"num_hidden_layers": 12}, 94.4),
+    "hubert-base": ("Hubert", {"num_hidden_layers": 12}, 94.4),
+    "wavlm-base-plus": ("WavLM", {"num_hidden_layers": 12}, 94.4),
+    "wav2vec2-large-lv60": (
+        "Wav2Vec2",
+        {
+            **{"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "intermediate_size": 4096},
+            **{"feat_extract_norm": "layer", "conv_bias": True, "do_stable_layer_norm": True},
+        },
+        315.5,
+    ),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", TRUE_SIZES)
+def test_true_sizes(tmp_path, name):
+    """The architectures as published, with random weights, written and read in their own format."""
+    kind, config, millions = TRUE_SIZES[name]
+    torch.manual_seed(0)
+    made = getattr(transformers, f"{kind}Config")(vocab_size=len(VOCABULARY), pad_token_id=0, **config)
+    model = getattr(transformers, f"{kind}ForCTC")(made).eval()
+    model.save_pretrained(tmp_path / "hf")
+    (tmp_path / "hf/vocab.json").write_text(json.dumps({token: i for i, token in enumerate(VOCABULARY)}))
+    (tmp_path / "tokens.txt").write_text("\n".join(TOKENS) + "\n")
+    assert (tmp_path / "hf/model.safetensors").stat().st_size > 3.9e6 * millions
+    options = ["--model", str(tmp_path / "hf"), "--token_list", str(tmp_path / "tokens.txt")]
+    main([*options, "--output", str(tmp_path / "exp")])
+    network = load_network(tmp_path / "exp").network
+    assert sum(p.numel() for p in network.parameters()) / 1e6 == pytest.approx(millions, rel=0.01)
+    audio, lengths = batch([4000])
+    with torch.no_grad():
+        theirs, ours = model(audio).logits, network(audio, lengths).logits
+    order = [VOCABULARY.index(token) for token in ("<pad>", "<unk>", "|", "A", "'", "T", "</s>")]
+    torch.testing.assert_close(ours, theirs[:, :, order], atol=1e-4, rtol=0)

@@ -31,5 +31,6 @@ def test_progress_is_read_from_the_logs(tmp_path, capsys):
 def test_a_failing_job_is_shown(tmp_path, capsys):
     with pytest.raises(SystemExit) as ended:
         run(tmp_path, 3)
-    assert ended.value.code == 3
-    assert "no such file" in capsys.readouterr().err
+    assert ended.value.code == 2
+    said = capsys.readouterr().err
+    assert "no such file" in said and "1 jobs failed: " + str(tmp_path / "job.1.log") in said

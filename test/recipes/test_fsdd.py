@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import shutil
 import signal
 import subprocess
@@ -28,11 +29,12 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-def run(recipe: Path, *options: str, status: int = 0) -> str:
+def run(recipe: Path, *options: str, status: int = 0, **variables: str) -> str:
     """Run the recipe; its output. A wrong exit status fails the test with the end of what it printed."""
     command = ["./run.sh", *OPTIONS, *options]
+    environment = {**os.environ, **variables}
     done = subprocess.run(
-        command, cwd=recipe, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=1500
+        command, cwd=recipe, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=1500
     )
     assert done.returncode == status, done.stdout[-4000:]
     return done.stdout
@@ -141,6 +143,67 @@ def test_a_teacher_of_hugging_faces_format_is_adopted(recipe: Path) -> None:
     manifest = json.loads((recipe / "dump/targets_exp_hf/train/manifest.json").read_text())
     assert manifest["utterances"] == 80
     assert {"z", "o", "<space>"} <= set(tokens)
+
+
+def targets_of(recipe: Path) -> dict[str, bytes]:
+    """Every file of the stored targets but logs and what a scheduler leaves."""
+    targets = recipe / "dump/targets"
+    paths = [p for p in sorted(targets.rglob("*")) if p.is_file() and p.parent.name not in ("log", "q")]
+    return {str(path.relative_to(targets)): path.read_bytes() for path in paths}
+
+
+ONLY_8 = ["--stage", "8", "--stop_stage", "8"]
+
+
+def test_slurm_makes_the_targets_that_run_pl_makes(recipe: Path, slurm: dict[str, str]) -> None:
+    before = targets_of(recipe)
+    assert {"train/data/0001/done.json", "train/data/0002/done.json", "valid/manifest.json"} <= before.keys()
+    slurm = {**slurm, "cmd_backend": "slurm"}
+    run(recipe, *ONLY_8, "--force_stage", "8", **slurm)
+    assert "SLURM_JOB_ID" in (recipe / "dump/targets/train/log/extract.1.log").read_text()
+    assert targets_of(recipe) == before
+    # A job that fails is told, and what the others made is kept.
+    lost = recipe / "dump/targets/train/data/0002"
+    shutil.rmtree(lost)
+    lost.write_text("no directory can be made here")
+    said = run(recipe, *ONLY_8, status=2, **slurm)
+    assert "extract.2.log" in said
+    kept = recipe / "dump/targets/train/data/0001/logits.1.ark"
+    time_before = kept.stat().st_mtime_ns
+    lost.unlink()
+    run(recipe, *ONLY_8, **slurm)
+    assert targets_of(recipe) == before and kept.stat().st_mtime_ns == time_before
+
+
+def test_slurm_trains(recipe: Path, slurm: dict[str, str]) -> None:
+    """In an experiment of its own, from a checkpoint of the first one's teacher."""
+    options = ["--expdir", "exp_slurm", "--no_kd", "false", "--teacher", "exp/teacher", "--teacher_targets", "online"]
+    run(recipe, *options, "--stage", "6", "--stop_stage", "10", "--threads", "1", **slurm, cmd_backend="slurm")
+    log = (recipe / "exp_slurm/student_full/train.log").read_text()
+    assert "SLURM_JOB_NAME=student_full" in log and "2/2epoch started" in log
+    assert (recipe / "exp_slurm/student_full/valid.loss.ave.pth").exists()
+
+
+def test_targets_are_the_same_after_any_kill(recipe: Path) -> None:
+    """Stage 8 killed at random moments and begun again; DISTILL_KILLS=20 kills more often."""
+    before = targets_of(recipe)
+    started = time.time()
+    run(recipe, *ONLY_8, "--force_stage", "8")
+    whole = time.time() - started
+    assert targets_of(recipe) == before
+    moments = random.Random(0)
+    command = ["./run.sh", *OPTIONS, *ONLY_8]
+    again = ["--force_stage", "8"]
+    for _ in range(int(os.environ.get("DISTILL_KILLS", "3"))):
+        running = subprocess.Popen([*command, *again], cwd=recipe, start_new_session=True, stdout=subprocess.DEVNULL)
+        try:
+            running.wait(moments.uniform(0.3, 1.0) * whole)
+        except subprocess.TimeoutExpired:
+            os.killpg(running.pid, signal.SIGKILL)
+        again = [] if running.wait() else ["--force_stage", "8"]
+    run(recipe, *ONLY_8)
+    assert targets_of(recipe) == before
+    assert not list((recipe / "dump/targets").rglob("*.tmp"))
 
 
 # The teacher last: a new one makes the stored targets, which the students need, those of another

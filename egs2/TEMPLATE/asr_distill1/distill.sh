@@ -283,13 +283,15 @@ train() {
         --distill_conf graph="${graph}" "$@"
     )
     if [ "${ngpu}" -gt 1 ] || [ "${cuda_cmd}" != run.pl ]; then
+        local cmd="${cuda_cmd} --name ${output##*/}"
+        if [ "${ngpu}" = 0 ]; then cmd+=" --num_threads ${threads}"; fi
         run=(
-            python3 -m espnet2.bin.launch --cmd "${cuda_cmd} --name ${output##*/}" --log "${log}" --ngpu "${ngpu}"
+            python3 -m espnet2.bin.launch --cmd "${cmd}" --log "${log}" --ngpu "${ngpu}"
             --num_nodes "${num_nodes}" --init_file_prefix "${output}/.dist_init_" --multiprocessing_distributed true --
-            "${run[@]}"
+            env OMP_NUM_THREADS="${threads}" "${run[@]}"
         )
         log "training in ${output}, log in ${log}"
-        OMP_NUM_THREADS=${threads} "${run[@]}"
+        "${run[@]}" || fail "${log}: the training failed; its end: $(tail -n 3 "${log}" | tr '\n' ' ')"
     else
         OMP_NUM_THREADS=${threads} python3 -m distill.bin.watch --log "${log}" -- "${run[@]}"
     fi
