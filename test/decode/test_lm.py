@@ -114,4 +114,3 @@ def test_order_and_text_are_checked(tmp_path):
     with pytest.raises(UserError, match="no sentences"):
         write_arpa([], 2, tmp_path / "lm.arpa")
     assert not list(tmp_path.iterdir())
-    
