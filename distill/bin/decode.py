@@ -17,15 +17,71 @@ import argparse
 import json
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from distill.decode.settings import DECODERS, add_arguments, conf_of
+from distill.decode.settings import DECODERS, DecodeConf, add_arguments, conf_of
 from distill.errors import UserError, cli
 from distill.files import atomic_write
+
+if TYPE_CHECKING:
+    from distill.models.student import Student
+    from distill.models.teacher import Teacher
+    from distill.streaming.recognizer import Result, StreamingRecognizer
 
 
 def chunk_length(text: str) -> int | None:
     """Milliseconds of a chunk, or None for ``full``."""
     return None if text == "full" else int(text)
+
+
+def row_of(
+    utterance: str, recognizer: StreamingRecognizer, result: Result, audio_s: float, compute_s: float
+) -> dict[str, Any]:
+    """What is written of an utterance."""
+    from distill.decode.hypothesis import words_of
+
+    frame_s = recognizer.network.frame_ms / 1000
+    said = [words_of(found, recognizer.token_list, recognizer.token_type) for found in recognizer.hypotheses]
+    row = {
+        "utterance": utterance,
+        "text": result["text"],
+        "tokens": result["tokens"],
+        "words": [
+            {
+                "word": word.text,
+                "start_s": round(min(word.start_frame * frame_s, audio_s), 6),
+                "end_s": round(min(word.end_frame * frame_s, audio_s), 6),
+                "confidence": round(word.confidence, 6),
+            }
+            for word in said[0]
+        ],
+        "score": recognizer.hypotheses[0].score,
+        "audio_s": audio_s,
+        "compute_s": compute_s,
+    }
+    if len(said) > 1:
+        row["nbest"] = [
+            {"text": " ".join(word.text for word in words), "score": found.score}
+            for words, found in zip(said, recognizer.hypotheses, strict=True)
+        ]
+    return row
+
+
+def describe(network: Student | Teacher, conf: DecodeConf, chunk_ms: int | None, threads: int) -> dict[str, Any]:
+    """What about.json holds of a decode directory: the network's size and how it was decoded."""
+    parameters = list(network.parameters())
+    about: dict[str, Any] = {
+        "params": sum(p.numel() for p in parameters),
+        "model_bytes": sum(p.numel() * p.element_size() for p in parameters),
+        "threads": threads,
+        "chunk_ms": chunk_ms,
+        "decoder": conf.decoder,
+    }
+    if conf.decoder != "greedy":
+        about["lm"] = None if conf.lm is None else str(conf.lm)
+        about |= {"lm_weight": conf.lm_weight, "word_bonus": conf.word_bonus, "nbest": conf.nbest}
+        about["beam"] = conf.wfst_beam if conf.decoder == "wfst" else conf.beam
+    return about
 
 
 @cli
@@ -50,7 +106,6 @@ def main(argv: list[str] | None = None) -> None:
     from tqdm import tqdm
 
     from distill.audio import read_audio, read_wav_scp
-    from distill.decode.hypothesis import words_of
     from distill.decode.settings import search_factory
     from distill.streaming.recognizer import StreamingRecognizer
     from distill.tasks.load import load_network
@@ -66,7 +121,6 @@ def main(argv: list[str] | None = None) -> None:
         mininterval=1,
     )
     network, token_list, config = load_network(args.model)
-    frame_s = network.frame_ms / 1000
     for conf in confs:
         new_search = search_factory(conf, token_list, config)
         for chunk_ms in latencies:
@@ -92,51 +146,12 @@ def main(argv: list[str] | None = None) -> None:
                         recognizer.accept_waveform(speech)
                         result = recognizer.finish()
                         seconds = time.perf_counter() - started
-                        best, *others = recognizer.hypotheses
-                        audio_s = len(speech) / 16000
-                        row = {
-                            "utterance": utterance,
-                            "text": result["text"],
-                            "tokens": result["tokens"],
-                            "words": [
-                                {
-                                    "word": word.text,
-                                    "start_s": round(min(word.start_frame * frame_s, audio_s), 6),
-                                    "end_s": round(min(word.end_frame * frame_s, audio_s), 6),
-                                    "confidence": round(word.confidence, 6),
-                                }
-                                for word in words_of(best, token_list, recognizer.token_type)
-                            ],
-                            "score": best.score,
-                            "audio_s": audio_s,
-                            "compute_s": seconds,
-                        }
-                        if others:
-                            row["nbest"] = [
-                                {
-                                    "text": " ".join(
-                                        word.text for word in words_of(other, token_list, recognizer.token_type)
-                                    ),
-                                    "score": other.score,
-                                }
-                                for other in (best, *others)
-                            ]
+                        row = row_of(utterance, recognizer, result, len(speech) / 16000, seconds)
                         recognizer.reset()
                         stream.write(json.dumps(row, ensure_ascii=False) + "\n")
                         progress.update()
                 if args.job == 1:
-                    parameters = list(network.parameters())
-                    about = {
-                        "params": sum(p.numel() for p in parameters),
-                        "model_bytes": sum(p.numel() * p.element_size() for p in parameters),
-                        "threads": args.threads,
-                        "chunk_ms": chunk_ms,
-                        "decoder": conf.decoder,
-                    }
-                    if conf.decoder != "greedy":
-                        about |= {"lm": conf.lm and str(conf.lm), "nbest": conf.nbest}
-                        about |= {"lm_weight": conf.lm_weight, "word_bonus": conf.word_bonus}
-                        about["beam"] = conf.wfst_beam if conf.decoder == "wfst" else conf.beam
+                    about = describe(network, conf, chunk_ms, args.threads)
                     with atomic_write(output.with_name("about.json")) as stream:
                         json.dump(about, stream, indent=1)
     progress.close()

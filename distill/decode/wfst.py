@@ -145,7 +145,7 @@ class GraphBuilder:
         return " ".join(fields)
 
     def _lexicon_fst(self, separator: int | None) -> kaldifst.StdVectorFst:
-        """L, closed. Where one spelling begins another (or is it), it ends in a mark, which makes L ∘ G determinizable."""
+        """L, closed. A spelling that begins another, or is it, ends in a mark, so that L ∘ G can be determinized."""
         taken: dict[tuple[int, ...], int] = {}
         beginnings = {s[:n] for spellings in self._lexicon.values() for s in spellings for n in range(1, len(s))}
         backoff = f"{self._first_mark} {len(self._words) - 1}"
@@ -190,8 +190,8 @@ class GraphBuilder:
 class WfstSearch:
     """Viterbi search through a graph, for streams; see :class:`distill.decode.hypothesis.Search`.
 
-    The best path is that of Kaldi's faster decoder, further hypotheses come from Kaldi's lattice decoder at the end of an
-    utterance. An utterance's log-probabilities are kept to its end, as the posteriors of a path are looked up in them.
+    The best path is that of Kaldi's faster decoder, further hypotheses come from Kaldi's lattice decoder at the end of
+    an utterance. Its log-probabilities are kept till then, as the posteriors of a path are looked up in them.
 
     Args:
         beam: costs above the frame's best that are followed.
@@ -337,7 +337,7 @@ def _said(hypothesis: Hypothesis) -> list[str] | list[int]:
 
 
 def _sorted_states(lattice: kaldifst.Lattice) -> list[tuple[int, list[tuple[int, int, int, float]], float]]:
-    """States of an acyclic lattice, each before those its arcs lead to, with arcs (state, labels, cost) and end cost."""
+    """States of an acyclic lattice, each before those its arcs lead to: arcs (state, labels, cost) and end cost."""
     arcs: dict[int, list[tuple[int, int, int, float]]] = {state: [] for state in range(lattice.num_states)}
     end_costs = dict.fromkeys(arcs, math.inf)
     incoming = dict.fromkeys(arcs, 0)
