@@ -4,7 +4,7 @@
         --decoder beam wfst --lm exp/lm/words.arpa --output exp/student_stream/tuned.json
 
 The network runs once, the decoder for every pair of the grid. Of pairs with equal WER the one with the least weight,
-then the least bonus, is taken. The file holds both weights for each decoder, and the whole grid.
+then with the bonus nearest to 0, is taken. The file holds both weights for each decoder, and the whole grid.
 """
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ def main(argv: list[str] | None = None) -> None:
             else:
                 new_search = search_factory(conf, token_list, config)
                 grid.append((wer(new_search()), conf.lm_weight, conf.word_bonus))
-        best, weight, bonus = min(grid)
+        best, weight, bonus = min(grid, key=lambda row: (row[0], row[1], abs(row[2])))
         tuned[decoder] = {
             "lm_weight": weight,
             "word_bonus": bonus,
