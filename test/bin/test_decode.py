@@ -150,3 +150,15 @@ def test_bad_options_are_one_line(work, options, said, capsys):
 def test_an_unknown_decoder_is_refused():
     with pytest.raises(UserError, match="decoder: 'magic'"):
         DecodeConf("magic")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"), [("u1 a\nu2\n", "text:2: no text"), ("", "no sentences"), (None, "not found")]
+)
+def test_a_language_model_needs_text(tmp_path, capsys, text, said):
+    if text is not None:
+        (tmp_path / "text").write_text(text)
+    with pytest.raises(SystemExit):
+        make_lm.main(["--text", str(tmp_path / "text"), "--output", str(tmp_path / "lm.arpa")])
+    assert said in capsys.readouterr().err
+    assert not (tmp_path / "lm.arpa").exists()
