@@ -132,7 +132,7 @@ class Fusion:
         return " ".join("".join(reversed(pieces)).split())
 
     def _ends_word(self, token: int) -> bool:
-        """Whether a space was the last character; it is before the first token, which stands for by blank."""
+        """Whether a space was the last character; so it was before the first token, where the prefix has blank's id."""
         return token == 0 or self._texts[token].endswith(" ")
 
     def _finish_word(self, score: float, state: int, word: str) -> tuple[float, int]:

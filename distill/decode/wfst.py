@@ -52,7 +52,7 @@ def spell(words: Iterable[str], token_list: Sequence[str], token_type: str, bpem
     lexicon: Lexicon = {}
     for word in words:
         ids = [id_of.get(piece) for piece in split(word)]
-        if ids and None not in ids and word not in ("<s>", "</s>"):
+        if ids and None not in ids and word not in ("<s>", "</s>", "<eps>", "#0"):
             lexicon[word] = [tuple(ids)]  # type: ignore[arg-type]
     return lexicon
 
@@ -284,7 +284,6 @@ class WfstSearch:
             ends.append(after)
         placed: list[Word] = []
         count = len(words)
-        stop = len(tokens)
         while count and not ends[count]:
             count -= 1
         if count < len(words):
