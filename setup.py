@@ -23,7 +23,7 @@ setup(
     extras_require={
         "train": [
             "espnet[train,asr]==202611",
-            "jiwer",  # scores where sclite is not installed
+            "editdistance",  # word errors while weights are tuned
             "kaldiio",  # stored teacher targets
             "sentencepiece",
             "resampy",  # with which ESPnet resamples a corpus (--resample true)

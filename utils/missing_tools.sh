@@ -3,7 +3,7 @@
 set -euo pipefail
 
 if ! command -v sclite > /dev/null && [ ! -x /usr/lib/sctk/bin/sclite ]; then
-    echo "note: sclite is not installed (Debian: apt install sctk); it would score with alignments, until then jiwer counts" >&2
+    echo "note: sclite is not installed (Debian: apt install sctk); it would show alignments; the counts are the same without it" >&2
 fi
 if ! command -v espeak-ng > /dev/null; then
     echo "note: espeak-ng is not installed (Debian: apt install espeak-ng); it would let you listen to the demo's voices," \

@@ -3,7 +3,9 @@
     python -m distill.bin.results --expdir exp --test_sets "test test_unseen" --recipe egs2/fsdd/asr_distill1
 
 The intervals are paired bootstraps over utterances (Bisani & Ney, "Bootstrap estimates for confidence intervals in ASR
-performance evaluation", ICASSP 2004): the same resampled utterances for the system and the teacher.
+performance evaluation", ICASSP 2004): the same resampled utterances for the system and the teacher. p is of the
+matched-pairs test on the differences of the utterances' errors (Gillick & Cox, "Some statistical issues in the
+comparison of speech recognition algorithms", ICASSP 1989). A system is compared with the teacher of the same decoder.
 """
 
 from __future__ import annotations
@@ -19,12 +21,14 @@ from pathlib import Path
 
 import numpy as np
 
+from distill.decode.settings import DECODERS
 from distill.errors import UserError, cli
 from distill.files import atomic_write
 
 SYSTEMS = ("teacher", "student_full", "student_full_no_kd", "student_stream")
 FIXED = "student_stream_fixed"  # and the chunk in ms: students trained for that chunk length alone
 RESAMPLES = 10_000
+MOST_SPEAKERS = 20  # in a table
 
 
 def bootstrap(errors: np.ndarray, teacher: np.ndarray | None, seed: int = 0) -> dict[str, float | None]:
@@ -48,10 +52,25 @@ def bootstrap(errors: np.ndarray, teacher: np.ndarray | None, seed: int = 0) -> 
     return out
 
 
+def matched_pairs(errors: np.ndarray, teacher: np.ndarray) -> float:
+    """Two-sided p of the hypothesis that both make as many errors; arrays as in :func:`bootstrap`.
+
+    z = mean(d) / (sd(d) / √n) over the n utterances' differences d of errors, taken as normal: utterances are the
+    segments whose errors do not depend on each other.
+    """
+    differences = errors[:, 1] - teacher[:, 1]
+    if len(differences) < 2 or not differences.any():
+        return 1.0
+    spread = differences.std(ddof=1)
+    if spread == 0:
+        return 0.0
+    return math.erfc(abs(differences.mean()) * math.sqrt(len(differences)) / spread / math.sqrt(2))
+
+
 def collect(expdir: Path, test_sets: list[str]) -> list[dict]:
-    """A row per system, test set and latency that has been scored."""
+    """A row per system, test set, latency and decoder that has been scored."""
     rows: list[dict] = []
-    teacher_errors: dict[str, np.ndarray] = {}
+    teacher_errors: dict[tuple[str, str], np.ndarray] = {}
     fixed = sorted((path.name for path in expdir.glob(f"{FIXED}[0-9]*")), key=lambda name: int(name[len(FIXED) :]))
     systems = [*SYSTEMS, *fixed]
     for system in systems:
@@ -63,24 +82,36 @@ def collect(expdir: Path, test_sets: list[str]) -> list[dict]:
                 score = json.loads(score_file.read_text(encoding="utf-8"))
                 about = json.loads((decode_dir / "about.json").read_text(encoding="utf-8"))
                 errors = np.array(score["errors"])
+                decoder = about.get("decoder", "greedy")
                 if system == "teacher":
-                    teacher_errors[test_set] = errors
+                    teacher_errors[test_set, decoder] = errors
                 row = {
                     "system": system,
                     "test_set": test_set,
                     "latency_ms": about["chunk_ms"],
-                    "decoder": "greedy",
+                    "decoder": decoder,
+                    **{key: about[key] for key in ("lm", "lm_weight", "word_bonus") if key in about},
                     **{key: score[key] for key in ("wer", "sub", "del", "ins", "words", "utterances")},
                     **{key: about[key] for key in ("params", "model_bytes", "threads")},
                     "rtf": score["compute_s"] / score["audio_s"],
                     "scorer": score["scorer"],
+                    "speakers": score.get("speakers", {}),
                 }
-                against = None if system == "teacher" else teacher_errors.get(test_set)
+                against = None if system == "teacher" else teacher_errors.get((test_set, decoder))
                 row.update(bootstrap(errors, against))
+                if against is not None:
+                    row["p_value"] = matched_pairs(errors, against)
                 rows.append(row)
     if not rows:
         raise UserError(f"{expdir}: no scores there; run stages 12 and 13")
-    rows.sort(key=lambda r: (test_sets.index(r["test_set"]), systems.index(r["system"]), r["latency_ms"] or math.inf))
+    rows.sort(
+        key=lambda row: (
+            test_sets.index(row["test_set"]),
+            systems.index(row["system"]),
+            row["latency_ms"] or math.inf,
+            DECODERS.index(row["decoder"]),
+        )
+    )
     return rows
 
 
@@ -103,45 +134,87 @@ def interval(low: float | None, high: float | None) -> str:
 
 def table(rows: list[dict], test_set: str) -> list[str]:
     """The lines of one test set's table: each system's WER, relative loss, size and speed beside the teacher's."""
-    header = (
-        "| system | latency | WER % (95 %) | sub/del/ins | relative loss % (95 %) | params | smaller | RTF | faster |"
-    )
-    lines = [header, "|---|---|---|---|---|---|---|---|---|"]
     mine = [row for row in rows if row["test_set"] == test_set]
-    teacher = next((row for row in mine if row["system"] == "teacher"), None)
+    decoders = {row["decoder"] for row in mine}
+    names = ["system", "latency", "WER % (95 %)", "sub/del/ins", "relative loss % (95 %)", "p", "params", "smaller"]
+    names += ["RTF", "faster"]
+    if decoders != {"greedy"}:
+        names.insert(2, "decoder")
+    lines = ["| " + " | ".join(names) + " |", "|---" * len(names) + "|"]
+    teachers = {row["decoder"]: row for row in mine if row["system"] == "teacher"}
     for row in mine:
-        latency = "full" if row["latency_ms"] is None else f"{row['latency_ms']} ms"
+        teacher = teachers.get(row["decoder"])
         loss = "-"
         if row.get("relative_loss") is not None:
             loss = f"{row['relative_loss']:+.1f} ({interval(row['relative_low'], row['relative_high'])})"
         elif row["system"] != "teacher" and teacher:
             loss = "teacher has no error"
-        smaller = f"{teacher['model_bytes'] / row['model_bytes']:.1f}x" if teacher else "-"
-        faster = f"{teacher['rtf'] / row['rtf']:.1f}x" if teacher else "-"
-        lines.append(
-            f"| {row['system']} | {latency} | {row['wer']:.2f} ({interval(row['wer_low'], row['wer_high'])}) "
-            f"| {row['sub']}/{row['del']}/{row['ins']} | {loss} | {row['params'] / 1e6:.2f} M | {smaller} "
-            f"| {row['rtf']:.4f} | {faster} |"
-        )
+        p = row.get("p_value")
+        cells = {
+            "system": row["system"],
+            "latency": "full" if row["latency_ms"] is None else f"{row['latency_ms']} ms",
+            "decoder": row["decoder"],
+            "WER % (95 %)": f"{row['wer']:.2f} ({interval(row['wer_low'], row['wer_high'])})",
+            "sub/del/ins": f"{row['sub']}/{row['del']}/{row['ins']}",
+            "relative loss % (95 %)": loss,
+            "p": "-" if p is None else "<0.001" if p < 0.001 else f"{p:.3f}",
+            "params": f"{row['params'] / 1e6:.2f} M",
+            "smaller": f"{teacher['model_bytes'] / row['model_bytes']:.1f}x" if teacher else "-",
+            "RTF": f"{row['rtf']:.4f}",
+            "faster": f"{teacher['rtf'] / row['rtf']:.1f}x" if teacher else "-",
+        }
+        lines.append("| " + " | ".join(cells[name] for name in names) + " |")
+    return lines
+
+
+def speaker_table(rows: list[dict], test_set: str) -> list[str]:
+    """WER of each speaker, by system; of many speakers the ones that the first system recognises worst."""
+    mine = [row for row in rows if row["test_set"] == test_set and row.get("speakers")]
+    if not mine or len(mine[0]["speakers"]) < 2:
+        return []
+
+    def wer(row: dict, speaker: str) -> float:
+        words, wrong = row["speakers"].get(speaker, (0, 0))
+        return 100 * wrong / words if words else math.nan
+
+    def name(row: dict) -> str:
+        latency = "" if row["latency_ms"] is None else f" {row['latency_ms']} ms"
+        return row["system"] + latency + ("" if row["decoder"] == "greedy" else f" {row['decoder']}")
+
+    speakers = sorted(mine[0]["speakers"], key=lambda speaker: -wer(mine[0], speaker))
+    shown = speakers if len(speakers) <= MOST_SPEAKERS else speakers[:MOST_SPEAKERS]
+    title = "WER % by speaker" + ("" if shown is speakers else f", {MOST_SPEAKERS} of {len(speakers)}, the worst")
+    lines = ["", f"{title}:", "", "| speaker | words | " + " | ".join(map(name, mine)) + " |"]
+    lines.append("|---" * (len(mine) + 2) + "|")
+    for speaker in shown:
+        cells = " | ".join(f"{wer(row, speaker):.1f}" for row in mine)
+        lines.append(f"| {speaker} | {mine[0]['speakers'][speaker][0]} | {cells} |")
     return lines
 
 
 def render(results: dict) -> str:
     """RESULTS.md as text, from what is in results.json."""
     rows = results["rows"]
+    how = "Greedy decoding."
+    if weighted := [row for row in rows if row["decoder"] != "greedy"]:
+        how = (
+            "Decoders: greedy; beam, CTC prefix beam search; wfst, a graph of tokens, lexicon and n-gram. Their "
+            f"n-gram is `{weighted[0].get('lm')}`, its weight and the bonus per word were chosen on the validation set "
+            "(`tuned.json` of each system). A system is compared with the teacher of the same decoder."
+        )
     lines = [f"# Results of {results['recipe']}", ""]
     lines += [f"- {name}: `{value}`" for name, value in results["environment"].items()]
     lines += [
         "",
-        "Greedy decoding. The latency of a streaming student is its chunk with its look-ahead: a frame waits that "
+        f"{how} The latency of a streaming student is its chunk with its look-ahead: a frame waits that "
         "long at worst. Relative loss, size (float32 bytes) and speed (real-time factor, RTF, of recognition one "
         f"utterance at a time on {rows[0]['threads']} CPU thread(s)) are against the teacher, full context. "
-        "Intervals: paired bootstrap over utterances.",
+        "Intervals: paired bootstrap over utterances. p: matched-pairs test of as many errors as the teacher's.",
     ]
     for test_set in dict.fromkeys(row["test_set"] for row in rows):
         first = next(row for row in rows if row["test_set"] == test_set)
         lines += ["", f"## {test_set} ({first['utterances']} utterances, {first['words']} words)", ""]
-        lines += table(rows, test_set)
+        lines += table(rows, test_set) + speaker_table(rows, test_set)
     return "\n".join(lines) + "\n"
 
 

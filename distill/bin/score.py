@@ -1,9 +1,14 @@
-"""Score a recognised test set with NIST sclite, or with jiwer where sclite is not installed.
+"""Score a recognised test set with NIST sclite, or, where it is not installed, with counts equal to its own.
 
     python -m distill.bin.score --ref dump/raw/test/text --decode_dir exp/student_full/decode_full/test
 
-reads DECODE_DIR/hyp.*.jsonl and writes DECODE_DIR/text, DECODE_DIR/score_wer/{ref.trn,hyp.trn,result.txt} and
-score.json: words, errors by kind and, for the confidence intervals, the errors of every utterance.
+reads DECODE_DIR/hyp.*.jsonl and writes
+
+    DECODE_DIR/text                         Kaldi text
+    DECODE_DIR/nbest, nbest_score           texts and scores of UTTERANCE-1, -2 ... , where decode had --nbest
+    DECODE_DIR/score_wer/{ref,hyp}.trn      what is scored, result.txt sclite's report
+    DECODE_DIR/score_wer/{ref.stm,hyp.ctm}  the same with times and confidences, for tools that want those
+    DECODE_DIR/score_wer/score.json         words, errors by kind, by utterance (for intervals) and by speaker (utt2spk)
 """
 
 from __future__ import annotations
@@ -20,6 +25,19 @@ from distill.errors import UserError, cli
 from distill.files import atomic_write
 
 Counts = dict[str, int]  # words, sub, del, ins
+SPELLING = str.maketrans(
+    {
+        "{": "<lb>",
+        "}": "<rb>",
+        "(": "<lp>",
+        ")": "<rp>",
+        "/": "<sl>",
+        "@": "<at>",
+        "\\": "<bs>",
+        ";": "<sc>",
+        "*": "<st>",
+    }
+)
 
 
 def read_text(path: Path) -> dict[str, str]:
@@ -27,12 +45,13 @@ def read_text(path: Path) -> dict[str, str]:
     texts: dict[str, str] = {}
     with open(path, encoding="utf-8") as stream:
         for number, line in enumerate(stream, 1):
-            utterance, _, text = line.strip().partition(" ")
-            if not utterance:
+            fields = line.split()
+            if not fields:
                 raise UserError(f"{path}:{number}: empty line; remove it")
+            utterance, *words = fields
             if utterance in texts:
                 raise UserError(f"{path}:{number}: utterance {utterance} is there twice; remove one")
-            texts[utterance] = " ".join(text.split())
+            texts[utterance] = " ".join(words)
     if not texts:
         raise UserError(f"{path}: empty; there is nothing to score")
     return texts
@@ -66,13 +85,28 @@ def find_sclite() -> list[str] | None:
 def trn_lines(texts: dict[str, str]) -> list[str]:
     """Lines of sclite's trn format. Positions stand for the ids, as sclite folds the case of ids and reads ( ) in them.
 
-    Characters with a meaning in trn ({ / } alternatives, @ a null word, parentheses) are spelt as look-alikes, alike in
+    Characters with a meaning in trn ({ / } alternatives, @ a null word, parentheses, ;; a comment, * a gap) are spelt
+    as look-alikes, alike in
     reference and hypothesis, so that they are scored as the words they are.
     """
-    spelling = str.maketrans(
-        {"{": "<lb>", "}": "<rb>", "(": "<lp>", ")": "<rp>", "/": "<sl>", "@": "<at>", "\\": "<bs>"}
-    )
-    return [f"{texts[key].translate(spelling)} (utt-{index:07d})" for index, key in enumerate(sorted(texts))]
+    return [f"{texts[key].translate(SPELLING)} (utt-{index:07d})" for index, key in enumerate(sorted(texts))]
+
+
+def write_times(refs: dict[str, str], rows: dict[str, dict], speakers: dict[str, str], score_dir: Path) -> None:
+    """hyp.ctm (utterance, 1, start, duration, word, confidence) and ref.stm, a segment for each utterance.
+
+    A word lasts 10 ms at least and ends with its utterance at the latest, so that it counts for its segment.
+    """
+    with atomic_write(score_dir / "hyp.ctm") as ctm, atomic_write(score_dir / "ref.stm") as stm:
+        for key in sorted(refs):
+            audio_s = rows[key]["audio_s"]
+            text = refs[key].translate(SPELLING)
+            stm.write(f"{key} 1 {speakers.get(key, key)} 0.00 {audio_s + 0.01:.2f} <o> {text}\n")
+            for word in rows[key]["words"]:
+                start = max(0.0, min(word["start_s"], audio_s - 0.01))
+                length = max(0.01, min(word["end_s"], audio_s) - start)
+                spelled = word["word"].translate(SPELLING)
+                ctm.write(f"{key} 1 {start:.2f} {length:.2f} {spelled} {word['confidence']:.4f}\n")
 
 
 def score_sclite(command: list[str], ref: Path, hyp: Path, result: Path) -> list[Counts]:
@@ -97,23 +131,47 @@ def score_sclite(command: list[str], ref: Path, hyp: Path, result: Path) -> list
     return [by_position[position] for position in sorted(by_position)]
 
 
-def score_jiwer(refs: list[str], hyps: list[str], result: Path) -> list[Counts]:
-    """The same counts by jiwer (Levenshtein with equal weights; sclite weighs a substitution 4 and a gap 3)."""
-    import jiwer
+def count_errors(ref: list[str], hyp: list[str]) -> Counts:
+    """Errors of the alignment that sclite chooses: a substitution costs 4, an insertion or deletion 3.
 
-    counts = []
-    for ref, hyp in zip(refs, hyps, strict=True):
-        words = len(ref.split())
-        if words == 0:
-            counts.append({"words": 0, "sub": 0, "del": 0, "ins": len(hyp.split())})
-            continue
-        out = jiwer.process_words(ref.lower(), hyp.lower())
-        counts.append({"words": words, "sub": out.substitutions, "del": out.deletions, "ins": out.insertions})
+    Of equally cheap alignments sclite takes the one that, from the end, matches or substitutes first, then inserts.
+    """
+    above = list(range(0, 3 * len(hyp) + 1, 3))
+    costs = [above]
+    for number, word in enumerate(ref, 1):
+        row = [3 * number]
+        for place, other in enumerate(hyp):
+            row.append(min(above[place] + 4 * (word != other), above[place + 1] + 3, row[place] + 3))
+        costs.append(row)
+        above = row
+    counts = {"words": len(ref), "sub": 0, "del": 0, "ins": 0}
+    i, j = len(ref), len(hyp)
+    while i or j:
+        if i and j and costs[i][j] == costs[i - 1][j - 1] + 4 * (ref[i - 1] != hyp[j - 1]):
+            counts["sub"] += ref[i - 1] != hyp[j - 1]
+            i, j = i - 1, j - 1
+        elif j and costs[i][j] == costs[i][j - 1] + 3:
+            counts["ins"] += 1
+            j -= 1
+        else:
+            counts["del"] += 1
+            i -= 1
+    return counts
+
+
+def score_here(refs: list[str], hyps: list[str], result: Path) -> list[Counts]:
+    """sclite's counts without sclite."""
+    counts = [count_errors(fold(ref).split(), fold(hyp).split()) for ref, hyp in zip(refs, hyps, strict=True)]
     with atomic_write(result) as stream:
-        stream.write("scored by jiwer; install sctk for sclite's report\n")
+        stream.write("sclite is not installed: counted as it does, without its report\n")
         for ref, hyp, row in zip(refs, hyps, counts, strict=True):
             stream.write(f"{row}\n  REF: {ref}\n  HYP: {hyp}\n")
     return counts
+
+
+def fold(text: str) -> str:
+    """Case as sclite sees it: A to Z are a to z, other scripts' letters stay as they are."""
+    return re.sub("[A-Z]+", lambda capitals: capitals.group().lower(), text)
 
 
 def score(ref_text: Path, decode_dir: Path) -> dict:
@@ -129,7 +187,17 @@ def score(ref_text: Path, decode_dir: Path) -> dict:
     hyps = {key: " ".join(rows[key]["text"].split()) for key in keys}
     with atomic_write(decode_dir / "text") as stream:
         stream.writelines(f"{key} {hyps[key]}\n" for key in keys)
+    if any("nbest" in row for row in rows.values()):
+        with atomic_write(decode_dir / "nbest") as nbest, atomic_write(decode_dir / "nbest_score") as scores:
+            for key in keys:
+                for number, other in enumerate(rows[key].get("nbest") or [rows[key]], 1):
+                    nbest.write(f"{key}-{number} {other['text']}\n")
+                    scores.write(f"{key}-{number} {other['score']:.4f}\n")
     score_dir = decode_dir / "score_wer"
+    utt2spk = ref_text.with_name("utt2spk")
+    speakers = read_text(utt2spk) if utt2spk.is_file() else {}
+    if all("words" in row for row in rows.values()):
+        write_times(refs, rows, speakers, score_dir)
     for name, texts in (("ref.trn", refs), ("hyp.trn", hyps)):
         with atomic_write(score_dir / name) as stream:
             stream.writelines(line + "\n" for line in trn_lines(texts))
@@ -140,20 +208,27 @@ def score(ref_text: Path, decode_dir: Path) -> dict:
                 shutil.copy(score_dir / name, folder)
             counts = score_sclite(sclite, Path(folder, "ref.trn"), Path(folder, "hyp.trn"), result)
     else:
-        counts = score_jiwer([refs[key] for key in keys], [hyps[key] for key in keys], result)
+        counts = score_here([refs[key] for key in keys], [hyps[key] for key in keys], result)
     if len(counts) != len(keys):
         raise UserError(f"{result}: {len(counts)} utterances scored of {len(keys)}; see the file")
     total = {kind: sum(row[kind] for row in counts) for kind in ("words", "sub", "del", "ins")}
     if total["words"] == 0:
         raise UserError(f"{ref_text}: no words to score")
+    by_speaker: dict[str, list[int]] = {}
+    for key, row in zip(keys, counts, strict=True):
+        if key in speakers:
+            sums = by_speaker.setdefault(speakers[key], [0, 0])
+            sums[0] += row["words"]
+            sums[1] += row["sub"] + row["del"] + row["ins"]
     summary = {
         **total,
-        "scorer": "sclite" if sclite else "jiwer",
+        "scorer": "sclite" if sclite else "distill",
         "wer": 100 * (total["sub"] + total["del"] + total["ins"]) / total["words"],
         "utterances": len(keys),
         "audio_s": sum(rows[key]["audio_s"] for key in keys),
         "compute_s": sum(rows[key]["compute_s"] for key in keys),
         "errors": [[row["words"], row["sub"] + row["del"] + row["ins"]] for row in counts],
+        "speakers": dict(sorted(by_speaker.items())),
     }
     with atomic_write(score_dir / "score.json") as stream:
         json.dump(summary, stream)

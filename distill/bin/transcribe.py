@@ -24,6 +24,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from distill.decode.settings import DECODERS, add_arguments, conf_of
 from distill.errors import UserError, cli
 
 if TYPE_CHECKING:
@@ -59,6 +60,8 @@ def main(argv: list[str] | None = None) -> None:
     )
     parser.add_argument("--threads", type=int, default=1, help="CPU threads (default: 1)")
     parser.add_argument("--json", action="store_true", help="print an object per event")
+    parser.add_argument("--decoder", choices=DECODERS, default="greedy", help="(default: greedy)")
+    add_arguments(parser)
     parser.add_argument("wavs", nargs="+", metavar="WAV", help="audio at 16 kHz with one channel; - for stdin")
     args = parser.parse_args(argv)
     if args.threads < 1:
@@ -69,7 +72,8 @@ def main(argv: list[str] | None = None) -> None:
     from distill.streaming.recognizer import Result, StreamingRecognizer
 
     torch.set_num_threads(args.threads)
-    recognizer = StreamingRecognizer.from_pretrained(args.model, args.chunk_ms, args.endpoint_ms)
+    decoding = conf_of(args, args.decoder)
+    recognizer = StreamingRecognizer.from_pretrained(args.model, args.chunk_ms, args.endpoint_ms, decoding=decoding)
     terminal = sys.stderr.isatty()
     shown = ""
 

@@ -122,8 +122,17 @@ class Fusion:
             score += self._hotwords.end(prefix.hot_state, "" if self._ends_word(prefix.token) else " ")
         return score
 
+    def text(self, prefix: _Prefix) -> str:
+        """What the tokens spell, as far as they are not settled."""
+        pieces = []
+        node: _Prefix | None = prefix
+        while node is not None:
+            pieces.append(self._texts[node.token])
+            node = node.parent
+        return " ".join("".join(reversed(pieces)).split())
+
     def _ends_word(self, token: int) -> bool:
-        """Whether a space was the last character; it is before the first token, which stands for by blank."""
+        """Whether a space was the last character; so it was before the first token, where the prefix has blank's id."""
         return token == 0 or self._texts[token].endswith(" ")
 
     def _finish_word(self, score: float, state: int, word: str) -> tuple[float, int]:
@@ -139,7 +148,7 @@ class BeamSearch:
     Args:
         fusion: language model and other scores.
         beam: hypotheses kept after each frame. Of a frame's tokens the ``4 * beam`` most probable ones are tried.
-        nbest: hypotheses that ``finish`` returns at most.
+        nbest: hypotheses with different texts that ``finish`` returns at most.
     """
 
     def __init__(self, fusion: Fusion, beam: int = 8, nbest: int = 1) -> None:
@@ -223,8 +232,14 @@ class BeamSearch:
         return self._hypothesis(*self._ranked(ended=False)[0])
 
     def finish(self) -> list[Hypothesis]:
-        """End the sentence: the n best, best first. The next frame begins another."""
-        hypotheses = [self._hypothesis(*row) for row in self._ranked(ended=True)[: self._nbest]]
+        """End the sentence: the n best with different texts, best first. The next frame begins another."""
+        texts: set[str] = set()
+        hypotheses: list[Hypothesis] = []
+        for score, prefix, alignment in self._ranked(ended=True):
+            text = self._fusion.text(prefix)
+            if text not in texts and len(hypotheses) < self._nbest:
+                texts.add(text)
+                hypotheses.append(self._hypothesis(score, prefix, alignment))
         self._begin()
         return hypotheses
 

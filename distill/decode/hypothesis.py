@@ -39,11 +39,14 @@ class Hypothesis(NamedTuple):
 class Search(Protocol):
     """A decoder of one stream: frames in pieces of any size give the same results as all at once.
 
-    ``best`` is the best hypothesis so far, whose first ``settled`` tokens stay as they are.
+    ``frames`` counts them.
     """
 
     frames: int
-    settled: int
+
+    @property
+    def settled(self) -> int:
+        """How many tokens of ``best`` stay as they are, whatever comes."""
 
     def accept(self, logits: Tensor) -> None:
         """Take in (t, V) logits or log-probabilities; t may be 0."""

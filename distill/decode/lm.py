@@ -143,7 +143,8 @@ def write_arpa(sentences: Iterable[Sequence[str]], order: int, path: Path) -> in
                 level[ngram] = (after.get(word, 0) + kinds * lower) / (total + kinds)
                 section.append(f"{math.log10(level[ngram]):.7f}\t{' '.join(ngram)}{backoff(ngram)}")
         probability = level
-        lines.append(section)
+        if section:  # an order higher than the longest sentence has no n-grams
+            lines.append(section)
     with atomic_write(path) as stream:
         stream.write("\\data\\\n")
         stream.writelines(f"ngram {length}={len(section)}\n" for length, section in enumerate(lines, 1))

@@ -111,7 +111,7 @@ def arpa_entries(path: Path) -> Iterator[tuple[int, tuple[str, ...], float, floa
         raise UserError(f"{path}: not a text file in UTF-8; expected an ARPA file") from None
     except ValueError as error:
         raise UserError(f"{path}:{number}: {error}; the file is damaged") from None
-    if not ended or dict(found) != declared:
+    if not ended or dict(found) != {size: count for size, count in declared.items() if count}:
         raise UserError(f"{path}: cut off, it declares {declared} n-grams and holds {dict(found)}; make it again")
 
 

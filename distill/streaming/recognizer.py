@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 
 from distill.decode.greedy import GreedySearch
+from distill.decode.hypothesis import Hypothesis, Search
+from distill.decode.settings import DecodeConf, search_factory
 from distill.decode.text import tokens_to_text
 from distill.errors import UserError
 from distill.models.student import StreamState, Student
@@ -46,7 +48,7 @@ class Result(TypedDict):
 
 
 class StreamingRecognizer:
-    """Recognise one stream of 16 kHz audio with greedy decoding.
+    """Recognise one stream of 16 kHz audio, with greedy decoding or another search.
 
     A streaming student (one trained with ``chunk_conf``) computes every chunk once, with caches, and remembers
     ``chunk_conf.left_ms`` before it: memory and computation per chunk do not grow with the stream. Any other network
@@ -60,6 +62,7 @@ class StreamingRecognizer:
             no partial results, and the whole audio is decoded with full context at the end.
         endpoint_ms: a result is final once so much silence follows its last token, and the next one begins; None: only
             the end of the stream is an end. For streaming students.
+        new_search: makes the decoder of a stream. ``hypotheses`` holds what it found for the last final result.
     """
 
     def __init__(
@@ -69,6 +72,7 @@ class StreamingRecognizer:
         config: Mapping[str, Any],
         chunk_ms: int | None = 480,
         endpoint_ms: int | None = None,
+        new_search: Callable[[], Search] = GreedySearch,
     ) -> None:
         if chunk_ms is not None and (chunk_ms <= 0 or chunk_ms % network.frame_ms):
             raise UserError(
@@ -88,17 +92,24 @@ class StreamingRecognizer:
             raise UserError(f"endpoint_ms: {endpoint_ms} must be positive, and the model a streaming student")
         self._endpoint_frames = None if endpoint_ms is None else -(-endpoint_ms // network.frame_ms)
         self._device = next(network.parameters()).device
+        self._new_search = new_search
         self.reset()
 
     @classmethod
     def from_pretrained(
-        cls, directory: str | Path, chunk_ms: int | None = 480, endpoint_ms: int | None = None, device: str = "cpu"
+        cls,
+        directory: str | Path,
+        chunk_ms: int | None = 480,
+        endpoint_ms: int | None = None,
+        device: str = "cpu",
+        decoding: DecodeConf | None = None,
     ) -> StreamingRecognizer:
-        """A recogniser from the directory of a training, such as exp/student_stream."""
+        """A recogniser from the directory of a training, such as exp/student_stream; greedy unless told otherwise."""
         from distill.tasks.load import load_network
 
         network, token_list, config = load_network(directory, device)
-        return cls(network, token_list, config, chunk_ms, endpoint_ms)
+        new_search = search_factory(decoding or DecodeConf(), token_list, config)
+        return cls(network, token_list, config, chunk_ms, endpoint_ms, new_search)
 
     @property
     def streaming(self) -> bool:
@@ -122,8 +133,10 @@ class StreamingRecognizer:
         """Forget everything: the next sample is the first of a new stream."""
         self._samples = 0
         self._finished = False
-        self._search = GreedySearch()
-        self._settled: list[TokenResult] = []
+        self._search = self._new_search()
+        self.hypotheses: list[Hypothesis] = []
+        self._results: list[TokenResult] = []  # of the last result; the first so many of them stay as they are:
+        self._settled = 0
         self._audio: list[Tensor] = []
         self._decoded_chunks = 0
         self._state = self._new_state() if self._new_state is not None else None
@@ -147,7 +160,7 @@ class StreamingRecognizer:
             return []
         self._decoded_chunks = chunks
         self._decode_all()
-        return [self._result("partial", started)]
+        return [self._partial(started)]
 
     def finish(self) -> Result:
         """End the stream and return its final result, or what follows the last endpoint; :meth:`reset` begins anew."""
@@ -161,7 +174,7 @@ class StreamingRecognizer:
                 self._search.accept(self._student.stream(nothing, self._state, final=True)[0])
             else:
                 self._decode_all()
-        return self._result("final", started)
+        return self._final(started)
 
     @property
     def _student(self) -> Student:
@@ -186,17 +199,16 @@ class StreamingRecognizer:
             return []
         if self._endpoint_frames is None:
             self._search.accept(logits)
-            return [self._result("partial", started)]
+            return [self._partial(started)]
         results = []
         assert self._state is not None
         for chunk in logits.split(self._state.chunk_frames):  # one at a time, so that pieces of any size end alike
             self._search.accept(chunk)
-            if self._search.tokens and self._search.trailing_blanks >= self._endpoint_frames:
-                results.append(self._result("final", started))
-                self._search.tokens.clear()
-                self._settled.clear()
-        if self._search.tokens or not results:
-            results.append(self._result("partial", started))
+            tokens = self._search.best.tokens
+            if tokens and self._search.frames - tokens[-1].end_frame >= self._endpoint_frames:
+                results.append(self._final(started))
+        if self._search.best.tokens or not results:
+            results.append(self._partial(started))
         return results
 
     @torch.no_grad()
@@ -204,17 +216,28 @@ class StreamingRecognizer:
         audio = torch.cat(self._audio)
         self._audio = [audio]
         output = self.network(audio[None], torch.tensor([len(audio)], device=self._device))
-        self._search = GreedySearch()
-        self._settled.clear()
+        self._search = self._new_search()
+        self._settled = 0
         self._search.accept(output.logits[0])
 
-    def _result(self, event: str, started: float) -> Result:
+    def _partial(self, started: float) -> Result:
+        result = self._result("partial", self._search.best, started)
+        self._settled = self._search.settled
+        return result
+
+    def _final(self, started: float) -> Result:
+        self.hypotheses = self._search.finish()
+        result = self._result("final", self.hypotheses[0], started)
+        self._settled = 0
+        return result
+
+    def _result(self, event: str, hypothesis: Hypothesis, started: float) -> Result:
         audio_s = self._samples / SAMPLE_RATE
         frame_s = self.network.frame_ms / 1000
-        # Only the last token may still change; the others are not made again, as an hour has many.
-        del self._settled[max(0, len(self._settled) - 1) :]
-        for token in self._search.tokens[len(self._settled) :]:
-            self._settled.append(
+        # What is settled is not made again, as an hour has many tokens.
+        del self._results[self._settled :]
+        for token in hypothesis.tokens[self._settled :]:
+            self._results.append(
                 TokenResult(
                     token=self.token_list[token.id],
                     start_s=round(min(token.start_frame * frame_s, audio_s), 6),
@@ -222,12 +245,16 @@ class StreamingRecognizer:
                     confidence=round(token.confidence, 6),
                 )
             )
+        if hypothesis.words is None:
+            text = tokens_to_text((token["token"] for token in self._results), self.token_type)
+        else:
+            text = " ".join(word.text for word in hypothesis.words)
         return Result(
             event=event,
-            text=tokens_to_text((token["token"] for token in self._settled), self.token_type),
+            text=text,
             audio_s=audio_s,
             emitted_after_s=time.perf_counter() - started,
-            tokens=self._settled.copy(),
+            tokens=self._results.copy(),
         )
 
 

@@ -9,15 +9,20 @@ import pytest
 from distill.bin import results
 
 
-def make(expdir: Path, system: str, decode: str, errors: list[list[int]], chunk_ms: int | None) -> None:
+def make(
+    expdir: Path, system: str, decode: str, errors: list[list[int]], chunk_ms: int | None, decoder: str | None = None
+) -> None:
     folder = expdir / system / decode / "test"
     (folder / "score_wer").mkdir(parents=True)
     words, wrong = (sum(row[column] for row in errors) for column in (0, 1))
     score = {"words": words, "sub": wrong, "del": 0, "ins": 0, "wer": 100 * wrong / words, "utterances": len(errors)}
     score |= {"audio_s": 10.0, "compute_s": 1.0 if system == "teacher" else 0.25, "errors": errors, "scorer": "sclite"}
+    score["speakers"] = {"ann": errors[0], "bob": np.sum(errors[1:], 0).tolist()}
     (folder / "score_wer" / "score.json").write_text(json.dumps(score))
     size = 4_000_000 if system == "teacher" else 500_000
     about = {"params": size // 4, "model_bytes": size, "threads": 1, "chunk_ms": chunk_ms}
+    if decoder:
+        about |= {"decoder": decoder, "lm": "lm.arpa", "lm_weight": 0.5, "word_bonus": 0.0}
     (folder / "about.json").write_text(json.dumps(about))
 
 
@@ -60,3 +65,34 @@ def test_identical_systems_have_no_loss():
 def test_teacher_without_errors_gives_no_relative_loss():
     teacher, student = np.array([[3, 0], [4, 0]]), np.array([[3, 1], [4, 0]])
     assert "relative_loss" not in results.bootstrap(student, teacher)
+
+
+def test_decoders_are_compared_with_the_teachers_own(tmp_path, capsys):
+    make(tmp_path, "teacher", "decode_full", [[5, 2], [5, 2], [10, 0]], None)
+    make(tmp_path, "teacher", "decode_full_beam", [[5, 1], [5, 1], [10, 0]], None, "beam")
+    make(tmp_path, "student_full", "decode_full_beam", [[5, 2], [5, 2], [10, 0]], None, "beam")
+    results.main(["--expdir", str(tmp_path), "--test_sets", "test", "--recipe", "egs2/x"])
+    rows = json.loads((tmp_path / "results.json").read_text())["rows"]
+    assert [(row["system"], row["decoder"]) for row in rows] == [
+        ("teacher", "greedy"),
+        ("teacher", "beam"),
+        ("student_full", "beam"),
+    ]
+    assert rows[2]["relative_loss"] == pytest.approx(100.0)
+    assert rows[2]["lm_weight"] == 0.5
+    text = capsys.readouterr().out
+    assert "| student_full | full | beam | 20.00" in text and "`lm.arpa`" in text
+    assert "| ann | 5 | 40.0 | 20.0 | 40.0 |" in text and "| bob | 15 | 13.3 | 6.7 | 13.3 |" in text
+
+
+def test_matched_pairs():
+    rng = np.random.default_rng(0)
+    words = np.full(400, 10)
+    one, same, worse = (np.stack([words, rng.binomial(10, p, 400)], 1) for p in (0.1, 0.1, 0.15))
+    assert results.matched_pairs(one, one) == 1.0
+    assert results.matched_pairs(one, same) > 0.05
+    assert results.matched_pairs(worse, one) < 1e-4
+    assert results.matched_pairs(worse, one) == pytest.approx(results.matched_pairs(one, worse))
+    d = np.array([1, 0, 1, 1, 0, 2, -1, 0])  # by hand: mean 0.5, sd 0.9258, z = 1.5275
+    pair = np.stack([np.full(8, 5), d + 2], 1), np.stack([np.full(8, 5), np.full(8, 2)], 1)
+    assert results.matched_pairs(*pair) == pytest.approx(0.12663, abs=1e-4)

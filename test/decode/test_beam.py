@@ -17,7 +17,7 @@ from distill.decode.hypothesis import words_of
 from distill.decode.lm import NgramLM, write_arpa
 from distill.errors import UserError
 
-WORDS = ["<blank>", "a", "b", "<sos/eos>"]
+WORDS = ["<blank>", "a", "b", "zebra"]  # the n-gram does not know the last
 
 
 def draw(frames: int, vocab: int, seed: int, sharpness: float = 1.0) -> torch.Tensor:
@@ -57,9 +57,8 @@ def test_a_wide_beam_is_the_exact_sum_over_all_alignments(lm, seed):
     def whole(tokens: tuple[int, ...]) -> float:
         state, score = lm.start, exact[tokens]
         for token in tokens:
-            if token != 3:  # no word
-                p, state = lm.score(state, WORDS[token])
-                score += 0.7 * p + 0.3
+            p, state = lm.score(state, WORDS[token])
+            score += 0.7 * p + 0.3
         return score + 0.7 * lm.end(state)
 
     assert {tuple(t.id for t in h.tokens) for h in hypotheses} == set(exact)
@@ -105,7 +104,7 @@ def test_settling_forgets_nothing_that_counts(lm, monkeypatch):
     node, depth = settling._beam[0][0], 0
     while node is not None:
         node, depth = node.parent, depth + 1
-    assert depth < SETTLE_EVERY
+    assert depth < 2 * SETTLE_EVERY < len(settling.best.tokens)
     monkeypatch.setattr(BeamSearch, "_settle", lambda self: None)
     plain = BeamSearch(fusion, beam=6, nbest=3)
     plain.accept(logits)
@@ -173,6 +172,18 @@ def test_words_of_a_character_model_are_scored_when_they_end(tmp_path):
     assert prefix.score == pytest.approx(2 * first + 0.5)
     second, state = lm.score(state, "b")
     assert fusion.end(prefix) == pytest.approx(2 * (first + second + lm.end(state)) + 1.0)
+
+
+def test_the_n_best_have_different_texts():
+    tokens = ["<blank>", "<space>", "a", "b"]
+    search = BeamSearch(Fusion(tokens, "char"), beam=5000, nbest=10)
+    logits = draw(4, 4, 3)
+    search.accept(logits)
+    hypotheses = search.finish()
+    texts = ["".join("_ab"[t.id - 1] for t in h.tokens) for h in hypotheses]
+    assert len(hypotheses) == 10
+    assert len({" ".join(text.replace("_", " ").split()) for text in texts}) == 10
+    assert all(h.score == pytest.approx(all_alignments(logits)[tuple(t.id for t in h.tokens)]) for h in hypotheses)
 
 
 def test_a_beam_of_nothing_is_refused():

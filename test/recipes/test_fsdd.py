@@ -84,6 +84,29 @@ def test_second_run_does_nothing_but_say_so(recipe: Path) -> None:
     assert "training in" not in output
 
 
+def test_language_model_decoders_beside_the_greedy_ones(recipe: Path) -> None:
+    only = ["--stage", "12", "--stop_stage", "13", "--decoders", "greedy beam wfst", "--decode_options", "--nbest 2"]
+    only += ["--no_kd", "false", "--fixed_chunks", ""]
+    output = run(recipe, *only)
+    assert "recognise the test sets with teacher\n" in output and "wfst" in output
+    assert output.count("done before and unchanged, skipped") == 3  # greedy decoding of three systems
+    rows = json.loads((recipe / "exp/results.json").read_text())["rows"]
+    by_decoder = {decoder: [row for row in rows if row["decoder"] == decoder] for decoder in ("greedy", "beam", "wfst")}
+    assert (len(by_decoder["beam"]), len(by_decoder["wfst"])) == (15, 15)  # two systems and three latencies, three sets
+    tuned = json.loads((recipe / "exp/student_stream/tuned.json").read_text())
+    assert tuned["beam"]["set"].endswith("/valid") and tuned["beam"]["chunk_ms"] == 480
+    for decoder in ("beam", "wfst"):
+        for row in by_decoder[decoder]:
+            assert row["lm"] == "exp/lm/words.arpa" and row["rtf"] > 0
+            if row["system"] == "student_stream":
+                assert row["lm_weight"] == tuned[decoder]["lm_weight"]
+    assert "| student_stream | 480 ms | wfst |" in (recipe / "exp/RESULTS.md").read_text()
+    folder = recipe / "exp/student_stream/decode_480ms_beam/test"
+    assert (folder / "score_wer/hyp.ctm").is_file() and (folder / "score_wer/ref.stm").is_file()
+    again = run(recipe, *only)
+    assert again.count("done before and unchanged, skipped") == again.count(" stage ") // 2
+
+
 def test_latency_of_every_chunk_length(recipe: Path) -> None:
     run(recipe, "--stage", "14", "--stop_stage", "14")
     rows = json.loads((recipe / "exp/bench.json").read_text())["latency"]
@@ -246,6 +269,7 @@ def test_transcribe_with_each_model(recipe: Path) -> None:
         (["--token_type", "phn"], "char, bpe or word"),
         (["--stage", "15", "--stop_stage", "15"], "not built yet"),
         (["--teacher_targets", "somewhere"], "stored or online"),
+        (["--decoders", "greedy viterbi"], "any of greedy, beam and wfst"),
         (["stray"], "unexpected argument"),
     ],
 )

@@ -52,6 +52,11 @@ Students
   --fixed_chunks \"160 480\"   also train streaming students for one chunk length each, to compare (default: none)
 Recognition
   --latencies \"160 320 480 960\"   chunk lengths in ms; full: everything at once
+  --decoders \"greedy\"       any of greedy, beam (CTC prefix beam search) and wfst (token-lexicon-grammar graph)
+  --lm FILE                  word n-gram of beam and wfst, ARPA (default: one estimated on the training text); its
+                             weight and the bonus per word are tuned on the validation set
+  --lm_order N               order of that estimate (default: 3)
+  --decode_options \"STR\"    more options of beam and wfst, such as \"--nbest 10 --hotwords FILE --lexicon FILE\"
 Machine
   --ngpu N --num_nodes N     GPUs (of each node) and nodes of a training; 0 GPUs trains on the CPU (default: 0, 1)
   --nj N                     parallel jobs of data preparation, extraction and recognition (default: 4)
@@ -89,6 +94,10 @@ stage2_teacher=teacher
 no_kd=true
 fixed_chunks=
 latencies="160 320 480 960"
+decoders=greedy
+lm=
+lm_order=3
+decode_options=
 ngpu=0
 num_nodes=1
 nj=4
@@ -119,6 +128,9 @@ case "${stage2_teacher}" in
     teacher | student_full | both) ;;
     *) fail "--stage2_teacher ${stage2_teacher}: must be teacher, student_full or both" ;;
 esac
+for decoder in ${decoders}; do
+    case "${decoder}" in greedy | beam | wfst) ;; *) fail "--decoders ${decoder}: any of greedy, beam and wfst" ;; esac
+done
 token_list=${token_dir}/tokens.txt
 hf_teacher=false
 if [ -n "${teacher}" ] && [ ! -e "${teacher}/config.yaml" ] && [ -e "${teacher}/config.json" ]; then hf_teacher=true; fi
@@ -470,32 +482,85 @@ trained_in() {
     esac
 }
 
+# decode STAMP SYSTEM DECODER INPUT...: recognise the test sets at every latency. A changed model, language model or test
+# set makes every hypothesis stale.
+decode() {
+    local stamp=$1 system=$2 decoder=$3 made="decode_*" chunks="" options="" scp
+    shift 3
+    local title="recognise the test sets with ${system}"
+    case "${system}" in
+        student_stream) chunks=${latencies} ;;
+        student_stream_fixed*) chunks=${system#student_stream_fixed} ;;
+    esac
+    if [ "${decoder}" != greedy ]; then
+        title+=", ${decoder}"
+        made+="_${decoder}"
+        options="--decoder ${decoder} --lm ${lm} --tuned ${expdir}/${system}/tuned.json ${decode_options}"
+    fi
+    local inputs=("$(trained_in "${system}")" "$@")
+    for scp in "${test_dirs[@]}"; do inputs+=("${scp}/wav.scp"); done
+    if begin "${stamps}/${stamp}" "${title}" "${test_sets} ${chunks} ${nj}${options:+ ${options}}" "" "${inputs[@]}"; then
+        # shellcheck disable=SC2086
+        if ${stale}; then rm -rf "${expdir:?}/${system}"/${made}; fi
+        mkdir -p "${expdir}/${system}/log"
+        # shellcheck disable=SC2086
+        python3 -m distill.bin.watch_jobs --logs "${expdir}/${system}/log/decode.*.log" -- \
+            ${decode_cmd} JOB=1:"${nj}" "${expdir}/${system}/log/decode.JOB.log" \
+            python3 -m distill.bin.decode --model "${expdir}/${system}" --data_dirs "${test_dirs[@]}" \
+            --chunk_ms ${chunks} --job JOB --num_jobs "${nj}" ${options}
+        finish "${stamps}/${stamp}"
+    fi
+}
+# tune SYSTEM: weights of the language model, chosen on the validation set; of a streaming student at its middle latency
+tune() {
+    local system=$1 chunks=full
+    case "${system}" in
+        student_stream) chunks=${latencies} ;;
+        student_stream_fixed*) chunks=${system#student_stream_fixed} ;;
+    esac
+    read -r -a chunks <<< "${chunks}"
+    local chunk=${chunks[$(((${#chunks[@]} - 1) / 2))]}
+    if begin "${stamps}/12_tune_${system}" "tune the language model's weight for ${system} on ${valid_set}" \
+        "${lm_decoders} ${chunk} ${decode_options}" "" "$(trained_in "${system}")" "${lm}" \
+        "${raw}/${valid_set}/wav.scp" "${raw}/${valid_set}/text"; then
+        # shellcheck disable=SC2086
+        python3 -m distill.bin.tune_decoding --model "${expdir}/${system}" --chunk_ms "${chunk}" \
+            --data_dir "${raw}/${valid_set}" --decoder ${lm_decoders} --lm "${lm}" \
+            --output "${expdir}/${system}/tuned.json" ${decode_options}
+        finish "${stamps}/12_tune_${system}"
+    fi
+}
+
+lm_decoders=
+for decoder in ${decoders}; do
+    if [ "${decoder}" != greedy ]; then lm_decoders+="${lm_decoders:+ }${decoder}"; fi
+done
+own_lm=false
+if [ -n "${lm_decoders}" ] && [ -z "${lm}" ]; then
+    own_lm=true
+    lm=${expdir}/lm/words.arpa
+fi
 if wanted 12; then
+    if ${own_lm} && begin "${stamps}/12_lm" "word n-gram of the training text" "${lm_order}" "" "${raw}/lm_train.txt"; then
+        python3 -m distill.bin.make_lm --text "${raw}/lm_train.txt" --order "${lm_order}" --output "${lm}"
+        finish "${stamps}/12_lm"
+    fi
     for system in ${systems}; do
-        chunks=""
-        case "${system}" in
-            student_stream) chunks=${latencies} ;;
-            student_stream_fixed*) chunks=${system#student_stream_fixed} ;;
-        esac
-        scps=()
-        for dir in "${test_dirs[@]}"; do scps+=("${dir}/wav.scp"); done
-        # A changed model or test set makes every hypothesis of it stale; a changed list of latencies only adds some.
-        if begin "${stamps}/12_${system}" "recognise the test sets with ${system}" "${test_sets} ${chunks} ${nj}" \
-            "" "$(trained_in "${system}")" "${scps[@]}"; then
-            if ${stale}; then rm -rf "${expdir}/${system}"/decode_*; fi
-            mkdir -p "${expdir}/${system}/log"
-            # shellcheck disable=SC2086
-            python3 -m distill.bin.watch_jobs --logs "${expdir}/${system}/log/decode.*.log" -- \
-                ${decode_cmd} JOB=1:"${nj}" "${expdir}/${system}/log/decode.JOB.log" \
-                python3 -m distill.bin.decode --model "${expdir}/${system}" --data_dirs "${test_dirs[@]}" \
-                --chunk_ms ${chunks} --job JOB --num_jobs "${nj}"
-            finish "${stamps}/12_${system}"
-        fi
+        case " ${decoders} " in *" greedy "*) decode "12_${system}" "${system}" greedy ;; esac
+        if [ -n "${lm_decoders}" ]; then tune "${system}"; fi
+        for decoder in ${lm_decoders}; do
+            decode "12_${system}_${decoder}" "${system}" "${decoder}" "${lm}" "${expdir}/${system}/tuned.json"
+        done
     done
 fi
 if wanted 13; then
     inputs=()
-    for system in ${systems}; do inputs+=("${stamps}/12_${system}"); done
+    for system in ${systems}; do
+        for decoder in ${decoders}; do
+            if [ "${decoder}" = greedy ]; then suffix=; else suffix=_${decoder}; fi
+            inputs+=("${stamps}/12_${system}${suffix}")
+        done
+    done
     for dir in "${test_dirs[@]}"; do inputs+=("${dir}/text"); done
     if begin "${stamps}/13" "score" "${test_sets}" "" "${inputs[@]}"; then
         for set in ${test_sets}; do
