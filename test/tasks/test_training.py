@@ -85,6 +85,16 @@ def test_a_teacher_from_hugging_face_no_longer_needs_its_directory(world):
     assert network_shape(trained) == (4, 24, 20)
 
 
+def test_a_teachers_body_stays_as_it_was_while_its_prediction_layer_is_trained(world, teacher):
+    """As conf/train_teacher_init.yaml says."""
+    shipped = yaml.safe_load((Path(__file__).parents[2] / "conf/train_teacher_init.yaml").read_text())
+    config = {**TEACHER, "freeze_param": shipped["freeze_param"]}
+    tuned = world.train("teacher_head", config, "--init", str(teacher), "--max_epoch", "1")
+    before, after = load_network(teacher).network.state_dict(), load_network(tuned).network.state_dict()
+    changed_keys = {key for key, value in before.items() if not torch.equal(after[key], value)}
+    assert changed_keys == {"output.weight", "output.bias"}
+
+
 def test_lfmmi_and_init_for_a_teacher(world, teacher):
     config = changed(TEACHER, distill_conf={"target": "transcript", "weight_ctc": 0.5}, optim_conf={"lr": 0.0})
     tuned = world.train("teacher_mmi", config, "--init", str(teacher), "--max_epoch", "1")

@@ -7,5 +7,6 @@ set -euo pipefail
     --valid_set valid \
     --test_sets "test" \
     --token_type bpe --nbpe 500 \
+    --teacher_init_config conf/train_teacher_init.yaml \
     --ngpu 0 --nj 4 \
     "$@"
