@@ -85,7 +85,7 @@ def test_second_run_does_nothing_but_say_so(recipe: Path) -> None:
 
 
 def test_language_model_decoders_beside_the_greedy_ones(recipe: Path) -> None:
-    only = ["--stage", "12", "--stop_stage", "13", "--decoders", "greedy beam wfst", "--decode_options", "--nbest 2"]
+    only = ["--stage", "12", "--stop_stage", "13", "--decoders", "greedy beam wfst", "--decode_options", "--beam 4"]
     only += ["--no_kd", "false", "--fixed_chunks", ""]
     output = run(recipe, *only)
     assert "recognise the test sets with teacher\n" in output and "wfst" in output
