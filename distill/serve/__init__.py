@@ -1,0 +1,1 @@
+"""Recognition over a network: a websocket server, its page, and a client."""
