@@ -139,9 +139,7 @@ class Server:
         self._network, self._token_list, self._config = load_network(model)
         chunk_conf = read_conf(ChunkConf, "chunk_conf", self._config.get("chunk_conf") or None)
         if chunk_conf is None or not self._open(chunk_ms, None).streaming:
-            raise UserError(
-                f"{model}: does not stream, it would compute all audio again at every chunk; give a student_stream"
-            )
+            raise UserError(f"{model}: not a streaming student; give one, such as exp/student_stream")
         if not ENDPOINT_MS[0] <= endpoint_ms <= ENDPOINT_MS[1]:
             raise UserError(f"endpoint_ms: {endpoint_ms} is not within {ENDPOINT_MS[0]} to {ENDPOINT_MS[1]}")
         frame_ms = self._network.frame_ms

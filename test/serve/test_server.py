@@ -133,7 +133,7 @@ def test_successive_finals_at_silence(model, monkeypatch):
     """Noise makes the tiny student talk on, so its blank is made likely where it is quiet."""
     server = Server(model)
     network = server._network
-    with_silence = np.concatenate([speech(16000).numpy(), np.zeros(32000, np.float32)] * 3)
+    with_silence = np.concatenate([speech(16000).numpy(), np.zeros(32000, np.float32)] * 3)[:-32000]
     heard = network.stream_together
 
     def blank_where_quiet(states):
@@ -151,7 +151,7 @@ def test_successive_finals_at_silence(model, monkeypatch):
             results = await finals(url, pieces(pcm(with_silence)))
             assert len(results) == 3
             starts = [result["tokens"][0]["start_s"] for result in results]
-            assert 0 <= starts[0] < 1 and 3 <= starts[1] < 4 and 6 <= starts[2] < 7
+            assert 0 <= starts[0] < 1 and 2.5 < starts[1] < 4 and 5.5 < starts[2] < 7
             assert len(await finals(url, pieces(pcm(with_silence)), endpoint_ms=5000)) == 1
 
     run(scenario())
@@ -253,7 +253,7 @@ def test_junk_is_answered_in_one_line(model, name):
             said, closed = await answer(url, *messages)
             assert (said[-1]["event"], said[-1]["code"], closed) == ("error", code, 1008)
             assert "\n" not in said[-1]["message"] and len(said[-1]["message"]) < 200
-            assert not server.sessions and not server._sockets
+            await until(lambda: not server.sessions and not server._sockets)
 
     run(scenario())
 
@@ -346,8 +346,9 @@ def test_a_client_too_fast_waits_and_loses_nothing(model):
 
 def test_a_client_that_does_not_read_is_held_and_then_dropped(model, monkeypatch):
     monkeypatch.setattr(server_module, "WAITING_RESULTS", 5)
-    heavy = dict.fromkeys(range(3000), "x" * 50)  # fills the socket's buffers soon
-    monkeypatch.setattr(server_module, "dict", lambda result: {**result, **heavy}, raising=False)
+    compute = server_module._compute
+    heavy = {"event": "partial", "text": "x" * 10**6}  # fills the socket's buffers soon
+    monkeypatch.setattr(server_module, "_compute", lambda shares: [[*said, heavy] for said in compute(shares)])
 
     async def scenario():
         async with serving(model, idle_s=1.0) as (server, url):
