@@ -1,0 +1,177 @@
+"""The page in a real browser: its microphone is a file, its captions are the recogniser's."""
+
+import asyncio
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import soxr
+from browser import CHROMIUM, browse
+from test_server import serving
+from tiny_networks import speech
+
+from distill.streaming import StreamingRecognizer
+
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed (apt-get install chromium)")
+FSDD = Path(__file__).parents[2] / "egs2/fsdd/asr_distill1"
+TEXT = "[...document.querySelectorAll('#captions .word > span')].map((w) => w.textContent)"
+TIMES = "[...document.querySelectorAll('#captions .word')].map((w) => w.title)"
+STATE = "document.body.dataset.state"
+SPEAK = "document.querySelector('#speak').click()"
+FAKE = ("--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream")
+
+
+def run(scenario) -> None:
+    asyncio.run(asyncio.wait_for(scenario, 90))
+
+
+def site(url: str) -> str:
+    return url.replace("ws:", "http:").removesuffix("stream")
+
+
+def recognized(model: Path, audio: np.ndarray) -> list[dict]:
+    session = StreamingRecognizer.from_pretrained(model, 480, 800)
+    results = session.accept_waveform(audio)
+    return [token for r in [*results, session.finish()] if r["event"] == "final" for token in r["tokens"]]
+
+
+def choose(file: Path) -> str:
+    """What gives the page's file input a file, as its user would."""
+    return f"""(() => {{
+        const bytes = Uint8Array.from(atob({json.dumps(_base64(file))}), (c) => c.charCodeAt(0));
+        const data = new DataTransfer();
+        data.items.add(new File([bytes], {json.dumps(file.name)}));
+        document.querySelector('#chosen').files = data.files;
+        document.querySelector('#chosen').dispatchEvent(new Event('change'));
+    }})()"""
+
+
+def _base64(file: Path) -> str:
+    import base64
+
+    return base64.b64encode(file.read_bytes()).decode()
+
+
+def test_a_file_at_full_speed(model, tmp_path):
+    """A 16 kHz file reaches the recogniser sample by sample; one that is no audio is said to be none."""
+    audio = speech(64000).numpy()
+    soundfile.write(tmp_path / "a.wav", audio, 16000)
+    (tmp_path / "b.wav").write_bytes(b"RIFF and nothing more")
+    tokens = recognized(model, soundfile.read(tmp_path / "a.wav", dtype="float32")[0])
+    expected = "".join(" " if t["token"] == "<space>" else t["token"] for t in tokens if t["token"][:2] not in "<b<s")
+
+    async def scenario():
+        async with serving(model) as (_, url), browse(site(url), tmp_path / "profile") as page:
+            await page.evaluate("document.querySelector('#aloud').checked = false")
+            await page.evaluate(choose(tmp_path / "a.wav"))
+            await page.until(f"{STATE} === 'idle' && document.querySelector('#finals').childElementCount > 0")
+            assert await page.evaluate(TEXT) == expected.split()
+            assert await page.evaluate("document.querySelector('#audio').textContent") == "0:04"
+            assert 0 < float(await page.evaluate("document.querySelector('#rtf').textContent")) < 5
+            await page.evaluate(choose(tmp_path / "b.wav"))
+            await page.until("document.querySelector('#problem').innerText.includes('b.wav is not audio')")
+
+    run(scenario())
+
+
+def test_what_goes_wrong_is_said(model, tmp_path):
+    async def scenario():
+        async with serving(model, sessions=1) as (server, url):
+            async with browse(site(url), tmp_path / "profile", "--use-fake-device-for-media-stream") as page:
+                await page.call("Browser.setPermission", permission={"name": "microphone"}, setting="denied")
+                await page.evaluate(SPEAK)
+                await page.until("document.querySelector('#problem').innerText.includes('The microphone is blocked')")
+                await page.call("Browser.setPermission", permission={"name": "microphone"}, setting="granted")
+                other = await page.evaluate("new Promise((done) => { const s = new WebSocket('stream');"
+                    "s.onmessage = () => done(1); globalThis.other = s; })")  # fmt: skip
+                assert other == 1
+                await page.evaluate(SPEAK)
+                await page.until("document.querySelector('#problem').innerText.includes('The server is full')")
+                await page.evaluate("globalThis.other.close()")
+                await asyncio.sleep(0.5)
+                await page.evaluate(SPEAK)
+                await page.until(f"{STATE} === 'listening' && document.querySelector('#problem').hidden")
+                for session in server._sockets:
+                    session._req.transport.abort()
+                await page.until("document.querySelector('#problem').innerText.includes('was lost')")
+                assert await page.evaluate(STATE) == "idle"
+
+    run(scenario())
+
+
+def test_resampling_keeps_speech_and_removes_what_would_fold_back(model, tmp_path):
+    """Sines at 44.1 and 48 kHz: below 6.5 kHz they keep their height, above 8 kHz nothing is left; in pieces as whole."""
+    script = """(async () => {
+        const { Resampler } = await import('./resample.js');
+        const rows = [];
+        for (const rate of [8000, 44100, 48000]) for (const hertz of [200, 3000, 6500, 8100, 12000, 15500]) {
+            if (hertz > rate / 2) continue;
+            const input = Float32Array.from({ length: rate }, (_, n) => Math.sin((2 * Math.PI * hertz * n) / rate));
+            const whole = new Resampler(rate, 16000), parts = new Resampler(rate, 16000);
+            const output = [...whole.accept(input), ...whole.finish()];
+            const pieces = [];
+            for (let at = 0, size = 1; at < rate; at += size, size = (size * 7) % 1009)
+                pieces.push(...parts.accept(input.subarray(at, at + size)));
+            pieces.push(...parts.finish());
+            const middle = output.slice(1000, 15000);
+            const error = middle.map((y, n) => Math.abs(y - Math.sin((2 * Math.PI * hertz * (n + 1000)) / 16000)));
+            rows.push([rate, hertz, output.length, Math.max(...error), Math.max(...middle.map(Math.abs)),
+                output.every((y, n) => y === pieces[n]) && output.length === pieces.length]);
+        }
+        return rows;
+    })()"""
+
+    async def scenario():
+        async with serving(model) as (_, url), browse(site(url), tmp_path / "profile") as page:
+            rows = await page.evaluate(script)
+            assert len(rows) == 14
+            for rate, hertz, count, error, height, alike in rows:
+                assert count == 16000 and alike, (rate, hertz)
+                if hertz <= 6500 and hertz < 0.85 * rate / 2:
+                    assert error < 2e-3, (rate, hertz, error)
+                elif hertz >= 8100:
+                    assert height < 1e-3, (rate, hertz, height)
+
+    run(scenario())
+
+
+@pytest.mark.skipif(not (FSDD / "exp/student_stream").exists(), reason="egs2/fsdd has not been run here")
+def test_captions_of_a_microphone(tmp_path):
+    """Connected digits at 48 kHz: the recogniser's words, their times, and how late the first one is."""
+    lines = (FSDD / "dump/raw/test/wav.scp").read_text().splitlines()
+    texts = dict(line.split(maxsplit=1) for line in (FSDD / "dump/raw/test/text").read_text().splitlines())
+    audio = np.zeros(8000, np.float32)
+    spoken, starts = [], []
+    for line in lines[:3]:
+        utterance, file = line.split(maxsplit=1)
+        starts.append(len(audio) / 16000)
+        audio = np.concatenate((audio, soundfile.read(FSDD / file, dtype="float32")[0], np.zeros(20000, np.float32)))
+        spoken += texts[utterance].split()
+    soundfile.write(tmp_path / "mic.wav", soxr.resample(audio, 16000, 48000), 48000)
+    expected = recognized(FSDD / "exp/student_stream", audio)
+    heard = [token["token"] for token in expected]
+
+    async def scenario():
+        flags = (*FAKE, f"--use-file-for-fake-audio-capture={tmp_path / 'mic.wav'}%noloop")
+        async with serving(FSDD / "exp/student_stream") as (_, url):
+            async with browse(site(url), tmp_path / "profile", *flags) as page:
+                await page.evaluate(SPEAK)
+                await page.until(f"{STATE} === 'listening'")
+                await asyncio.sleep(len(audio) / 16000)
+                await page.until(f"{TEXT}.length >= {len(heard)}")
+                await page.evaluate(SPEAK)
+                await page.until(f"{STATE} === 'idle'")
+                words = await page.evaluate(TEXT)
+                assert words == heard and sum(a == b for a, b in zip(words, spoken, strict=True)) >= 0.8 * len(spoken)
+                begins = [float(re.match(r"[\d.]+", title)[0]) for title in await page.evaluate(TIMES)]
+                offsets = np.array(begins) - [token["start_s"] for token in expected]
+                assert np.ptp(offsets) <= 0.5, "the microphone may begin late, but runs at the right speed"
+                shown = await page.evaluate("document.querySelector('#figures').innerText.replace(/\\n+/g, ' ')")
+                print(shown)
+                first = float(re.search(r"First word ([\d.]+) s", shown)[1])
+                assert first < 0.48 + 0.25, shown
+
+    run(scenario())
