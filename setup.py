@@ -12,6 +12,7 @@ setup(
     version=VERSION.group(1) if VERSION else "0",
     description="Distil a large wav2vec 2.0 recogniser into a small streaming one, inside ESPnet",
     packages=find_packages(include=["distill", "distill.*"]),
+    package_data={"distill.serve": ["page/*"]},
     python_requires=">=3.11",
     install_requires=[
         "numpy",
@@ -30,9 +31,10 @@ setup(
             "soxr",  # resampling of the corpora made here
             "transformers",  # wav2vec 2.0
         ],
+        "serve": ["aiohttp"],  # websocket server, page and client
         "demo": ["espeakng-loader==0.2.4"],
         "deploy": ["onnx", "onnxruntime", "sherpa_onnx"],  # export, the recogniser without torch, the phone's runtime
         "decode": ["kaldi_decoder", "kaldifst", "kaldilm"],  # WFST and n-gram language models
-        "test": ["hypothesis", "mypy", "pytest", "ruff", "types-PyYAML"],
+        "test": ["hypothesis", "mypy", "psutil", "pytest", "ruff", "types-PyYAML"],
     },
 )

@@ -103,7 +103,7 @@ def test_what_goes_wrong_is_said(model, tmp_path):
 
 
 def test_resampling_keeps_speech_and_removes_what_would_fold_back(model, tmp_path):
-    """Sines at 44.1 and 48 kHz: below 6.5 kHz they keep their height, above 8 kHz nothing is left; in pieces as whole."""
+    """Sines: below 6.5 kHz they keep their height, above 8 kHz nothing is left; the same in pieces as whole."""
     script = """(async () => {
         const { Resampler } = await import('./resample.js');
         const rows = [];
