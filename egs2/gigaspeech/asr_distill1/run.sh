@@ -1,0 +1,12 @@
+#!/usr/bin/env bash
+# GigaSpeech, 10 to 10,000 h. ./run.sh --help lists every option; README.md tells the subsets and the cost.
+#   ./run.sh --local_data_opts "--gigaspeech /corpora/GigaSpeech --subset XL"
+set -euo pipefail
+
+./distill.sh \
+    --train_set train --valid_set valid --test_sets "dev test" \
+    --token_type bpe --nbpe 500 \
+    --teacher_targets online --no_kd false \
+    --latencies "160 320 480 960 full" \
+    --ngpu 8 --nj 32 \
+    "$@"

@@ -1,0 +1,12 @@
+#!/usr/bin/env bash
+# LibriSpeech, 960 h. ./run.sh --help lists every option; README.md tells the sets and the cost.
+#   ./run.sh --local_data_opts "--librispeech /corpora/LibriSpeech"
+set -euo pipefail
+
+./distill.sh \
+    --train_set train --valid_set valid --test_sets "dev_clean dev_other test_clean test_other" \
+    --token_type bpe --nbpe 500 --max_wav_duration 30 \
+    --teacher_targets online --no_kd false \
+    --latencies "160 320 480 960 full" \
+    --ngpu 4 --nj 16 \
+    "$@"
