@@ -333,13 +333,15 @@ def _read_speakers(utt2spk: Path, spk2utt: Path, utterances: Iterable[str], repa
     return speakers
 
 
-def check_data_dir(directory: Path, resample: bool = False, allow_pipes: bool = False) -> tuple[int, float]:
+def check_data_dir(
+    directory: Path, resample: bool = False, allow_pipes: bool = False, labelled: bool = True
+) -> tuple[int, float]:
     """Check a whole data directory, audio and all; (utterances, hours). See the functions above for what is refused.
 
     ``segments`` (id recording start end) may cut utterances from the recordings of wav.scp. A wav.scp entry that is a
     command (ends with ``|``) is refused unless ``allow_pipes``, which runs it, as formatting the data will.
     """
-    data = read_data_dir(directory)
+    data = read_data_dir(directory, labelled=labelled)
     wav_scp, segments_file = directory / "wav.scp", directory / "segments"
 
     def one(item: tuple[str, tuple[int, str]]) -> tuple[str, float]:

@@ -22,7 +22,7 @@ from distill.data.fsdd import Recordings, connected, read_recordings
 ROOT = Path(__file__).parents[2]
 FSDD_DIR = Path(os.environ.get("FSDD_DIR", ROOT.parent / "shared/corpora/fsdd"))
 RATE = 16000
-QUICK = ["--ngpu", "0", "--nj", "1", "--threads", "1", "--latencies", "480"]
+QUICK = ["--ngpu", "0", "--nj", "1", "--threads", "1", "--latencies", "480", "--teacher_init_config", ""]
 
 pytestmark = pytest.mark.skipif(
     not (FSDD_DIR / "recordings").is_dir(), reason="the recordings of FSDD are not here; set FSDD_DIR"
@@ -246,3 +246,63 @@ def test_kaldi_directories(kaldi: Path, tmp_path: Path) -> None:
     }
     assert len(speakers["valid"]) == 1 and len(speakers["train"]) == 3 and not speakers["train"] & speakers["valid"]
     check_results(recipe, {name: words_in(kaldi / name / "text") for name in ("calls", "meetings")})
+
+
+def test_an_unlabelled_training_set(kaldi: Path, tmp_path: Path) -> None:
+    """The teacher's words, here those of an untrained network, become the training text."""
+    import string
+
+    import torch
+    from transformers import Wav2Vec2Config, Wav2Vec2ForCTC
+
+    recipe = recipe_of("kaldi_dir", tmp_path)
+    outputs = ["<pad>", "<s>", "</s>", "<unk>", "|", *string.ascii_lowercase]
+    sizes = {"conv_dim": (8, 8, 8, 8, 8, 8, 16), "hidden_size": 16, "num_hidden_layers": 2, "intermediate_size": 16}
+    kinds = {"feat_extract_norm": "layer", "conv_bias": True, "do_stable_layer_norm": True, "num_attention_heads": 2}
+    positions = {"num_conv_pos_embeddings": 16, "num_conv_pos_embedding_groups": 4}
+    torch.manual_seed(0)
+    model = Wav2Vec2ForCTC(Wav2Vec2Config(vocab_size=len(outputs), pad_token_id=0, **sizes, **kinds, **positions))
+    with torch.no_grad():
+        model.lm_head.bias[:5] -= 9.0  # an untrained network's words are letters, not blanks
+    model.save_pretrained(recipe / "hf")
+    (recipe / "hf/vocab.json").write_text(json.dumps({token: i for i, token in enumerate(outputs)}))
+    unlabelled = tmp_path / "unlabelled"
+    shutil.copytree(kaldi / "train", unlabelled)
+    (unlabelled / "text").unlink()
+    scp = (unlabelled / "wav.scp").read_text()
+    (unlabelled / "wav.scp").write_text(
+        "".join(
+            line if line.endswith("|\n") else line.replace(" ", f" {kaldi.parent}/")
+            for line in scp.splitlines(keepends=True)
+        )
+    )
+    options = [
+        "--source_train",
+        str(unlabelled),
+        "--source_valid",
+        f"{kaldi}/calls",
+        "--source_test",
+        f"{kaldi}/meetings",
+    ]
+    options += ["--allow_pipes", "true", "--token_type", "char", "--stop_stage", "6"]
+    assert "text: not found" in run(recipe, *options, status=2)
+    options += ["--unlabelled", "true"]
+    assert "needs a --teacher" in run(recipe, *options, status=2)
+    said = run(recipe, *options, "--teacher", "hf", "--teacher_tokens", "true")
+    assert "the teacher's words are the training text of 20 utterances" in said
+    heard = (recipe / "dump/raw/train/text").read_text().splitlines()
+    assert len(heard) == 20 and all(set("".join(line.split()[1:])) <= set(string.ascii_lowercase) for line in heard)
+    assert not (recipe / "data/train/text").exists()
+
+
+@pytest.mark.parametrize("corpus", ["librispeech", "gigaspeech"])
+def test_the_plan_in_the_docs_is_what_a_dry_run_prints(corpus: str, tmp_path: Path) -> None:
+    recipe = recipe_of(corpus, tmp_path)
+    shutil.rmtree(recipe / "conf")
+    (recipe / "conf").symlink_to(ROOT / "egs2" / corpus / "asr_distill1/conf")
+    done = subprocess.run(["./run.sh", "--dry_run", "true"], cwd=recipe, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("# Plan for ")
+    plan = done.stdout.replace("# Plan", "## Plan", 1)
+    assert plan in (ROOT / "docs/plan.md").read_text()
+    assert not (recipe / "exp").exists() and not (recipe / "dump").exists()
