@@ -200,9 +200,8 @@ def main(argv: list[str] | None = None) -> None:
     for dtype, size in (("float32", 4), ("float16", 2), ("compressed", 1)):
         print(f"- {dtype}: {numbers * size / 1e9:,.0f} GB")
     print("\nFrom:\n")
-    print(
-        f"- {args.hours:,.1f} h of training in {utterances:,} utterances of {seconds:.1f} s, {args.test_hours:g} h of tests"
-    )
+    size = f"{args.hours:,.1f} h in {utterances:,} utterances of {seconds:.1f} s"
+    print(f"- {size} to train on, {args.test_hours:g} h to test on")
     for name, network in (("teacher", teacher), ("student", student)):
         print(
             f"- {name}: {network.macs / 1e9:.2f} GMAC per second of audio ({network.front_macs / 1e9:.2f} in the front "

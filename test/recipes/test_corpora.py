@@ -270,20 +270,11 @@ def test_an_unlabelled_training_set(kaldi: Path, tmp_path: Path) -> None:
     shutil.copytree(kaldi / "train", unlabelled)
     (unlabelled / "text").unlink()
     scp = (unlabelled / "wav.scp").read_text()
-    (unlabelled / "wav.scp").write_text(
-        "".join(
-            line if line.endswith("|\n") else line.replace(" ", f" {kaldi.parent}/")
-            for line in scp.splitlines(keepends=True)
-        )
-    )
-    options = [
-        "--source_train",
-        str(unlabelled),
-        "--source_valid",
-        f"{kaldi}/calls",
-        "--source_test",
-        f"{kaldi}/meetings",
-    ]
+    for name in ("jackson_train.opus", "nicolas_train.flac", "yweweler_train.sph"):
+        scp = scp.replace(f" {name}", f" {kaldi.parent}/{name}")
+    (unlabelled / "wav.scp").write_text(scp)
+    options = ["--source_train", str(unlabelled), "--source_valid", f"{kaldi}/calls"]
+    options += ["--source_test", f"{kaldi}/meetings"]
     options += ["--allow_pipes", "true", "--token_type", "char", "--stop_stage", "6"]
     assert "text: not found" in run(recipe, *options, status=2)
     options += ["--unlabelled", "true"]
@@ -305,4 +296,7 @@ def test_the_plan_in_the_docs_is_what_a_dry_run_prints(corpus: str, tmp_path: Pa
     assert done.stdout.startswith("# Plan for ")
     plan = done.stdout.replace("# Plan", "## Plan", 1)
     assert plan in (ROOT / "docs/plan.md").read_text()
+    other = ["./run.sh", "--dry_run", "true", "--student", "conf/students/s5.yaml"]
+    smaller = subprocess.run(other, cwd=recipe, capture_output=True, text=True, check=True).stdout
+    assert "student: 1." in smaller and "student: 1." not in done.stdout
     assert not (recipe / "exp").exists() and not (recipe / "dump").exists()

@@ -49,6 +49,7 @@ Teacher
   --teacher_targets WHERE    stored (stage 8) or online, inside the trainer (default: stored)
   --target_dtype TYPE        of stored targets: float32, float16 or compressed (default: float32)
 Students
+  --student F                take the network of this file, such as conf/students/s5.yaml, in both of the next
   --student_full_config F    (default: conf/train_student_full.yaml)
   --student_stream_config F  (default: conf/train_student_stream.yaml)
   --stage2_teacher WHICH     teacher of stage 11: teacher, student_full or both (default: teacher)
@@ -95,6 +96,7 @@ teacher_init_max_s=
 teacher_config=conf/train_teacher.yaml
 teacher_targets=stored
 target_dtype=float32
+student=
 student_full_config=conf/train_student_full.yaml
 student_stream_config=conf/train_student_stream.yaml
 stage2_teacher=teacher
@@ -147,6 +149,18 @@ fi
 if ${unlabelled} && [ -z "${teacher}" ]; then fail "--unlabelled true: needs a --teacher that is trained already"; fi
 bpemodel=
 if [ "${token_type}" = bpe ]; then bpemodel=${token_dir}/bpe.model; fi
+if [ -n "${student}" ]; then
+    merged=${expdir}/conf
+    if ${dry_run}; then
+        merged=$(mktemp -d)
+        trap 'rm -rf "${merged}"' EXIT
+    fi
+    for config in student_full_config student_stream_config; do
+        python3 -m distill.bin.student_config --config "${!config}" --student "${student}" \
+            --output "${merged}/${config}.yaml"
+        printf -v "${config}" '%s' "${merged}/${config}.yaml"
+    done
+fi
 if ${dry_run}; then
     plan=(--teacher_config "${teacher_config}" --student_full_config "${student_full_config}"
         --student_stream_config "${student_stream_config}" --teacher_targets "${teacher_targets}")
@@ -158,7 +172,8 @@ if ${dry_run}; then
     if [ "${token_type}" = bpe ]; then plan+=(--vocab "${nbpe}"); fi
     if [ "${ngpu}" -gt 0 ]; then plan+=(--ngpu $((ngpu * num_nodes))); fi
     # shellcheck disable=SC2086
-    exec python3 -m distill.bin.plan "${plan[@]}" --latencies "$(wc -w <<< "${latencies}")" ${plan_options}
+    python3 -m distill.bin.plan "${plan[@]}" --latencies "$(wc -w <<< "${latencies}")" ${plan_options}
+    exit 0
 fi
 original_train_set=${train_set}
 if [ -n "${speed_perturb_factors}" ]; then train_set=${train_set}_sp; fi
