@@ -26,6 +26,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--data", type=Path, nargs="+", required=True, help="data directories")
     parser.add_argument("--resample", type=true_or_false, default=False, help="accept other rates than 16 kHz")
     parser.add_argument("--allow_pipes", type=true_or_false, default=False, help="run the commands in wav.scp")
+    parser.add_argument("--unlabelled", type=true_or_false, default=False, help="there need be no text")
     parser.add_argument("--token_list", type=Path, help="only check that every token of the text is in this list")
     parser.add_argument("--token_type", choices=("char", "bpe", "word"), help="with --token_list")
     args = parser.parse_args(argv)
@@ -35,7 +36,7 @@ def main(argv: list[str] | None = None) -> None:
                 raise UserError(f"{args.token_list}: not found, or --token_type is missing; give both")
             check_tokens(directory / "text", read_table(directory / "text"), args.token_list, args.token_type)
             continue
-        count, hours = check_data_dir(directory, args.resample, args.allow_pipes)
+        count, hours = check_data_dir(directory, args.resample, args.allow_pipes, labelled=not args.unlabelled)
         print(f"{directory}: {count} utterances, {hours:.2f} h, nothing wrong")
 
 

@@ -1,4 +1,4 @@
-"""Write a Kaldi data directory of audio made in memory."""
+"""Write Kaldi data directories: of audio made in memory, or of tables read elsewhere."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from typing import NamedTuple
 import numpy as np
 import soundfile
 
+from distill.data.check import DataDir
 from distill.files import atomic_write
 
 SAMPLE_RATE = 16000
-FILES = ("wav.scp", "text", "utt2spk", "spk2utt")
+FILES = ("wav.scp", "text", "utt2spk", "spk2utt", "segments")
 
 
 class Utterance(NamedTuple):
@@ -40,16 +41,43 @@ def write_data_dir(directory: Path, wav_dir: Path, utterances: Iterable[Utteranc
         soundfile.write(path, samples, SAMPLE_RATE, subtype="PCM_16")
         rows.append((utterance.key, utterance.speaker, utterance.text, path))
     rows.sort()
-    spoken: dict[str, list[str]] = {}
-    for key, speaker, _, _ in rows:
-        spoken.setdefault(speaker, []).append(key)
-    contents = (
-        [f"{key} {path}" for key, _, _, path in rows],
-        [f"{key} {text}" for key, _, text, _ in rows],
-        [f"{key} {speaker}" for key, speaker, _, _ in rows],
-        [f"{speaker} {' '.join(keys)}" for speaker, keys in sorted(spoken.items())],
+    write_tables(
+        directory,
+        {
+            "wav.scp": {key: str(path) for key, _, _, path in rows},
+            "text": {key: text for key, _, text, _ in rows},
+            "utt2spk": {key: speaker for key, speaker, _, _ in rows},
+        },
     )
-    for name, lines in zip(FILES, contents, strict=True):
-        with atomic_write(directory / name) as stream:
-            stream.writelines(line + "\n" for line in lines)
     return len(rows)
+
+
+def write_tables(directory: Path, tables: dict[str, dict[str, str]]) -> None:
+    """Write tables such as wav.scp and utt2spk, sorted as Kaldi wants it, and spk2utt; others of ours there go."""
+    spoken: dict[str, list[str]] = {}
+    for key, speaker in sorted(tables["utt2spk"].items(), key=lambda item: item[0].encode()):
+        spoken.setdefault(speaker, []).append(key)
+    tables = {**tables, "spk2utt": {speaker: " ".join(keys) for speaker, keys in spoken.items()}}
+    for name in FILES:
+        if name not in tables:
+            (directory / name).unlink(missing_ok=True)
+    for name, table in tables.items():
+        with atomic_write(directory / name) as stream:
+            for key in sorted(table, key=str.encode):
+                stream.write(f"{key} {table[key]}\n")
+
+
+def write_data_tables(directory: Path, data: DataDir, utterances: set[str]) -> None:
+    """Write the tables of those utterances of ``data``; audio stays where it is."""
+    speakers = {key: speaker for key, (_, speaker) in data.speakers.items() if key in utterances}
+    tables = {"utt2spk": speakers}
+    if data.text is not None:
+        tables["text"] = {key: data.text[key][1] for key in speakers}
+    if data.segments is not None:
+        cuts = {key: data.segments[key][1:] for key in speakers}
+        tables["segments"] = {key: f"{recording} {start} {end}" for key, (recording, start, end) in cuts.items()}
+        used = {recording for recording, _, _ in cuts.values()}
+    else:
+        used = set(speakers)
+    tables["wav.scp"] = {key: entry for key, (_, entry) in data.recordings.items() if key in used}
+    write_tables(directory, tables)

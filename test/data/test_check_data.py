@@ -1,5 +1,6 @@
 """A good data directory passes; each fault is one line that names the file, the line and a cure, with exit status 2."""
 
+import gzip
 import re
 import time
 from collections.abc import Callable
@@ -55,6 +56,30 @@ def line(name: str, old: str, new: str) -> Callable[[Path], None]:
     return change
 
 
+def raw(name: str, content: bytes | None, renamed: str | None = None) -> Callable[[Path], None]:
+    """Another content of a table, or another name."""
+
+    def change(data: Path) -> None:
+        if content is not None:
+            (data / name).write_bytes(content)
+        if renamed is not None:
+            (data / name).rename(data / renamed)
+
+    return change
+
+
+def dangling(name: str) -> Callable[[Path], None]:
+    def change(data: Path) -> None:
+        (data / name).unlink()
+        (data / name).symlink_to(data / "lost")
+
+    return change
+
+
+def audio_bytes(content: bytes) -> Callable[[Path], None]:
+    return lambda data: (data.parent / "ann-2.wav").write_bytes(content)
+
+
 def cut_off(data: Path) -> None:
     path = data.parent / "ann-2.wav"
     path.write_bytes(path.read_bytes()[:-500])
@@ -94,6 +119,27 @@ def test_good_data_passes(data, capsys):
         (audio(TONE[:0]), "wav.scp:2", "no samples"),
         (audio(TONE[:399]), "wav.scp:2", "shorter than one frame"),
         (audio(np.append(TONE, np.nan), subtype="FLOAT"), "wav.scp:2", "not a finite number"),
+        (raw("text", gzip.compress(b"ann-1 one two")), "text:1", "gunzip"),
+        (raw("text", "ann-1 one two".encode("utf-16")), "text:1", "iconv -f utf-16"),
+        (raw("text", b"\xef\xbb\xbfann-1 one\n"), "text:1", "byte order mark"),
+        (line("text", "ann-2 two", "ann-2 t\x00o"), "text:2", "control character '.x00'"),
+        (raw("text", "ann-1 one\nann-2 two\u00a0one\n".encode()), "text:2", "odd space"),
+        (raw("text", "ann-1 one\nann-2\u00a0two\n".encode()), "text:2", "file name"),
+        (line("text", "ann-2 two", "ann-2 <blank> two"), "text:2", "<blank> is a name of ESPnet's"),
+        (line("text", "ann-2", "ann-" + 200 * "2"), "text:2", "204 bytes; shorten"),
+        (raw("wav.scp", None, "feats.scp"), "wav.scp", "only feats.scp"),
+        (dangling("text"), "text", "a link to .*lost"),
+        (line("wav.scp", "ann-2.wav", ""), "wav.scp:2", "a directory"),
+        (lambda data: line("wav.scp", "ann-2 ", "ann-2 b ")(data), "wav.scp:2", "if the id has a space, rename it"),
+        (lambda data: line("wav.scp", "ann-2 ", "ann-2 sph2pipe -f wav ")(data), "wav.scp:2", "end the line with |"),
+        (audio_bytes(b"NIST_1A\n   1024\nsample_coding -s26 pcm,embedded-shorten-v2.00\n"), "wav.scp:2", "sph2pipe"),
+        (audio_bytes(b"\x00\x00\x00\x20ftypM4A " + bytes(99)), "wav.scp:2", "ffmpeg"),
+        (audio_bytes(b"\x1a\x45\xdf\xa3" + bytes(99)), "wav.scp:2", "ffmpeg"),
+        (line("utt2spk", "ann-2 ann", "ann-2 ann b"), "utt2spk:2", "expected: ID SPEAKER"),
+        (raw("spk2utt", b"ann ann-1\nbob ann-2 bob-1\n"), "spk2utt", "other speakers than utt2spk"),
+        (raw("spk2utt", b"ann ann-1 ann-2\nbob ann-2 bob-1\n"), "spk2utt:2", "ann-2 is ann's as well"),
+        (raw("utt2dur", b"ann-1 0.1\nann-2 7.5\nbob-1 0.1\n"), "utt2dur:2", "has 0.10 s"),
+        (raw("utt2dur", b"ann-1 0.1\nann-2 0,1\n"), "utt2dur:2", "expected: ID SECONDS"),
     ],
 )
 def test_each_fault_is_named(data, capsys, change, where, said):
@@ -166,6 +212,11 @@ def test_segments(data, capsys):
     [
         ("ann-2 tape 0.03", "expected: ID RECORDING START END"),
         ("ann-2 tape x 0.06", "expected: ID RECORDING START END"),
+        ("ann-2 tape 0,03 0,06", "seconds such as 1.25"),
+        ("ann-2 tape 0.03 0.06 1", "expected: ID RECORDING START END"),
+        ("ann-2 tape 30 60", "times are in seconds"),
+        ("ann-2 tape -0.03 0.06", "not within"),
+        ("ann-2 tape 0.03 -1", "not within"),
         ("ann-2 reel 0.03 0.06", "recording reel is not in"),
         ("ann-2 tape 0.06 0.03", "not within"),
         ("ann-2 tape 0.03 9", "not within"),

@@ -36,7 +36,7 @@ def corpus(tmp_path: Path) -> Path:
 def test_from_setup_to_the_denominator_graph(corpus: Path, tmp_path: Path) -> None:
     recipe = tmp_path / "egs2" / "mycorpus" / "asr_distill1"
     subprocess.run([ROOT / "egs2/TEMPLATE/asr_distill1/setup.sh", recipe], check=True)
-    data = f"--train {corpus}/train --valid {corpus}/dev --test {corpus}/test"
+    data = f"--train {corpus}/train --valid {corpus}/dev --test test={corpus}/test"
     command = ["./run.sh", "--stop_stage", "6", "--token_type", "char", "--local_data_opts", data]
     refused = subprocess.run(command, cwd=recipe, capture_output=True, text=True)
     assert refused.returncode == 2

@@ -21,6 +21,9 @@ Stages 15 and 16 are not built yet.
 Stages
   --stage N --stop_stage M   first and last stage (default: 1 and 13)
   --force_stage N            run stage N again even if nothing changed
+  --dry_run true             only print what the run will cost: disk, GPU-hours, by formulae (default: false)
+  --plan_options \"STR\"       the corpus's size for that, such as \"--hours 960 --test_hours 20\", and what else
+                             python -m distill.bin.plan --help lists
 Data
   --train_set, --valid_set, --test_sets \"A B\"   names below data/
   --local_data_opts STR      options of local/data.sh
@@ -28,6 +31,7 @@ Data
   --audio_format FORMAT      of formatted audio: flac or wav (default: flac)
   --min_wav_duration, --max_wav_duration SECONDS   of training utterances (default: 0.1 and 20)
   --allow_pipes true         let wav.scp hold commands, which are then run (default: false)
+  --unlabelled true          the training set has no text: --teacher's own words take its place (default: false)
   --resample true            accept other sampling rates than 16 kHz and convert them (default: false)
 Tokens and graph
   --token_type TYPE          char, bpe or word (default: bpe)
@@ -45,6 +49,7 @@ Teacher
   --teacher_targets WHERE    stored (stage 8) or online, inside the trainer (default: stored)
   --target_dtype TYPE        of stored targets: float32, float16 or compressed (default: float32)
 Students
+  --student F                take the network of this file, such as conf/students/s5.yaml, in both of the next
   --student_full_config F    (default: conf/train_student_full.yaml)
   --student_stream_config F  (default: conf/train_student_stream.yaml)
   --stage2_teacher WHICH     teacher of stage 11: teacher, student_full or both (default: teacher)
@@ -67,6 +72,8 @@ Machine
 stage=1
 stop_stage=13
 force_stage=
+dry_run=false
+plan_options=
 train_set=train
 valid_set=valid
 test_sets="test"
@@ -76,6 +83,7 @@ audio_format=flac
 min_wav_duration=0.1
 max_wav_duration=20
 allow_pipes=false
+unlabelled=false
 resample=false
 token_type=bpe
 nbpe=500
@@ -88,6 +96,7 @@ teacher_init_max_s=
 teacher_config=conf/train_teacher.yaml
 teacher_targets=stored
 target_dtype=float32
+student=
 student_full_config=conf/train_student_full.yaml
 student_stream_config=conf/train_student_stream.yaml
 stage2_teacher=teacher
@@ -137,8 +146,35 @@ if [ -n "${teacher}" ] && [ ! -e "${teacher}/config.yaml" ] && [ -e "${teacher}/
 if ${teacher_tokens} && { ! ${hf_teacher} || [ "${token_type}" != char ]; }; then
     fail "--teacher_tokens true: needs --token_type char and a --teacher in Hugging Face's format"
 fi
+if ${unlabelled} && [ -z "${teacher}" ]; then fail "--unlabelled true: needs a --teacher that is trained already"; fi
 bpemodel=
 if [ "${token_type}" = bpe ]; then bpemodel=${token_dir}/bpe.model; fi
+if [ -n "${student}" ]; then
+    merged=${expdir}/conf
+    if ${dry_run}; then
+        merged=$(mktemp -d)
+        trap 'rm -rf "${merged}"' EXIT
+    fi
+    for config in student_full_config student_stream_config; do
+        python3 -m distill.bin.student_config --config "${!config}" --student "${student}" \
+            --output "${merged}/${config}.yaml"
+        printf -v "${config}" '%s' "${merged}/${config}.yaml"
+    done
+fi
+if ${dry_run}; then
+    plan=(--teacher_config "${teacher_config}" --student_full_config "${student_full_config}"
+        --student_stream_config "${student_stream_config}" --teacher_targets "${teacher_targets}")
+    if [ -n "${teacher}" ]; then
+        plan+=(--adopted)
+    elif [ -n "${teacher_init_config}" ]; then
+        plan+=(--teacher_init_config "${teacher_init_config}")
+    fi
+    if [ "${token_type}" = bpe ]; then plan+=(--vocab "${nbpe}"); fi
+    if [ "${ngpu}" -gt 0 ]; then plan+=(--ngpu $((ngpu * num_nodes))); fi
+    # shellcheck disable=SC2086
+    python3 -m distill.bin.plan "${plan[@]}" --latencies "$(wc -w <<< "${latencies}")" ${plan_options}
+    exit 0
+fi
 original_train_set=${train_set}
 if [ -n "${speed_perturb_factors}" ]; then train_set=${train_set}_sp; fi
 raw=${dumpdir}/raw
@@ -205,12 +241,16 @@ wanted() { [ "${stage}" -le "$1" ] && [ "${stop_stage}" -ge "$1" ]; }
 
 # ---------------------------------------------------------------- data
 if wanted 1; then
-    if begin "${data_stamps}/1" "data preparation" "${local_data_opts}" "" local/data.sh; then
+    with_text=${local_data_opts}
+    if ${unlabelled}; then with_text+=" (unlabelled)"; fi
+    if begin "${data_stamps}/1" "data preparation" "${with_text}" "" local/data.sh; then
         checks="--resample ${resample} --allow_pipes ${allow_pipes}"
         # shellcheck disable=SC2086
-        CHECK_DATA_OPTIONS=${checks} local/data.sh ${local_data_opts} || exit 2
+        CHECK_DATA_OPTIONS="${checks} --unlabelled ${unlabelled}" local/data.sh ${local_data_opts} || exit 2
         data_dirs=()
-        for set in ${original_train_set} ${valid_set} ${test_sets}; do data_dirs+=("data/${set}"); done
+        for set in ${valid_set} ${test_sets}; do data_dirs+=("data/${set}"); done
+        # shellcheck disable=SC2086
+        python3 -m distill.bin.check_data --data "data/${original_train_set}" ${checks} --unlabelled "${unlabelled}"
         # shellcheck disable=SC2086
         python3 -m distill.bin.check_data --data "${data_dirs[@]}" ${checks}
         finish "${data_stamps}/1"
@@ -228,8 +268,43 @@ if wanted 3; then
         finish "${data_stamps}/3"
     fi
 fi
+# The teacher's words as the training text, made by a copy of it in ${dumpdir}/labels
+label() {
+    local labels=${dumpdir}/labels train=${raw}/org/${train_set}
+    rm -rf "${labels}"
+    mkdir -p "${labels}/teacher/log"
+    if ${hf_teacher}; then
+        python3 -m distill.bin.adopt_teacher --model "${teacher}" --show_tokens > "${labels}/tokens.txt"
+        python3 -m distill.bin.adopt_teacher --model "${teacher}" --token_list "${labels}/tokens.txt" \
+            --output "${labels}/teacher"
+    else
+        for file in "${teacher}"/*.yaml "${teacher}"/*.pth; do ln -s "$(realpath "${file}")" "${labels}/teacher/"; done
+    fi
+    # shellcheck disable=SC2086
+    python3 -m distill.bin.watch_jobs --logs "${labels}/teacher/log/decode.*.log" -- \
+        ${decode_cmd} JOB=1:"${nj}" "${labels}/teacher/log/decode.JOB.log" \
+        python3 -m distill.bin.decode --model "${labels}/teacher" --data_dirs "${train}" --job JOB --num_jobs "${nj}"
+    # Where the teacher hears nothing there is nothing to teach; stage 4 drops those utterances.
+    python3 -c 'import json, sys
+for path in sys.argv[1:]:
+    for row in map(json.loads, open(path, encoding="utf-8")):
+        if row["text"]:
+            print(row["utterance"], row["text"])' "${labels}/teacher/decode_full/${train_set}"/hyp.*.jsonl |
+        LC_ALL=C sort > "${labels}/text"
+    [ -s "${labels}/text" ] || fail "${teacher}: hears no word in ${train}; is it a recogniser of this language?"
+    mv "${labels}/text" "${train}/text"
+    log "stage 3: the teacher's words are the training text of $(wc -l < "${train}/text") utterances"
+}
+labelled=${data_stamps}/3
+if ${unlabelled}; then
+    labelled=${data_stamps}/3_text
+    if wanted 3 && begin "${labelled}" "the teacher transcribes ${train_set}" "${teacher}" "" "${data_stamps}/3"; then
+        label
+        finish "${labelled}"
+    fi
+fi
 if wanted 4; then
-    if begin "${data_stamps}/4" "drop too long and too short" "${min_wav_duration} ${max_wav_duration}" "" "${data_stamps}/3"; then
+    if begin "${data_stamps}/4" "drop too long and too short" "${min_wav_duration} ${max_wav_duration}" "" "${labelled}"; then
         espnet_data 4
         finish "${data_stamps}/4"
     fi

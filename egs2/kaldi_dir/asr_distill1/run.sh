@@ -1,0 +1,24 @@
+#!/usr/bin/env bash
+# Distil on any Kaldi data directories, as they are. ./run.sh --help lists every option; README.md tells the rest.
+#   ./run.sh --source_train /corpus/train --source_valid /corpus/dev --source_test "/corpus/test_a /corpus/test_b"
+set -euo pipefail
+
+train='' valid='' tests='' options=()
+while [ $# -gt 0 ]; do
+    case "$1" in
+        --source_train) train=$2; shift 2 ;;
+        --source_valid) valid=$2; shift 2 ;;
+        --source_test) tests=$2; shift 2 ;;
+        *) options+=("$1"); shift ;;
+    esac
+done
+names=
+for directory in ${tests}; do names+="$(basename "${directory}") "; done
+
+./distill.sh \
+    --train_set train --valid_set valid --test_sets "${names:-test}" \
+    --local_data_opts "${train:+--train ${train}} ${valid:+--valid ${valid}} ${tests:+--test ${tests}}" \
+    --token_type bpe --nbpe 500 --latencies "160 320 480 960 full" \
+    --teacher_init_config conf/train_teacher_init.yaml --teacher_targets online --no_kd false \
+    --ngpu 4 --nj 16 \
+    "${options[@]}"

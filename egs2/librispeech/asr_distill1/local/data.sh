@@ -1,0 +1,4 @@
+#!/usr/bin/env bash
+# Makes data/{train,valid,dev_clean,dev_other,test_clean,test_other}; options as of distill.data.librispeech.
+set -euo pipefail
+python3 -m distill.data.librispeech "$@"

@@ -1,0 +1,302 @@
+"""The recipes of LibriSpeech, GigaSpeech and Kaldi directories, whole, on miniatures in the corpora's own layouts.
+
+The audio is real: digits of FSDD, spliced. Networks are tiny; what is tested is that every stage takes what the corpus
+gives it, not how well such networks recognise.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from distill.data.fsdd import Recordings, connected, read_recordings
+
+ROOT = Path(__file__).parents[2]
+FSDD_DIR = Path(os.environ.get("FSDD_DIR", ROOT.parent / "shared/corpora/fsdd"))
+RATE = 16000
+QUICK = ["--ngpu", "0", "--nj", "1", "--threads", "1", "--latencies", "480", "--teacher_init_config", ""]
+
+pytestmark = pytest.mark.skipif(
+    not (FSDD_DIR / "recordings").is_dir(), reason="the recordings of FSDD are not here; set FSDD_DIR"
+)
+
+
+@pytest.fixture(scope="module")
+def recordings() -> Recordings:
+    return read_recordings(FSDD_DIR)
+
+
+def recipe_of(corpus: str, directory: Path) -> Path:
+    """A recipe directory made as a user makes one, with this corpus's run.sh and local, and tiny networks."""
+    path = directory / "egs2" / corpus / "asr_distill1"
+    subprocess.run([ROOT / "egs2/TEMPLATE/asr_distill1/setup.sh", path], check=True)
+    own = ROOT / "egs2" / corpus / "asr_distill1"
+    shutil.copy(own / "run.sh", path / "run.sh")
+    shutil.copy(own / "local/data.sh", path / "local/data.sh")
+    for config in (ROOT / "test/recipes/conf").glob("*.yaml"):
+        shutil.copy(config, path / "conf")
+    return path
+
+
+def run(recipe: Path, *options: str, status: int = 0) -> str:
+    done = subprocess.run(
+        ["./run.sh", *options, *QUICK],
+        cwd=recipe,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=900,
+    )
+    assert done.returncode == status, done.stdout[-4000:]
+    return done.stdout
+
+
+def check_results(recipe: Path, words: dict[str, int]) -> None:
+    """Three systems on every test set; as many words of reference as the corpus has."""
+    rows = json.loads((recipe / "exp/results.json").read_text())["rows"]
+    systems = {(row["system"], row["latency_ms"]) for row in rows}
+    assert systems == {("teacher", None), ("student_full", None), ("student_stream", 480)}
+    assert {row["test_set"]: row["words"] for row in rows} == words
+    for row in rows:
+        assert row["sub"] + row["del"] + row["ins"] == round(row["wer"] * row["words"] / 100)
+    assert "relative loss" in (recipe / "exp/RESULTS.md").read_text()
+
+
+def spoken(name: str, recordings: Recordings, speaker: str, count: int) -> Iterator[tuple[str, np.ndarray]]:
+    for utterance in connected(name, recordings, [speaker], range(0, 50), count, seed=0):
+        yield utterance.text, utterance.audio
+
+
+def words_in(*texts: Path) -> int:
+    return sum(len(line.split()) - 1 for text in texts for line in text.read_text().splitlines())
+
+
+# ------------------------------------------------------------------------------------------------- LibriSpeech
+LIBRISPEECH = {
+    "train-clean-100": {"103": ("george", ("1240", "1241")), "1034": ("jackson", ("121119",))},
+    "train-clean-360": {"100": ("nicolas", ("121669",))},
+    "train-other-500": {"20": ("yweweler", ("205",))},
+    "dev-clean": {"1272": ("george", ("128104",))},
+    "dev-other": {"116": ("jackson", ("288045",))},
+    "test-clean": {"1089": ("lucas", ("134686",))},
+    "test-other": {"1688": ("lucas", ("142285",))},
+}
+
+
+@pytest.fixture(scope="module")
+def librispeech(tmp_path_factory: pytest.TempPathFactory, recordings: Recordings) -> Path:
+    root = tmp_path_factory.mktemp("corpora") / "LibriSpeech"
+    for part, readers in LIBRISPEECH.items():
+        for reader, (speaker, chapters) in readers.items():
+            for chapter in chapters:
+                directory = root / part / reader / chapter
+                directory.mkdir(parents=True)
+                lines = []
+                for number, (text, audio) in enumerate(spoken(part + chapter, recordings, speaker, 4)):
+                    key = f"{reader}-{chapter}-{number:04d}"
+                    soundfile.write(directory / f"{key}.flac", audio, RATE)
+                    lines.append(f"{key} {text.upper()}\n")
+                (directory / f"{reader}-{chapter}.trans.txt").write_text("".join(lines))
+    return root
+
+
+def test_librispeech(librispeech: Path, tmp_path: Path) -> None:
+    recipe = recipe_of("librispeech", tmp_path)
+    where = f"--librispeech {librispeech}"
+    flac = librispeech / "train-clean-100/103/1241/103-1241-0002.flac"
+    flac.rename(librispeech / "away")
+    said = run(recipe, "--local_data_opts", where, "--stop_stage", "1", status=2)
+    assert "103-1241.trans.txt:3: 103-1241-0002.flac is not beside it; unpack the part again" in said
+    (librispeech / "away").rename(flac)
+    run(recipe, "--token_type", "char", "--local_data_opts", where)
+    assert len((recipe / "data/train/text").read_text().splitlines()) == 20
+    assert len((recipe / "data/valid/text").read_text().splitlines()) == 8
+    speakers = {line.split()[1] for line in (recipe / "data/train/utt2spk").read_text().splitlines()}
+    assert speakers == {"103", "1034", "100", "20"}
+    sets = {"dev_clean": "dev-clean", "dev_other": "dev-other", "test_clean": "test-clean", "test_other": "test-other"}
+    check_results(recipe, {name: words_in(*(librispeech / part).rglob("*.txt")) for name, part in sets.items()})
+
+
+# -------------------------------------------------------------------------------------------------- GigaSpeech
+@pytest.fixture(scope="module")
+def gigaspeech(tmp_path_factory: pytest.TempPathFactory, recordings: Recordings) -> Path:
+    """Four opus recordings of minutes and their GigaSpeech.json, with tags, noise and the nested subsets."""
+    root = tmp_path_factory.mktemp("corpora") / "GigaSpeech"
+    audios = []
+    plan = (
+        ("podcast/P0001", "POD1000000001", "george", 12, ["{XL}", "{L}", "{M}", "{S}", "{XS}"]),
+        ("youtube/Y0001", "YOU1000000002", "jackson", 8, ["{XL}"]),
+        ("audiobook/B0001", "AUD1000000003", "nicolas", 4, ["{DEV}"]),
+        ("podcast/P0002", "POD1000000004", "lucas", 4, ["{TEST}"]),
+    )
+    for folder, recording, speaker, count, subsets in plan:
+        path = root / "audio" / folder / f"{recording}.opus"
+        path.parent.mkdir(parents=True)
+        pieces, segments, at = [np.zeros(RATE // 2)], [], 0.5
+        for number, (text, audio) in enumerate(spoken(recording, recordings, speaker, count)):
+            first, *rest = text.upper().split()
+            tagged = " ".join(
+                [first, "<COMMA>", *rest, ("<PERIOD>", "<QUESTIONMARK>", "<EXCLAMATIONPOINT>")[number % 3]]
+            )
+            if number == 3:
+                tagged = "<MUSIC>"
+            segments.append(
+                {
+                    "sid": f"{recording}_S{number:07d}",
+                    "speaker": "N/A",
+                    "begin_time": round(at, 3),
+                    "end_time": round(at + len(audio) / RATE, 3),
+                    "subsets": subsets,
+                    "text_tn": tagged,
+                }
+            )
+            pieces += [audio, np.zeros(RATE // 4)]
+            at += len(audio) / RATE + 0.25
+        soundfile.write(path, np.concatenate(pieces).astype(np.float32), RATE, format="OGG", subtype="OPUS")
+        audios.append(
+            {
+                "title": 'A "title", [1]',
+                "path": str(path.relative_to(root)),
+                "aid": recording,
+                "codec": "opus",
+                "sample_rate": RATE,
+                "subsets": subsets,
+                "segments": segments,
+            }
+        )
+    (root / "GigaSpeech.json").write_text(json.dumps({"dataset": "GigaSpeech", "language": "EN", "audios": audios}))
+    return root
+
+
+def test_gigaspeech(gigaspeech: Path, tmp_path: Path) -> None:
+    recipe = recipe_of("gigaspeech", tmp_path)
+    where = f"--gigaspeech {gigaspeech} --subset"
+    said = run(recipe, "--local_data_opts", f"{where} XXL", "--stop_stage", "1", status=2)
+    assert "XXL" in said
+    run(recipe, "--local_data_opts", f"{where} XS", "--stop_stage", "1")
+    assert len((recipe / "data/train/text").read_text().splitlines()) == 11
+    run(recipe, "--nbpe", "24", "--local_data_opts", f"{where} XL")
+    text = (recipe / "data/train/text").read_text()
+    assert len(text.splitlines()) == 18 and "<" not in text
+    check_results(recipe, {name: words_in(recipe / "data" / name / "text") for name in ("dev", "test")})
+    assert words_in(recipe / "data/dev/text") > 0
+    formatted = dict(line.split() for line in (recipe / "dump/raw/test/utt2num_samples").read_text().splitlines())
+    for line in (recipe / "data/test/segments").read_text().splitlines():
+        key, _, start, end = line.split()
+        assert abs(int(formatted[key]) - (float(end) - float(start)) * RATE) <= 1
+
+
+# ------------------------------------------------------------------------------------------- any Kaldi directory
+@pytest.fixture(scope="module")
+def kaldi(tmp_path_factory: pytest.TempPathFactory, recordings: Recordings) -> Path:
+    """train: segments of an mp3, an opus, a flac and a sph recording, one of them through a pipe; no validation set."""
+    root = tmp_path_factory.mktemp("kaldi")
+    formats = {
+        "george": ("mp3", {}),
+        "jackson": ("opus", {"format": "OGG", "subtype": "OPUS"}),
+        "nicolas": ("flac", {}),
+    }
+    formats["yweweler"] = ("sph", {"format": "NIST", "subtype": "PCM_16"})
+    sets = {"train": list(formats), "calls": ["lucas"], "meetings": ["lucas"]}
+    for name, speakers in sets.items():
+        directory = root / "data" / name
+        directory.mkdir(parents=True)
+        tables: dict[str, list[str]] = {key: [] for key in ("wav.scp", "segments", "text", "utt2spk", "utt2dur")}
+        for speaker in speakers:
+            ending, options = formats.get(speaker, ("wav", {}))
+            recording, pieces, at = f"{speaker}_{name}", [], 0.0
+            for number, (text, audio) in enumerate(spoken(name, recordings, speaker, 5)):
+                key, seconds = f"{speaker}-{name}-{number}", len(audio) / RATE
+                pieces.append(audio)
+                tables["segments"].append(f"{key} {recording} {at:.4f} {at + seconds:.4f}")
+                tables["text"].append(f"{key} {text}")
+                tables["utt2spk"].append(f"{key} {speaker}")
+                tables["utt2dur"].append(f"{key} {seconds:.2f}")
+                at += seconds
+            audio_file = root / f"{recording}.{ending}"
+            soundfile.write(audio_file, np.concatenate(pieces), RATE, **options)
+            piped = f"cat {audio_file} |" if speaker in ("george", "lucas") else audio_file.name
+            tables["wav.scp"].append(f"{recording} {piped}")
+        if name == "train":
+            tables["text"].reverse()
+        for table, lines in tables.items():
+            (directory / table).write_text("".join(f"{line}\n" for line in lines))
+    return root / "data"
+
+
+def test_kaldi_directories(kaldi: Path, tmp_path: Path) -> None:
+    recipe = recipe_of("kaldi_dir", tmp_path)
+    sources = ["--source_train", f"{kaldi}/train", "--source_test", f"{kaldi}/calls {kaldi}/meetings"]
+    options = [*sources, "--token_type", "word"]
+    assert "--allow_pipes true" in run(recipe, *options, "--stop_stage", "1", status=2)
+    said = run(recipe, *options, "--allow_pipes", "true")
+    assert "text:2: " in said and "sorted" in said
+    assert f"wav.scp:2: jackson_train.opus is relative; taken as seen from {kaldi.parent} (3 in all)" in said
+    speakers = {
+        name: {line.split()[1] for line in (recipe / "data" / name / "utt2spk").read_text().splitlines()}
+        for name in ("train", "valid")
+    }
+    assert len(speakers["valid"]) == 1 and len(speakers["train"]) == 3 and not speakers["train"] & speakers["valid"]
+    check_results(recipe, {name: words_in(kaldi / name / "text") for name in ("calls", "meetings")})
+
+
+def test_an_unlabelled_training_set(kaldi: Path, tmp_path: Path) -> None:
+    """The teacher's words, here those of an untrained network, become the training text."""
+    import string
+
+    import torch
+    from transformers import Wav2Vec2Config, Wav2Vec2ForCTC
+
+    recipe = recipe_of("kaldi_dir", tmp_path)
+    outputs = ["<pad>", "<s>", "</s>", "<unk>", "|", *string.ascii_lowercase]
+    sizes = {"conv_dim": (8, 8, 8, 8, 8, 8, 16), "hidden_size": 16, "num_hidden_layers": 2, "intermediate_size": 16}
+    kinds = {"feat_extract_norm": "layer", "conv_bias": True, "do_stable_layer_norm": True, "num_attention_heads": 2}
+    positions = {"num_conv_pos_embeddings": 16, "num_conv_pos_embedding_groups": 4}
+    torch.manual_seed(0)
+    model = Wav2Vec2ForCTC(Wav2Vec2Config(vocab_size=len(outputs), pad_token_id=0, **sizes, **kinds, **positions))
+    with torch.no_grad():
+        model.lm_head.bias[:5] -= 9.0  # an untrained network's words are letters, not blanks
+    model.save_pretrained(recipe / "hf")
+    (recipe / "hf/vocab.json").write_text(json.dumps({token: i for i, token in enumerate(outputs)}))
+    unlabelled = tmp_path / "unlabelled"
+    shutil.copytree(kaldi / "train", unlabelled)
+    (unlabelled / "text").unlink()
+    scp = (unlabelled / "wav.scp").read_text()
+    for name in ("jackson_train.opus", "nicolas_train.flac", "yweweler_train.sph"):
+        scp = scp.replace(f" {name}", f" {kaldi.parent}/{name}")
+    (unlabelled / "wav.scp").write_text(scp)
+    options = ["--source_train", str(unlabelled), "--source_valid", f"{kaldi}/calls"]
+    options += ["--source_test", f"{kaldi}/meetings"]
+    options += ["--allow_pipes", "true", "--token_type", "char", "--stop_stage", "6"]
+    assert "text: not found" in run(recipe, *options, status=2)
+    options += ["--unlabelled", "true"]
+    assert "needs a --teacher" in run(recipe, *options, status=2)
+    said = run(recipe, *options, "--teacher", "hf", "--teacher_tokens", "true")
+    assert "the teacher's words are the training text of 20 utterances" in said
+    heard = (recipe / "dump/raw/train/text").read_text().splitlines()
+    assert len(heard) == 20 and all(set("".join(line.split()[1:])) <= set(string.ascii_lowercase) for line in heard)
+    assert not (recipe / "data/train/text").exists()
+
+
+@pytest.mark.parametrize("corpus", ["librispeech", "gigaspeech"])
+def test_the_plan_in_the_docs_is_what_a_dry_run_prints(corpus: str, tmp_path: Path) -> None:
+    recipe = recipe_of(corpus, tmp_path)
+    shutil.rmtree(recipe / "conf")
+    (recipe / "conf").symlink_to(ROOT / "egs2" / corpus / "asr_distill1/conf")
+    done = subprocess.run(["./run.sh", "--dry_run", "true"], cwd=recipe, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("# Plan for ")
+    plan = done.stdout.replace("# Plan", "## Plan", 1)
+    assert plan in (ROOT / "docs/plan.md").read_text()
+    other = ["./run.sh", "--dry_run", "true", "--student", "conf/students/s5.yaml"]
+    smaller = subprocess.run(other, cwd=recipe, capture_output=True, text=True, check=True).stdout
+    assert "student: 1." in smaller and "student: 1." not in done.stdout
+    assert not (recipe / "exp").exists() and not (recipe / "dump").exists()
