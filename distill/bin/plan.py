@@ -193,15 +193,15 @@ def main(argv: list[str] | None = None) -> None:
     print("| stage | makes | disk, GB | GPU-hours | CPU core hours |\n|---|---|---|---|---|")
     for stage, name, gb, gpu, cpu in rows:
         print(f"| {stage} | {name} | {gb:,.1f} | {gpu:,.1f} | {cpu:,.1f} |")
-    total_gb, total_gpu, total_cpu = (sum(row[i] for row in rows) for i in (2, 3, 4))
+    total_gb, total_gpu, total_cpu = (sum(column) for column in list(zip(*rows, strict=True))[2:])
     print(f"| | all | {total_gb:,.1f} | {total_gpu:,.1f} | {total_cpu:,.1f} |")
     print(f"\nOn {args.ngpu} GPUs, if they were used without loss: {total_gpu / args.ngpu / 24:,.1f} days.\n")
     print("Stored targets would take (layers of the teacher: " + f"{layers} of width {teacher.width}):\n")
     for dtype, size in (("float32", 4), ("float16", 2), ("compressed", 1)):
         print(f"- {dtype}: {numbers * size / 1e9:,.0f} GB")
     print("\nFrom:\n")
-    size = f"{args.hours:,.1f} h in {utterances:,} utterances of {seconds:.1f} s"
-    print(f"- {size} to train on, {args.test_hours:g} h to test on")
+    corpus = f"{args.hours:,.1f} h in {utterances:,} utterances of {seconds:.1f} s"
+    print(f"- {corpus} to train on, {args.test_hours:g} h to test on")
     for name, network in (("teacher", teacher), ("student", student)):
         print(
             f"- {name}: {network.macs / 1e9:.2f} GMAC per second of audio ({network.front_macs / 1e9:.2f} in the front "

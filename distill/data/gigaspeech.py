@@ -113,8 +113,8 @@ def main(argv: list[str] | None = None) -> None:
                     table["text"][key], table["utt2spk"][key] = words, recording
                     table["segments"][key] = f"{recording} {segment['begin_time']} {segment['end_time']}"
         except (KeyError, TypeError, AttributeError) as error:
-            name = entry.get("aid") if isinstance(entry, dict) else None
-            raise UserError(f"{path}: recording {name} lacks {error}; fetch the file again") from None
+            which = entry.get("aid") if isinstance(entry, dict) else None
+            raise UserError(f"{path}: recording {which} lacks {error}; fetch the file again") from None
     for name, subset in sets.items():
         if not tables[name]["text"]:
             raise UserError(f"{path}: holds no speech of subset {subset}; is it the whole file?")
