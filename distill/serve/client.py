@@ -64,10 +64,11 @@ async def recognize(
                     await socket.send_json({"event": "end"})
                 except ConnectionError:
                     pass  # why is among the messages
-                except Exception:
+                except Exception as error:  # of the audio's source
+                    failures.append(error)
                     await socket.close()
-                    raise
 
+            failures: list[Exception] = []
             sending = asyncio.create_task(send())
             try:
                 async for message in socket:
@@ -79,8 +80,8 @@ async def recognize(
                     yield event
                     if event["event"] == "end":
                         return
-                if sending.done():
-                    sending.result()  # raises what the audio's source raised
+                if failures:
+                    raise failures[0]
                 raise UserError(f"{url}: the connection ended before the results (code {socket.close_code})")
             finally:
                 sending.cancel()
