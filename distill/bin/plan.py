@@ -21,8 +21,7 @@ from distill.tasks.losses import layer_map
 
 SAMPLE_RATE = 16000
 KERNELS, STRIDES = (10, 3, 3, 3, 3, 2, 2), (5, 2, 2, 2, 2, 2, 2)  # wav2vec 2.0's CNN
-FBANK_GMAC = 0.01  # of the log-mel front end with its subsampling, 256 channels, per second of audio
-FBANK_WEIGHTS = 1.0e6
+MEL_BINS, FBANK_KERNEL = 80, 3  # of the log-mel front end, whose two convolutions each halve 100 frames a second
 # wav2vec2-large, where the teacher's configuration names a directory that is not here
 LARGE = {
     "conv_dim": [512] * 7,
@@ -81,9 +80,12 @@ def student_network(conf: dict[str, Any], seconds: float) -> Network:
     w, layers, ffn, kernel = (conf[key] for key in ("width", "layers", "ffn", "kernel"))
     front_conf = conf.get("front_end_conf") or {}
     if conf.get("front_end", "cnn") == "fbank":
-        frames, front, front_weights, out = 25.0, FBANK_GMAC * 1e9, FBANK_WEIGHTS, 0
+        out = front_conf.get("channels", 256)
+        first, second = MEL_BINS * out * FBANK_KERNEL, out * out * FBANK_KERNEL
+        frames, front, front_weights = 25.0, 50.0 * first + 25.0 * second, float(first + second)
     else:
-        frames, (front, front_weights), out = 50.0, cnn(front_conf["channels"]), front_conf["channels"][-1]
+        out = front_conf["channels"][-1]
+        frames, (front, front_weights) = 50.0, cnn(front_conf["channels"])
     weights = layers * (4 * w * ffn + 4 * w * w + 3 * w * w + kernel * w) + out * w
     attention = layers * 2 * frames * seconds * w
     frozen = bool(front_conf.get("freeze", False))
@@ -112,7 +114,7 @@ def audio_hours(config: dict[str, Any], hours: float) -> float:
 def optimiser_steps(config: dict[str, Any], hours: float) -> int:
     """Updates of the weights in that training."""
     batch_hours = int(config["batch_bins"]) / SAMPLE_RATE / 3600
-    return math.ceil(audio_hours(config, hours) / batch_hours / int(config.get("accum_grad", 1)))
+    return math.ceil(audio_hours(config, hours) / batch_hours / int(config.get("accum_grad", 1)) - 1e-6)
 
 
 def checkpoint_gb(network: Network, config: dict[str, Any]) -> float:

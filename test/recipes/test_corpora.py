@@ -22,7 +22,8 @@ from distill.data.fsdd import Recordings, connected, read_recordings
 ROOT = Path(__file__).parents[2]
 FSDD_DIR = Path(os.environ.get("FSDD_DIR", ROOT.parent / "shared/corpora/fsdd"))
 RATE = 16000
-QUICK = ["--ngpu", "0", "--nj", "1", "--threads", "1", "--latencies", "480", "--teacher_init_config", ""]
+QUICK = ["--ngpu", "0", "--nj", "1", "--threads", "1", "--latencies", "480"]
+QUICK += ["--teacher_init_config", "", "--student", ""]  # networks and trainings of test/recipes/conf
 
 pytestmark = pytest.mark.skipif(
     not (FSDD_DIR / "recordings").is_dir(), reason="the recordings of FSDD are not here; set FSDD_DIR"

@@ -16,3 +16,8 @@ export PATH
 export PYTHONPATH="${DISTILL_ROOT}${PYTHONPATH:+:${PYTHONPATH}}"
 export PYTHONIOENCODING=UTF-8 LC_ALL=C.UTF-8
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
+
+# asr.sh trains sentencepiece by this command, which the Python package does not bring
+spm_train() {
+    python3 -c 'import sys, sentencepiece; sentencepiece.SentencePieceTrainer.Train(" ".join(sys.argv[1:]))' "$@"
+}

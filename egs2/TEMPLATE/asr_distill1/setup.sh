@@ -24,7 +24,7 @@ up=$(realpath --relative-to="${dir}" "${template}")
 ln -sfn "${up}/distill.sh" "${dir}/distill.sh"
 ln -sfn "${up}/path.sh" "${dir}/path.sh"
 cp "${template}/cmd.sh" "${dir}/cmd.sh"
-cp "${template}/../../../conf/"*.{yaml,conf} "${dir}/conf/"
+cp -r "${template}/../../../conf/"*.{yaml,conf} "${template}/../../../conf/students" "${dir}/conf/"
 cp "${template}/run.sh" "${dir}/run.sh"
 cp "${template}/local/data.sh" "${dir}/local/data.sh"
 echo "Made ${dir}. Next: let local/data.sh make data/train, data/valid and data/test, then ./run.sh"

@@ -6,7 +6,8 @@ set -euo pipefail
 ./distill.sh \
     --train_set train --valid_set valid --test_sets "dev test" \
     --token_type bpe --nbpe 500 \
-    --teacher_init_config conf/train_teacher_init.yaml --teacher_targets online --no_kd false \
+    --teacher_init_config conf/train_teacher_init.yaml --teacher_targets online \
+    --student conf/students/s3.yaml --no_kd false \
     --latencies "160 320 480 960 full" \
     --ngpu 8 --nj 32 \
     --plan_options "--corpus GigaSpeech-XL --hours 10000 --utterances 8282987 --test_hours 52" \

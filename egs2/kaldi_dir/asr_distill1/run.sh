@@ -19,6 +19,7 @@ for directory in ${tests}; do names+="$(basename "${directory}") "; done
     --train_set train --valid_set valid --test_sets "${names:-test}" \
     --local_data_opts "${train:+--train ${train}} ${valid:+--valid ${valid}} ${tests:+--test ${tests}}" \
     --token_type bpe --nbpe 500 --latencies "160 320 480 960 full" \
-    --teacher_init_config conf/train_teacher_init.yaml --teacher_targets online --no_kd false \
+    --teacher_init_config conf/train_teacher_init.yaml --teacher_targets online \
+    --student conf/students/s3.yaml --no_kd false \
     --ngpu 4 --nj 16 \
     "${options[@]}"
