@@ -5,7 +5,10 @@
     $extract --plan               # how much space and time it takes; refuses if the disk has less
     $extract --job 1              # ... to 4, in parallel; shards that are complete are not made again
     $extract --merge              # sorted scps and manifest.json
-    $extract --verify             # later: has the disk kept every byte? --job and --merge then mend what is named
+    $extract --check              # later: are they still of this teacher, this audio, these layers, and all there?
+    $extract --verify             # the same, and has the disk kept every byte?
+
+What --check or --verify names is then made again by --job and --merge, shard by shard.
 
 Without --plan, --job or --merge all three are done in one process.
 """
@@ -222,7 +225,10 @@ def main(argv: list[str] | None = None) -> None:
     part.add_argument("--job", type=int, help="only do this job's shards, from 1 to --num_jobs")
     part.add_argument("--merge", action="store_true", help="only join what the jobs made")
     part.add_argument(
-        "--check", action="store_true", help="see that every ark has its size; a damaged shard is then made anew"
+        "--check",
+        action="store_true",
+        help="see that every shard was made as these options say, from the audio as it is now, and that its files have "
+        "their sizes; another shard is then made anew",
     )
     part.add_argument("--verify", action="store_true", help="the same, and read every byte")
     args = parser.parse_args(argv)
@@ -253,7 +259,7 @@ def main(argv: list[str] | None = None) -> None:
     checksum = model_checksum(args.teacher)
     audio = read_wav_scp(args.wav_scp)
     checksums: dict[str, str] = {}
-    data = args.output / "data"
+    data, manifest_path = args.output / "data", args.output / "manifest.json"
     cut = store.shards(audio)
     names = [f"{number:04d}" for number in range(1, len(cut) + 1)]
     everything = not (args.plan or args.job or args.merge or args.check or args.verify)
@@ -264,14 +270,37 @@ def main(argv: list[str] | None = None) -> None:
         made = {"teacher": checksum, "dtype": args.dtype, "layers": what.layers, "audio": audio_list}
         return {**made, "frame_ms": what.frame_ms, "top_k": what.top_k, "nbest": what.nbest, "graph": graph_checksum}
 
+    def manifest() -> dict[str, Any]:  # once the checksums of all the audio are known
+        return {
+            "version": 1,
+            "teacher": checksum,
+            "layers": what.layers,
+            "streams": dimensions,
+            "frame_ms": what.frame_ms,
+            "graph": graph_checksum,
+            "dtype": args.dtype,
+            "utterances": len(audio),
+            "audio": store.audio_list_checksum(checksums),
+        }
+
     if args.check or args.verify:
-        damage = {name: store.find_damage(data / name, args.verify) for name in names}
-        broken = [name for name in names if damage[name] is not None]
-        for name in broken:
-            (data / name / "done.json").unlink(missing_ok=True)
-        if broken:
-            more = f" (and {len(broken) - 1} more shards)" if len(broken) > 1 else ""
-            raise UserError(f"{damage[broken[0]]}{more}; extract again (stage 8), the other shards are kept")
+        from tqdm import tqdm
+
+        problems = []
+        for name, utterances in zip(tqdm(names, desc=args.output.name, unit="shard", delay=5), cut, strict=True):
+            problem = store.find_damage(data / name, args.verify)
+            if problem is None:
+                expected = about(utterances)
+                problem = store.find_change(data / name, expected, {u: checksums[u] for u in utterances})
+            if problem is not None:
+                problems.append(problem)
+                (data / name / "done.json").unlink(missing_ok=True)
+        if problems:
+            manifest_path.unlink(missing_ok=True)
+            more = f" (and {len(problems) - 1} more shards)" if len(problems) > 1 else ""
+            raise UserError(f"{problems[0]}{more}; extract again (stage 8), the other shards are kept")
+        if loose := store.find_loose_ends(args.output, names, manifest(), checksums):
+            raise UserError(f"{loose}; extract again (stage 8), every shard is kept")
         return
     if args.plan or everything:
         samples = sample_counts(args.wav_scp, audio)
@@ -322,6 +351,7 @@ def main(argv: list[str] | None = None) -> None:
                 if store.shard_done(data / name, description):
                     progress.update(len(utterances))
                     continue
+                manifest_path.unlink(missing_ok=True)  # until the merge these are not the targets it tells of
                 if teacher is None:
                     teacher = load_network(args.teacher, torch.device(args.device)).network
                 with store.TargetWriter(data / name, args.dtype, description) as writer:
@@ -331,18 +361,7 @@ def main(argv: list[str] | None = None) -> None:
         for name, utterances in zip(names, cut, strict=True):
             if not store.shard_done(data / name, about(utterances)):
                 raise UserError(f"{data / name}: not complete; run the jobs again, finished shards are kept")
-        manifest = {
-            "version": 1,
-            "teacher": checksum,
-            "layers": what.layers,
-            "streams": dimensions,
-            "frame_ms": what.frame_ms,
-            "graph": graph_checksum,
-            "dtype": args.dtype,
-            "utterances": len(audio),
-            "audio": store.audio_list_checksum(checksums),
-        }
-        store.merge(args.output, names, manifest, checksums)
+        store.merge(args.output, names, manifest(), checksums)
         print(f"{args.output}: targets of {len(audio)} utterances, {', '.join(dimensions)}")
 
 

@@ -5,7 +5,7 @@ Layout of DIR (one data set):
     hidden_02.scp, ..., logits.scp   utterance -> ark:offset, float matrices (frames, dimension); written by the merge
     manifest.json                    what the targets were made from and how; written last
     audio.sha256                     utterance -> checksum of its audio
-    data/0001/                       a shard: its arks, their scps and done.json, written last, with the arks' checksums
+    data/0001/                       a shard: its arks, their scps and done.json, written last, with their checksums
 
 All reading and writing of arks is here. It works with kaldiio or omniio, and each reads the other's files.
 """
@@ -170,9 +170,11 @@ class TargetWriter:
         if kind is not None:
             return
         for stream, scp in self.scps.items():
-            write_two_columns(self.directory / f"{stream}.scp", scp)
+            path = self.directory / f"{stream}.scp"
+            write_two_columns(path, scp)
+            self.finished[path.name] = [path.stat().st_size, file_crc(path)]
         with atomic_write(self.directory / "done.json") as done:
-            content = {**self.about, "streams": sorted(self.scps), "arks": self.finished}
+            content = {**self.about, "streams": sorted(self.scps), "files": self.finished}
             json.dump(content, done, indent=1, sort_keys=True)
 
 
@@ -189,24 +191,67 @@ def _read_done(shard: Path) -> dict[str, Any] | None:
         return None
 
 
+def file_crc(path: Path) -> int:
+    """CRC-32 of a file's bytes."""
+    crc = 0
+    with open(path, "rb") as stream:
+        while block := stream.read(1 << 20):
+            crc = zlib.crc32(block, crc)
+    return crc
+
+
 def find_damage(shard: str | Path, contents: bool) -> str | None:
-    """What is wrong with the arks of a complete shard, None if nothing is; with ``contents`` every byte is read."""
+    """What is wrong with the files of a complete shard, None if nothing is; with ``contents`` every byte is read."""
     shard = Path(shard)
     done = _read_done(shard)
-    if done is None:
+    if done is None or "files" not in done:
         return f"{shard}: not complete"
-    for name, (size, crc) in done.get("arks", {}).items():
+    for name, (size, crc) in done["files"].items():
         path = shard / name
         found = path.stat().st_size if path.is_file() else -1
         if found != size:
             return f"{path}: {'missing' if found < 0 else f'{found} bytes'} instead of {size} bytes"
-        if contents:
-            seen = 0
-            with open(path, "rb") as stream:
-                while block := stream.read(1 << 20):
-                    seen = zlib.crc32(block, seen)
-            if seen != crc:
-                return f"{path}: its bytes are not those that were written (CRC-32 {seen:08x} instead of {crc:08x})"
+        if contents and (seen := file_crc(path)) != crc:
+            return f"{path}: its bytes are not those that were written (CRC-32 {seen:08x} instead of {crc:08x})"
+    return None
+
+
+def find_change(shard: str | Path, about: Mapping[str, Any], audio: Mapping[str, str]) -> str | None:
+    """In what a complete shard was made otherwise than ``about`` says, None if in nothing.
+
+    ``audio`` are the checksums that the shard's utterances have now; the data set's audio.sha256 holds those they had.
+    """
+    shard = Path(shard)
+    done = _read_done(shard) or {}
+    key = next((key for key, value in about.items() if done.get(key) != value), None)
+    if key is None:
+        return None
+    if key == "audio":
+        listed = shard.parents[1] / "audio.sha256"
+        before = read_two_columns(listed) if listed.is_file() else {}
+        other = [utterance for utterance in audio if before.get(utterance, audio[utterance]) != audio[utterance]]
+        return f"{shard}: " + (f"the audio of {other[0]} has changed" if other else "made of other utterances or audio")
+    then, now = done.get(key), about[key]
+    if key in ("teacher", "graph"):  # checksums, or None
+        then, now = str(then)[:12], str(now)[:12]
+    return f"{shard}: made with {key} {then} instead of {now}"
+
+
+def find_loose_ends(
+    directory: str | Path, names: Sequence[str], manifest: Mapping[str, Any], audio: Mapping[str, str]
+) -> str | None:
+    """What is wrong with what the merge made of complete shards, None if nothing is; arguments are :func:`merge`'s."""
+    directory = Path(directory)
+    try:
+        if read_manifest(directory) != manifest:
+            return f"{directory / 'manifest.json'}: not that of these shards"
+        if read_two_columns(directory / "audio.sha256") != audio:
+            return f"{directory / 'audio.sha256'}: not the audio of these shards"
+        for stream in manifest["streams"]:
+            if read_two_columns(directory / f"{stream}.scp") != joined_scp(directory, names, stream):
+                return f"{directory / f'{stream}.scp'}: not the lines of these shards"
+    except UserError as error:
+        return str(error).partition("; extract")[0]
     return None
 
 
@@ -224,6 +269,14 @@ def shards(utterances: Iterable[str], size: int = SHARD_UTTERANCES) -> list[list
     return [ordered[i : i + size] for i in range(0, len(ordered), size)]
 
 
+def joined_scp(directory: Path, names: Iterable[str], stream: str) -> dict[str, str]:
+    """A stream's utterances and places in the arks of these shards."""
+    joined: dict[str, str] = {}
+    for name in names:
+        joined.update(read_two_columns(directory / "data" / name / f"{stream}.scp"))
+    return joined
+
+
 def merge(directory: str | Path, names: Sequence[str], manifest: Mapping[str, Any], audio: Mapping[str, str]) -> None:
     """Join the scps of complete shards, check that every utterance is there, and write the manifest last."""
     directory = Path(directory)
@@ -235,9 +288,7 @@ def merge(directory: str | Path, names: Sequence[str], manifest: Mapping[str, An
         if old.stem not in manifest["streams"]:
             old.unlink()
     for stream in manifest["streams"]:
-        joined: dict[str, str] = {}
-        for name in names:
-            joined.update(read_two_columns(directory / "data" / name / f"{stream}.scp"))
+        joined = joined_scp(directory, names, stream)
         if joined.keys() != audio.keys():
             lacking = sorted(audio.keys() - joined.keys())
             raise UserError(f"{directory}: {stream} lacks {len(lacking)} utterances; extract them again (stage 8)")
@@ -258,7 +309,10 @@ def read_manifest(directory: str | Path) -> dict[str, Any]:
     path = Path(directory) / "manifest.json"
     if not path.is_file():
         raise UserError(f"{path}: not found; extract the targets first (stage 8)")
-    return json.loads(path.read_text(encoding="utf-8"))
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{path}: not a manifest ({error}); extract the targets again (stage 8)") from error
 
 
 def check_manifest(

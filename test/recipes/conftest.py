@@ -1,7 +1,8 @@
-"""A real slurm on this machine alone, for as long as the tests that want it."""
+"""A real slurm of two nodes, both on this machine, for as long as the tests that want it."""
 
 from __future__ import annotations
 
+import getpass
 import os
 import shutil
 import socket
@@ -13,18 +14,18 @@ import pytest
 
 DAEMONS = ("munged", "slurmctld", "slurmd")
 CONFIG = """\
-ClusterName=one
+ClusterName=test
 SlurmctldHost={host}(127.0.0.1)
 SlurmctldPort={controller_port}
-SlurmdPort={node_port}
-SlurmUser=root
+SlurmUser={user}
+SlurmdUser={user}
 AuthInfo=socket={directory}/munge.socket
 StateSaveLocation={directory}/state
-SlurmdSpoolDir={directory}/spool
+SlurmdSpoolDir={directory}/spool.%n
 SlurmctldPidFile={directory}/slurmctld.pid
-SlurmdPidFile={directory}/slurmd.pid
+SlurmdPidFile={directory}/slurmd.%n.pid
 SlurmctldLogFile={directory}/slurmctld.log
-SlurmdLogFile={directory}/slurmd.log
+SlurmdLogFile={directory}/slurmd.%n.log
 ProctrackType=proctrack/pgid
 TaskPlugin=task/none
 MpiDefault=none
@@ -32,7 +33,8 @@ SelectType=select/cons_tres
 SelectTypeParameters=CR_CPU
 SlurmdParameters=config_overrides
 ReturnToService=2
-NodeName={host} NodeAddr=127.0.0.1 CPUs=2 State=UNKNOWN
+NodeName=one NodeHostname={host} NodeAddr=127.0.0.1 Port={port_one} CPUs=2 State=UNKNOWN
+NodeName=two NodeHostname={host} NodeAddr=127.0.0.1 Port={port_two} CPUs=2 State=UNKNOWN
 PartitionName=all Nodes=ALL Default=YES State=UP
 """
 
@@ -51,27 +53,30 @@ def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     """Environment variables with which sbatch and squeue find the cluster."""
     path = f"{os.environ['PATH']}:/usr/sbin"
     missing = [name for name in (*DAEMONS, "sbatch", "sinfo") if shutil.which(name, path=path) is None]
-    if missing or os.geteuid() != 0:
-        pytest.skip(f"no slurm: {', '.join(missing) or 'root'} is needed (Debian's slurm-wlm and munge)")
+    if missing:
+        pytest.skip(f"no slurm: {', '.join(missing)} is needed (Debian's slurm-wlm and munge)")
     directory = tmp_path_factory.mktemp("slurm")
     directory.chmod(0o755)
     key = directory / "munge.key"
     key.write_bytes(os.urandom(128))
     key.chmod(0o400)
-    ports = free_ports(2)
+    ports = free_ports(3)
     config = directory / "slurm.conf"
     host = socket.gethostname().split(".")[0]
-    config.write_text(CONFIG.format(host=host, directory=directory, controller_port=ports[0], node_port=ports[1]))
-    for name in ("state", "spool"):
+    names = {"host": host, "directory": directory, "user": getpass.getuser()}
+    names |= dict(zip(("controller_port", "port_one", "port_two"), map(str, ports), strict=True))
+    config.write_text(CONFIG.format(**names))
+    for name in ("state", "spool.one", "spool.two"):
         (directory / name).mkdir()
     environment = {"PATH": path, "SLURM_CONF": str(config)}
     munge = ["--force", f"--key-file={key}", f"--socket={directory}/munge.socket"]
     munge += [f"--{kind}-file={directory}/munge.{kind}" for kind in ("pid", "log", "seed")]
-    commands = (["munged", "--foreground", *munge], ["slurmctld", "-D", "-c"], ["slurmd", "-D", "-N", host])
+    commands = [["munged", "--foreground", *munge], ["slurmctld", "-D", "-c"]]
+    commands += [["slurmd", "-D", "-N", node] for node in ("one", "two")]
     running = []
     try:
         for command in commands:
-            with open(directory / f"{command[0]}.out", "w") as log:
+            with open(directory / f"{command[0]}.out", "a") as log:
                 process = subprocess.Popen(
                     command, env={**os.environ, **environment}, stdout=log, stderr=log, start_new_session=True
                 )
@@ -88,6 +93,7 @@ def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
             logs = "".join((directory / f"{name}.out").read_text()[-500:] for name in DAEMONS)
             pytest.skip(f"slurm does not start here: {said.stdout} {said.stderr} {logs}")
         yield environment
+        subprocess.run(["scancel", "--partition=all"], env={**os.environ, **environment})
     finally:
         for process in reversed(running):
             process.terminate()

@@ -198,13 +198,34 @@ def test_slurm_makes_the_targets_that_run_pl_makes(recipe: Path, slurm: dict[str
     assert targets_of(recipe) == before and kept.stat().st_mtime_ns == time_before
 
 
+def test_changed_audio_makes_its_shard_again_and_no_other(recipe: Path) -> None:
+    before = targets_of(recipe)
+    utterance, wav = (recipe / "dump/raw/train/wav.scp").read_text().splitlines()[-1].split()
+    arks = [recipe / f"dump/targets/train/data/000{shard}/logits.1.ark" for shard in (1, 2)]
+    content, times = (recipe / wav).read_bytes(), [ark.stat().st_mtime_ns for ark in arks]
+    (recipe / wav).write_bytes(content[:-2000] + bytes(2000))
+    assert f"0002: the audio of {utterance} has changed; " in run(recipe, *ONLY_8)
+    assert targets_of(recipe) != before
+    (recipe / wav).write_bytes(content)
+    run(recipe, *ONLY_8)
+    assert targets_of(recipe) == before
+    assert [ark.stat().st_mtime_ns == then for ark, then in zip(arks, times, strict=True)] == [True, False]
+    assert "stage 8: done before and unchanged" in run(recipe, *ONLY_8)
+
+
 def test_slurm_trains(recipe: Path, slurm: dict[str, str]) -> None:
-    """In an experiment of its own, from a checkpoint of the first one's teacher."""
+    """In an experiment of its own with the first one's teacher: one process, then one on each of two nodes."""
     options = ["--expdir", "exp_slurm", "--no_kd", "false", "--teacher", "exp/teacher", "--teacher_targets", "online"]
-    run(recipe, *options, "--stage", "6", "--stop_stage", "10", "--threads", "1", **slurm, cmd_backend="slurm")
+    options += ["--fixed_chunks", "", "--threads", "1"]
+    slurm = {**slurm, "cmd_backend": "slurm"}
+    run(recipe, *options, "--stage", "6", "--stop_stage", "10", **slurm)
     log = (recipe / "exp_slurm/student_full/train.log").read_text()
     assert "SLURM_JOB_NAME=student_full" in log and "2/2epoch started" in log
     assert (recipe / "exp_slurm/student_full/valid.loss.ave.pth").exists()
+    run(recipe, *options, "--stage", "11", "--stop_stage", "11", "--num_nodes", "2", **slurm)
+    log = (recipe / "exp_slurm/student_stream/train.log").read_text()
+    assert "SLURM_JOB_NUM_NODES=2" in log and ":0/2]" in log and "2/2epoch started" in log
+    assert (recipe / "exp_slurm/student_stream/valid.loss.ave.pth").exists()
 
 
 def test_targets_are_the_same_after_any_kill(recipe: Path) -> None:
@@ -214,16 +235,22 @@ def test_targets_are_the_same_after_any_kill(recipe: Path) -> None:
     run(recipe, *ONLY_8, "--force_stage", "8")
     whole = time.time() - started
     assert targets_of(recipe) == before
-    moments = random.Random(0)
-    command = ["./run.sh", *OPTIONS, *ONLY_8]
-    again = ["--force_stage", "8"]
-    for _ in range(int(os.environ.get("DISTILL_KILLS", "3"))):
-        running = subprocess.Popen([*command, *again], cwd=recipe, start_new_session=True, stdout=subprocess.DEVNULL)
-        try:
-            running.wait(moments.uniform(0.3, 1.0) * whole)
-        except subprocess.TimeoutExpired:
-            os.killpg(running.pid, signal.SIGKILL)
-        again = [] if running.wait() else ["--force_stage", "8"]
+    generator, kills = random.Random(0), int(os.environ.get("DISTILL_KILLS", "3"))
+    command, again = ["./run.sh", *OPTIONS, *ONLY_8], ["--force_stage", "8"]
+    for kill in range(kills):
+        moment, hit = (kill + generator.random()) / kills * whole, False
+        while not hit:
+            running = subprocess.Popen(
+                [*command, *again], cwd=recipe, start_new_session=True, stdout=subprocess.DEVNULL
+            )
+            try:
+                assert running.wait(moment) == 0
+                assert targets_of(recipe) == before
+                again = ["--force_stage", "8"]  # too little was left to do: begin anew
+            except subprocess.TimeoutExpired:
+                os.killpg(running.pid, signal.SIGKILL)
+                running.wait()
+                hit, again = True, []
     run(recipe, *ONLY_8)
     assert targets_of(recipe) == before
     assert not list((recipe / "dump/targets").rglob("*.tmp"))

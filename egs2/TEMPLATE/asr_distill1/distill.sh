@@ -446,14 +446,19 @@ if wanted 8; then
         )
         # Of the students' configurations only what they want of the teacher matters.
         streams=$("${extract[@]}" --show_streams --wav_scp "${raw}/${train_set}/wav.scp" --output "${targets}/${train_set}")
-        # Arks that were lost or cut off since are made again; --verify finds other damage.
+        # What was lost or cut off since, or was made from audio that is another by now, is made again; --verify finds
+        # other damage as well.
         for set in ${train_set} ${valid_set}; do
             [ ! -e "${stamps}/8" ] || "${extract[@]}" --check --wav_scp "${raw}/${set}/wav.scp" \
                 --output "${targets}/${set}" || rm -f "${stamps}/8" "${stamps}/8.begun"
         done
     fi
+    # Shards know what they were made from, so only those that are stale are made again, in place: there is seldom room
+    # for two sets of targets.
+    aside=
+    if [ "${force_stage}" = 8 ]; then aside=${targets}; fi
     if [ "${teacher_targets}" = stored ] && begin "${stamps}/8" "extract the teacher's targets" \
-        "${target_dtype} ${streams}" "${targets}" "${stamps}/7" \
+        "${target_dtype} ${streams}" "${aside}" "${stamps}/7" \
         "${raw}/${train_set}/wav.scp" "${raw}/${valid_set}/wav.scp"; then
         for set in ${train_set} ${valid_set}; do
             of_set=("${extract[@]}" --wav_scp "${raw}/${set}/wav.scp" --output "${targets}/${set}")

@@ -16,6 +16,8 @@ export PATH
 export PYTHONPATH="${DISTILL_ROOT}${PYTHONPATH:+:${PYTHONPATH}}"
 export PYTHONIOENCODING=UTF-8 LC_ALL=C.UTF-8
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
+# Within a job of slurm: since its version 22.05 srun does not know by itself how many cores the job has for a task.
+if [ -n "${SLURM_CPUS_PER_TASK:-}" ]; then export SRUN_CPUS_PER_TASK=${SLURM_CPUS_PER_TASK}; fi
 
 # asr.sh trains sentencepiece by this command, which the Python package does not bring
 spm_train() {
