@@ -40,7 +40,8 @@ PHASES = {"jobs": [["--job", "1"], ["--job", "2"]], "merge": [["--merge"]]}
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(
     [
-        *("distill.audio", "distill.bin.extract_targets", "distill.lfmmi", "distill.models.teacher", "distill.tasks.load"),
+        *("distill.audio", "distill.bin.extract_targets", "distill.lfmmi", "distill.models.teacher"),
+        "distill.tasks.load",
         *("tqdm", "transformers.models.wav2vec2.modeling_wav2vec2"),
     ]
 )
