@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from distill.errors import UserError, cli
-from distill.tasks.losses import layer_map
 
 SAMPLE_RATE = 16000
 KERNELS, STRIDES = (10, 3, 3, 3, 3, 2, 2), (5, 2, 2, 2, 2, 2, 2)  # wav2vec 2.0's CNN
@@ -175,7 +174,7 @@ def main(argv: list[str] | None = None) -> None:
             name = "teacher" if whole else "teacher, first its prediction layer"
             rows.append(("7", name, checkpoint_gb(teacher, config), gpu_hours(macs, heard), 0))
             notes.append(of_training(f"{name} ({path.name})", config))
-    layers = len(set(layer_map(student.layers, teacher.layers)))
+    layers = min(student.layers, teacher.layers)  # one of the teacher's for each of the student's
     numbers = args.hours * 3600 * student.frames * (layers * teacher.width + args.vocab)
     if args.teacher_targets == "stored":
         rows.append(("8", "targets, float32", numbers * 4 / 1e9, gpu_hours(teacher.macs, args.hours), 0))
