@@ -133,15 +133,12 @@ def test_targets_are_the_same_after_any_kill(world, place):
         for i in range(count)
     ]
     generator.shuffle(moments)
-    for kill in moments:
-        for _ in range(50):
-            if stage_8(place, kill) is None:
-                break
-            # It was over before: of what earlier kills left, too little was to be done.
+    for phase, moment in moments:
+        while stage_8(place, (phase, moment)) is not None:
+            # It was over before: earlier kills left too little to do, or the machine is faster now.
             assert files_of(place) == undisturbed
             shutil.rmtree(place / SET)
-        else:
-            pytest.fail(f"{kill} never came in time")
+            moment *= 0.9
     assert stage_8(place) is not None
     assert files_of(place) == undisturbed
 
