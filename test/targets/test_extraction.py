@@ -106,6 +106,9 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, flo
         for i in range(UTTERANCES):
             soundfile.write(raw / f"u{i:03d}.wav", 0.1 * rng.normal(size=rng.integers(1600, 4800)), 16000)
             print(f"u{i:03d} dump/raw/train/u{i:03d}.wav", file=scp)
+    first = CONTEXT.Process(target=os.getpid)  # the imports are no part of what is timed
+    first.start()
+    first.join()
     took = stage_8(place)
     assert took is not None and len(list((place / SET / "data").iterdir())) == 9
     return place, took

@@ -9,9 +9,8 @@ case "${cmd_backend}" in
     slurm) wrapper=slurm.pl ;;
     sge) wrapper=queue.pl ;;
     pbs) wrapper=pbs.pl ;;
-    ssh) wrapper=ssh.pl ;;
     *)
-        echo "error: cmd.sh: cmd_backend=${cmd_backend} is not local, slurm, sge, pbs or ssh" >&2
+        echo "error: cmd.sh: cmd_backend=${cmd_backend} is not local, slurm, sge or pbs" >&2
         exit 2
         ;;
 esac
