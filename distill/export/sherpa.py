@@ -4,7 +4,8 @@ Of sherpa-onnx's online CTC contracts, the one named T-one hands raw samples to 
 end fits, log-mel included. What it demands:
 
 - ``signal`` (1, 2400, 1) int32: a block of samples, each 32767 times what was given, rounded towards zero.
-- ``state`` (1, D) float16, zeros at the beginning, given back as the second output; the first is ``log_probs`` (1, t, V).
+- ``state`` (1, D) float16, zeros at the beginning, which comes back as the second output; the first is ``log_probs``
+  (1, t, V).
 - metadata ``frame_length_ms``, ``state_dim``, ``sample_rate``.
 
 It takes the audio for 8 kHz and would resample any other rate: so samples at 16 kHz are declared to be at 8 kHz, and a
@@ -13,12 +14,13 @@ or several. float16 would cost accuracy: each number is kept as the sum of two.
 
 The end of the audio changes what its last chunk sees, but the contract does not tell the model of it. Therefore a block
 that holds nothing but full-scale samples (1.0) means the end: the model then puts out what is left, as
-:meth:`distill.models.student.Student.stream` with ``final`` does. Full-scale samples at the end of a block are held back
-until the next block tells whether they are the end or clipped audio.
+:meth:`distill.models.student.Student.stream` with ``final`` does. Full-scale samples at the end of a block are held
+back until the next block tells whether they are the end or clipped audio.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import onnx
@@ -82,7 +84,7 @@ def _dims(tensor: onnx.ValueInfoProto) -> list[int]:
 def _wrapper(step: onnx.ModelProto, shapes: Shapes) -> str:
     """The model around a step, as text that :mod:`onnx.parser` reads."""
     state = {tensor.name: _dims(tensor) for tensor in step.graph.input[3:]}
-    sizes = {name: onnx.numpy_helper.np.prod(dims, dtype=int) for name, dims in state.items()}
+    sizes = {name: math.prod(dims) for name, dims in state.items()}
     vocab = _dims(step.graph.output[0])[1]
     names = list(state)
     typed = ", ".join(f"float[{','.join(map(str, state[name]))}] {name}" for name in names)
@@ -91,7 +93,7 @@ def _wrapper(step: onnx.ModelProto, shapes: Shapes) -> str:
     chunk, ahead, hop = shapes.chunk, shapes.lookahead, shapes.hop
     stride = chunk * hop
     header = 4
-    short, long = header + shapes.samples, int(sum(sizes.values()))
+    short, long = header + shapes.samples, sum(sizes.values())
     half = state["origin"][1]
     borrowed = -(-shapes.window // hop)  # frames added before a division and taken away after it, which rounds to zero
     silence = (shapes.priming * chunk + chunk + ahead + 4) * hop + shapes.tail + shapes.samples
@@ -103,13 +105,15 @@ def _wrapper(step: onnx.ModelProto, shapes: Shapes) -> str:
         )
 
     constants = ints(
-        zero=0, one=1, minus_one=-1, block_axes=[-1], chunk=chunk, seen=chunk + ahead, left=shapes.left, stride=stride,
+        zero=0, one=1, minus_one=-1, chunk=chunk, seen=chunk + ahead, left=shapes.left, stride=stride,
         need=shapes.samples, hop=hop, priming=shapes.priming, leading=shapes.leading, tail=shapes.tail,
         everything=1 << 40, rounding=chunk - 1, short_halves=[short, short, long, long],
         header_parts=[1, 1, 1, 1, shapes.samples], borrow=borrowed * hop - shapes.window,
         frames_left=ahead + 1 - borrowed, silence=silence, vocab=vocab, nothing=[1, 0, vocab],
     )  # fmt: skip
-    unpack = "\n".join(f"{name}_dims = Constant <value_ints = [{','.join(map(str, state[name]))}]> ()" for name in names)
+    unpack = "\n".join(
+        f"{name}_dims = Constant <value_ints = [{','.join(map(str, state[name]))}]> ()" for name in names
+    )
     unpack += f"\nlong_parts = Constant <value_ints = [{','.join(str(sizes[name]) for name in names)}]> ()\n"
     unpack += f"{', '.join(f'{name}_flat' for name in names)} = Split <axis = 0> (long, long_parts)\n"
     unpack += "\n".join(f"{name}_kept = Reshape ({name}_flat, {name}_dims)" for name in names)
@@ -118,7 +122,9 @@ def _wrapper(step: onnx.ModelProto, shapes: Shapes) -> str:
     convs = [name for name in names if name.startswith("conv_")]
     # Before the first chunk, nothing is remembered but what was looked ahead at.
     keep = "\n".join(
-        f"{name}_next = Where (is_real, {name}_made, {name})" if name in convs else f"{name}_next = Identity ({name}_made)"
+        f"{name}_next = Where (is_real, {name}_made, {name})"
+        if name in convs
+        else f"{name}_next = Identity ({name}_made)"
         for name in names
     )
     # At the end the convolutions' past becomes that of a new stream; what attention remembers is not counted any more.
