@@ -13,10 +13,10 @@ help_message="Usage: ./run.sh [options]     (options of run.sh come first, yours
  4 drop too long and too short           12 recognise the test sets
  5 token list                            13 score; results.json and RESULTS.md
  6 denominator graph                     14 latency of student_stream
- 7 train the teacher                     15 export
+ 7 train the teacher                     15 export student_stream to ONNX and sherpa-onnx
  8 extract the teacher's targets         16 report and packed model
 
-Stages 15 and 16 are not built yet.
+Stage 16 is not built yet.
 
 Stages
   --stage N --stop_stage M   first and last stage (default: 1 and 13)
@@ -62,6 +62,8 @@ Recognition
                              weight and the bonus per word are tuned on the validation set
   --lm_order N               order of that estimate (default: 3)
   --decode_options \"STR\"    more options of beam and wfst, such as \"--nbest 10 --hotwords FILE --lexicon FILE\"
+Export
+  --export_chunks \"480\"    chunk lengths in ms to export student_stream for (default: 480)
 Machine
   --ngpu N --num_nodes N     GPUs (of each node) and nodes of a training; 0 GPUs trains on the CPU (default: 0, 1)
   --nj N                     parallel jobs of data preparation, extraction and recognition (default: 4)
@@ -107,6 +109,7 @@ decoders=greedy
 lm=
 lm_order=3
 decode_options=
+export_chunks=480
 ngpu=0
 num_nodes=1
 nj=4
@@ -662,7 +665,15 @@ if wanted 14; then
         finish "${stamps}/14"
     fi
 fi
-for number in 15 16; do
-    if wanted "${number}" && [ "${stop_stage}" -le 16 ]; then fail "distill.sh: stage ${number} is not built yet"; fi
-done
+if wanted 15; then
+    inputs=("${stamps}/11")
+    for dir in "${test_dirs[@]}"; do inputs+=("${dir}/wav.scp" "${dir}/text"); done
+    if begin "${stamps}/15" "export student_stream" "${export_chunks}" "${expdir}/export" "${inputs[@]}"; then
+        # shellcheck disable=SC2086
+        python3 -m distill.bin.export --model "${expdir}/student_stream" --data_dirs "${test_dirs[@]}" \
+            --chunk_ms ${export_chunks} --output "${expdir}/export"
+        finish "${stamps}/15"
+    fi
+fi
+if wanted 16 && [ "${stop_stage}" = 16 ]; then fail "distill.sh: stage 16 is not built yet"; fi
 log "finished stages ${stage} to ${stop_stage}$([ "${stop_stage}" -lt 13 ] || echo "; results are in ${expdir}/RESULTS.md")"
