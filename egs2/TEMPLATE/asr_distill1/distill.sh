@@ -62,6 +62,7 @@ Recognition
                              weight and the bonus per word are tuned on the validation set
   --lm_order N               order of that estimate (default: 3)
   --decode_options \"STR\"    more options of beam and wfst, such as \"--nbest 10 --hotwords FILE --lexicon FILE\"
+  --scoring HOW              plain, or gigaspeech: hyphens split, fillers and tags not counted (default: plain)
 Machine
   --ngpu N --num_nodes N     GPUs (of each node) and nodes of a training; 0 GPUs trains on the CPU (default: 0, 1)
   --nj N                     parallel jobs of data preparation, extraction and recognition (default: 4)
@@ -107,6 +108,7 @@ decoders=greedy
 lm=
 lm_order=3
 decode_options=
+scoring=plain
 ngpu=0
 num_nodes=1
 nj=4
@@ -140,6 +142,7 @@ esac
 for decoder in ${decoders}; do
     case "${decoder}" in greedy | beam | wfst) ;; *) fail "--decoders ${decoder}: any of greedy, beam and wfst" ;; esac
 done
+case "${scoring}" in plain | gigaspeech) ;; *) fail "--scoring ${scoring}: plain or gigaspeech" ;; esac
 token_list=${token_dir}/tokens.txt
 hf_teacher=false
 if [ -n "${teacher}" ] && [ ! -e "${teacher}/config.yaml" ] && [ -e "${teacher}/config.json" ]; then hf_teacher=true; fi
@@ -634,6 +637,8 @@ if wanted 12; then
     done
 fi
 if wanted 13; then
+    scoring_options=(--scoring "${scoring}")
+    if [ -n "${bpemodel}" ]; then scoring_options+=(--bpemodel "${bpemodel}"); fi
     inputs=()
     for system in ${systems}; do
         for decoder in ${decoders}; do
@@ -642,11 +647,11 @@ if wanted 13; then
         done
     done
     for dir in "${test_dirs[@]}"; do inputs+=("${dir}/text"); done
-    if begin "${stamps}/13" "score" "${test_sets}" "" "${inputs[@]}"; then
+    if begin "${stamps}/13" "score" "${test_sets} ${scoring}" "" "${inputs[@]}"; then
         for set in ${test_sets}; do
             decode_dirs=()
             for system in ${systems}; do decode_dirs+=("${expdir}/${system}"/decode_*/"${set}"); done
-            python3 -m distill.bin.score --ref "${raw}/${set}/text" --decode_dir "${decode_dirs[@]}"
+            python3 -m distill.bin.score --ref "${raw}/${set}/text" --decode_dir "${decode_dirs[@]}" "${scoring_options[@]}"
         done
         recipe=$(realpath --relative-to="${DISTILL_ROOT}" .)
         python3 -m distill.bin.results --expdir "${expdir}" --test_sets "${test_sets}" --recipe "${recipe}"
