@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from distill.bin.score import count_errors, find_sclite
 from distill.data.fsdd import Recordings, connected, read_recordings
 
 ROOT = Path(__file__).parents[2]
@@ -60,15 +62,39 @@ def run(recipe: Path, *options: str, status: int = 0) -> str:
     return done.stdout
 
 
-def check_results(recipe: Path, words: dict[str, int]) -> None:
-    """Three systems on every test set; as many words of reference as the corpus has."""
+def check_results(recipe: Path, words: dict[str, int], units: set[str]) -> list[dict]:
+    """Three systems on every test set; as many words of reference as the corpus has, scored in those units."""
     rows = json.loads((recipe / "exp/results.json").read_text())["rows"]
     systems = {(row["system"], row["latency_ms"]) for row in rows}
     assert systems == {("teacher", None), ("student_full", None), ("student_stream", 480)}
+    rows = [row for row in rows if row["wer"] is not None]
     assert {row["test_set"]: row["words"] for row in rows} == words
     for row in rows:
         assert row["sub"] + row["del"] + row["ins"] == round(row["wer"] * row["words"] / 100)
+        assert row["scores"].keys() == units
     assert "relative loss" in (recipe / "exp/RESULTS.md").read_text()
+    check_scores(recipe)
+    return rows
+
+
+def check_scores(recipe: Path) -> None:
+    """sclite counts the ctm as it does the trn, and both as our own count."""
+    sclite = find_sclite()
+    if sclite is None:
+        return
+    for score_file in recipe.glob("exp/*/decode_*/*/score_wer/score.json"):
+        folder, scores = score_file.parent, json.loads(score_file.read_text())
+        texts = [
+            [line.rpartition("(")[0] for line in (folder / f"{side}.trn").read_text().splitlines()]
+            for side in ("ref", "hyp")
+        ]
+        ours = [count_errors(ref.lower().split(), hyp.lower().split()) for ref, hyp in zip(*texts, strict=True)]
+        command = [*sclite, "-r", folder / "ref.stm", "stm", "-h", folder / "hyp.ctm", "ctm", "-e", "utf-8"]
+        said = subprocess.run([*command, "-o", "rsum", "stdout"], capture_output=True, text=True, check=True).stdout
+        total = next(line for line in said.splitlines() if line.startswith("| Sum"))
+        counts = [int(number) for number in re.findall(r"\d+", total)][1:6]
+        for index, kind in ((0, "words"), (2, "sub"), (3, "del"), (4, "ins")):
+            assert sum(row[kind] for row in ours) == scores[kind] == counts[index], folder
 
 
 def spoken(name: str, recordings: Recordings, speaker: str, count: int) -> Iterator[tuple[str, np.ndarray]]:
@@ -123,7 +149,8 @@ def test_librispeech(librispeech: Path, tmp_path: Path) -> None:
     speakers = {line.split()[1] for line in (recipe / "data/train/utt2spk").read_text().splitlines()}
     assert speakers == {"103", "1034", "100", "20"}
     sets = {"dev_clean": "dev-clean", "dev_other": "dev-other", "test_clean": "test-clean", "test_other": "test-other"}
-    check_results(recipe, {name: words_in(*(librispeech / part).rglob("*.txt")) for name, part in sets.items()})
+    words = {name: words_in(*(librispeech / part).rglob("*.txt")) for name, part in sets.items()}
+    check_results(recipe, words, {"wer", "cer"})
 
 
 # -------------------------------------------------------------------------------------------------- GigaSpeech
@@ -149,6 +176,8 @@ def gigaspeech(tmp_path_factory: pytest.TempPathFactory, recordings: Recordings)
             )
             if number == 3:
                 tagged = "<MUSIC>"
+            if number == 2 and subsets == ["{DEV}"]:
+                tagged = f"UM {tagged} UH"
             segments.append(
                 {
                     "sid": f"{recording}_S{number:07d}",
@@ -187,8 +216,13 @@ def test_gigaspeech(gigaspeech: Path, tmp_path: Path) -> None:
     run(recipe, "--nbpe", "24", "--local_data_opts", f"{where} XL")
     text = (recipe / "data/train/text").read_text()
     assert len(text.splitlines()) == 18 and "<" not in text
-    check_results(recipe, {name: words_in(recipe / "data" / name / "text") for name in ("dev", "test")})
-    assert words_in(recipe / "data/dev/text") > 0
+    # One utterance of dev has fillers, which GigaSpeech's scoring does not count
+    words = {name: words_in(recipe / "data" / name / "text") for name in ("dev", "test")}
+    words["dev"] -= 2
+    assert words["dev"] > 0
+    rows = check_results(recipe, words, {"wer", "cer", "ter"})
+    assert {row["scoring"] for row in rows} == {"gigaspeech"}
+    assert "Scored as GigaSpeech is" in (recipe / "exp/RESULTS.md").read_text()
     formatted = dict(line.split() for line in (recipe / "dump/raw/test/utt2num_samples").read_text().splitlines())
     for line in (recipe / "data/test/segments").read_text().splitlines():
         key, _, start, end = line.split()
@@ -233,20 +267,60 @@ def kaldi(tmp_path_factory: pytest.TempPathFactory, recordings: Recordings) -> P
     return root / "data"
 
 
-def test_kaldi_directories(kaldi: Path, tmp_path: Path) -> None:
+LEXICON = """\
+zero Z IH R OW
+zero Z IY R OW
+one W AH N
+two T UW
+three TH R IY
+four F AO R
+five F AY V
+six S IH K S
+seven S EH V AH N
+eight EY T
+"""
+
+
+def test_kaldi_directories_in_phones(kaldi: Path, tmp_path: Path) -> None:
     recipe = recipe_of("kaldi_dir", tmp_path)
     sources = ["--source_train", f"{kaldi}/train", "--source_test", f"{kaldi}/calls {kaldi}/meetings"]
-    options = [*sources, "--token_type", "word"]
+    (tmp_path / "lexicon.txt").write_text(LEXICON)
+    options = [*sources, "--token_type", "phn", "--lexicon", f"{tmp_path}/lexicon.txt"]
     assert "--allow_pipes true" in run(recipe, *options, "--stop_stage", "1", status=2)
-    said = run(recipe, *options, "--allow_pipes", "true")
+    options += ["--allow_pipes", "true"]
+    said = run(recipe, *options, "--stop_stage", "5", status=2)
     assert "text:2: " in said and "sorted" in said
     assert f"wav.scp:2: jackson_train.opus is relative; taken as seen from {kaldi.parent} (3 in all)" in said
+    assert re.search(rf"lm_train.txt:\d+: 'nine' is not in {tmp_path}/lexicon.txt \(1 such words in all\); add", said)
     speakers = {
         name: {line.split()[1] for line in (recipe / "data" / name / "utt2spk").read_text().splitlines()}
         for name in ("train", "valid")
     }
     assert len(speakers["valid"]) == 1 and len(speakers["train"]) == 3 and not speakers["train"] & speakers["valid"]
-    check_results(recipe, {name: words_in(kaldi / name / "text") for name in ("calls", "meetings")})
+    with open(tmp_path / "lexicon.txt", "a") as stream:
+        stream.write("nine N AY N\n")
+    said = run(recipe, *options)
+    assert "stage 5: phones" in said and "student_stream, wfst" in said
+    spelt = [line.split(maxsplit=1) for line in (tmp_path / "lexicon.txt").read_text().splitlines()]
+    first = dict(reversed(spelt))
+    for name in ("train", "calls"):
+        texts, phones = (
+            dict(line.split(maxsplit=1) for line in (recipe / "dump/raw" / name / table).read_text().splitlines())
+            for table in ("text", "text.phn")
+        )
+        assert phones == {key: " ".join(first[word] for word in text.split()) for key, text in texts.items()}
+    # Words come from the graph alone; what greedy decoding finds is scored in phones
+    rows = check_results(
+        recipe, {name: words_in(kaldi / name / "text") for name in ("calls", "meetings")}, {"wer", "cer", "ter"}
+    )
+    assert {row["decoder"] for row in rows} == {"wfst"}
+    others = [row for row in json.loads((recipe / "exp/results.json").read_text())["rows"] if row not in rows]
+    assert len(others) == len(rows) and {row["decoder"] for row in others} == {"greedy"}
+    assert all(row["scores"].keys() == {"ter"} for row in others)
+    for path in (recipe / "exp").glob("*/decode_*_wfst/*/hyp.*.jsonl"):
+        for row in map(json.loads, path.read_text().splitlines()):
+            assert set(row["text"].split()) <= first.keys()
+            assert {token["token"] for token in row["tokens"]} <= {phone for _, s in spelt for phone in s.split()}
 
 
 def test_an_unlabelled_training_set(kaldi: Path, tmp_path: Path) -> None:
