@@ -159,8 +159,10 @@ def check(command: Command) -> None:
 
 
 def modules() -> list[str]:
+    """Every module with options, the one last whose help takes ESPnet."""
     files = [*ROOT.glob("distill/bin/*.py"), *(ROOT / f"distill/data/{name}.py" for name in DATA_PREPARATION)]
-    return [".".join(path.relative_to(ROOT).with_suffix("").parts) for path in files if path.stem != "__init__"]
+    names = [".".join(path.relative_to(ROOT).with_suffix("").parts) for path in files if path.stem != "__init__"]
+    return sorted(names, key=lambda name: (name == "distill.bin.train", name))
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))

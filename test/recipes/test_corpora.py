@@ -323,6 +323,25 @@ def test_kaldi_directories_in_phones(kaldi: Path, tmp_path: Path) -> None:
             assert set(row["text"].split()) <= first.keys()
             assert {token["token"] for token in row["tokens"]} <= {phone for _, s in spelt for phone in s.split()}
 
+    # The same lexicon as a lang directory, whose phones know their place in the word, makes the same tokens
+    lang, made = tmp_path / "lang", recipe / "data/token_list/phn"
+    (lang / "phones").mkdir(parents=True)
+    lines, names = ["<eps> <eps> SIL"], {"<eps>", "SIL"}
+    for word, phones in spelt:
+        first_phone, *inside, last_phone = phones.split()
+        placed = [f"{first_phone}_B", *(f"{phone}_I" for phone in inside), f"{last_phone}_E"]
+        lines.append(" ".join([word, word, *placed]))
+        names |= set(placed)
+    (lang / "phones/align_lexicon.txt").write_text("\n".join(lines) + "\n")
+    (lang / "phones/optional_silence.txt").write_text("SIL\n")
+    (lang / "phones/word_boundary.txt").touch()
+    (lang / "phones.txt").write_text("".join(f"{name} {number}\n" for number, name in enumerate(sorted(names))))
+    before = {path.name: path.read_text() for path in made.iterdir()}
+    lang_options = ["--lang_dir", str(lang), "--token_type", "phn", "--allow_pipes", "true", "--stop_stage", "5"]
+    assert "stage 5: changed since it was last run" in run(recipe, *sources, *lang_options).replace("5_phn", "5")
+    assert before.keys() == {"tokens.txt", "lexicon.txt"}
+    assert before == {path.name: path.read_text() for path in made.iterdir()}
+
 
 def test_an_unlabelled_training_set(kaldi: Path, tmp_path: Path) -> None:
     """The teacher's words, here those of an untrained network, become the training text."""
