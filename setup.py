@@ -17,6 +17,7 @@ setup(
     install_requires=[
         "numpy",
         "pyyaml",
+        "safetensors",  # weights of packed models
         "soundfile",  # reading and writing audio
         "torch",
         "tqdm",  # progress bars
