@@ -20,7 +20,7 @@ from distill import __version__
 from distill.errors import UserError, cli
 from distill.pack.archive import write_archive
 from distill.pack.card import UNSTATED, Licence, model_card
-from distill.pack.contents import export_members, training_members, without_paths
+from distill.pack.contents import export_members, public_config, training_members, without_paths
 
 
 def read_json(path: Path | None) -> dict[str, Any] | None:
@@ -81,7 +81,7 @@ def main(argv: list[str] | None = None) -> None:
         meta["models"]["torch"] = place
         if config.get("version"):
             meta["espnet"] = str(config["version"])
-        config = without_paths({key: config[key] for key in config if key != "bpemodel"})
+        config = public_config(config)
     if args.export is not None:
         members |= {f"exp/export/{name}": path for name, path in export_members(args.export).items()}
         meta["models"]["onnx"] = "exp/export"

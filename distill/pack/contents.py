@@ -48,12 +48,17 @@ def without_paths(value: Any) -> Any:
     return value
 
 
+def public_config(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a training's configuration means something elsewhere."""
+    return without_paths({key: config[key] for key in RECOGNITION + TRAINING if config.get(key) is not None})
+
+
 def training_members(directory: Path, config: dict[str, Any], network: Student | Teacher) -> dict[str, bytes | Path]:
     """model.safetensors, config.yaml, tokens.txt and bpe.model of a training."""
     from safetensors.torch import save
 
     weights = {f"network.{key}": tensor.contiguous().clone() for key, tensor in network.state_dict().items()}
-    kept = without_paths({key: config[key] for key in RECOGNITION + TRAINING if config.get(key) is not None})
+    kept = public_config(config)
     members: dict[str, bytes | Path] = {}
     if config.get("token_type") == "bpe":
         bpe = directory / BPE_MODEL
