@@ -107,6 +107,27 @@ def test_language_model_decoders_beside_the_greedy_ones(recipe: Path) -> None:
     assert again.count("done before and unchanged, skipped") == again.count(" stage ") // 2
 
 
+def test_ablation(recipe: Path) -> None:
+    """Two students of stage 1, one without a teacher and one of stage 2, beside exp and under its teacher."""
+    script = (FSDD / "run.sh").read_text()
+    data = f'--local_data_opts "{OPTIONS[-1]}"'
+    (recipe / "run.sh").write_text(script.replace('"$@"', f'{data} "$@"'))
+    shutil.copy(FSDD / "run_ablation.sh", recipe)
+    command = ["./run_ablation.sh", "--seeds", "0", "--full_epochs", "1", "--stream_epochs", "1", "--conditions"]
+    said = ""
+    for conditions, status in (("stream", 2), ("default no_teacher frame_kl stream", 0), ("stream", 0)):
+        done = subprocess.run([*command, conditions], cwd=recipe, capture_output=True, text=True)
+        said = done.stdout + done.stderr
+        assert done.returncode == status, said[-4000:]
+    assert "training in" not in said and "done before and unchanged, skipped" in said
+    table = (recipe / "exp_ablation/ABLATION.md").read_text()
+    for what in ("the recipe's stage 1", "no teacher", "KL of frames for LF-MMI", "the recipe's stage 2"):
+        assert table.count(what) == 1
+    log = (recipe / "exp_ablation/frame_kl_seed0/student_full/train.log").read_text()
+    assert "loss_kl=" in log and "1/1epoch started" in log
+    shutil.copy(FSDD / "run.sh", recipe)
+
+
 def test_latency_of_every_chunk_length(recipe: Path) -> None:
     run(recipe, "--stage", "14", "--stop_stage", "14")
     rows = json.loads((recipe / "exp/bench.json").read_text())["latency"]

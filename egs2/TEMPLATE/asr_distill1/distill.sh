@@ -48,10 +48,14 @@ Teacher
   --teacher_config F         training of the teacher (default: conf/train_teacher.yaml)
   --teacher_targets WHERE    stored (stage 8) or online, inside the trainer (default: stored)
   --target_dtype TYPE        of stored targets: float32, float16 or compressed (default: float32)
+  --targets DIR              take the stored targets that another experiment with this teacher left there, such as
+                             dump/targets, instead of extracting them (default: none)
 Students
   --student F                take the network of this file, such as conf/students/s5.yaml, in both of the next
   --student_full_config F    (default: conf/train_student_full.yaml)
   --student_stream_config F  (default: conf/train_student_stream.yaml)
+  --student_full_args STR, --student_stream_args STR   more options of these trainings, such as
+                             \"--distill_conf alpha=0.5\"; python -m distill.bin.train --help lists them
   --stage2_teacher WHICH     teacher of stage 11: teacher, student_full or both (default: teacher)
   --no_kd true               train the same student without a teacher, to compare (default: true)
   --fixed_chunks \"160 480\"   also train streaming students for one chunk length each, to compare (default: none)
@@ -98,9 +102,12 @@ teacher_init_max_s=
 teacher_config=conf/train_teacher.yaml
 teacher_targets=stored
 target_dtype=float32
+targets=
 student=
 student_full_config=conf/train_student_full.yaml
 student_stream_config=conf/train_student_stream.yaml
+student_full_args=
+student_stream_args=
 stage2_teacher=teacher
 no_kd=true
 fixed_chunks=
@@ -182,8 +189,12 @@ original_train_set=${train_set}
 if [ -n "${speed_perturb_factors}" ]; then train_set=${train_set}_sp; fi
 raw=${dumpdir}/raw
 graph=${expdir}/graph/den.npz
-targets=${dumpdir}/targets
-if [ "${expdir}" != exp ]; then targets+=_${expdir##*/}; fi
+extract_targets=false
+if [ "${teacher_targets}" = stored ] && [ -z "${targets}" ]; then
+    extract_targets=true
+    targets=${dumpdir}/targets
+    if [ "${expdir}" != exp ]; then targets+=_${expdir##*/}; fi
+fi
 shapes=${expdir}/stats/train/speech_shape
 stamps=${expdir}/.stages
 data_stamps=${dumpdir}/.stages
@@ -439,6 +450,8 @@ fi
 if wanted 8; then
     if [ "${teacher_targets}" = online ]; then
         log "stage 8: skipped, as the teacher runs inside the trainer (--teacher_targets online)"
+    elif ! ${extract_targets}; then
+        log "stage 8: skipped, as the targets in ${targets} are taken (--targets)"
     else
         student_configs=("${student_full_config}")
         # In stage 11 the targets may be of another teacher.
@@ -460,7 +473,7 @@ if wanted 8; then
     # for two sets of targets.
     aside=
     if [ "${force_stage}" = 8 ]; then aside=${targets}; fi
-    if [ "${teacher_targets}" = stored ] && begin "${stamps}/8" "extract the teacher's targets" \
+    if ${extract_targets} && begin "${stamps}/8" "extract the teacher's targets" \
         "${target_dtype} ${streams}" "${aside}" "${stamps}/7" \
         "${raw}/${train_set}/wav.scp" "${raw}/${valid_set}/wav.scp"; then
         for set in ${train_set} ${valid_set}; do
@@ -478,9 +491,15 @@ if wanted 9; then collect_stats; fi
 
 teacher_options=(--teacher "${expdir}/teacher" --teacher_targets "${teacher_targets}")
 teacher_inputs=("${stamps}/7")
-if [ "${teacher_targets}" = stored ]; then
+if ${extract_targets}; then
     teacher_inputs+=("${stamps}/8")
+elif [ "${teacher_targets}" = stored ]; then
+    teacher_inputs+=("${targets}/${train_set}/manifest.json" "${targets}/${valid_set}/manifest.json")
 fi
+full_options=${student_full_args:+ ${student_full_args}}
+stream_options=${student_stream_args:+ ${student_stream_args}}
+read -r -a student_full_args <<< "${student_full_args}"
+read -r -a student_stream_args <<< "${student_stream_args}"
 # student_full_no_kd waits for no other student. On the CPU, where networks as small as these gain little from one more
 # thread, it is trained beside them, each with half of the threads.
 beside=
@@ -502,9 +521,10 @@ end_beside() {
     finish "${stamps}/10_no_kd"
 }
 if wanted 10; then
-    if ${no_kd} && begin "${stamps}/10_no_kd" "the same student without a teacher" "${seed}" \
+    if ${no_kd} && begin "${stamps}/10_no_kd" "the same student without a teacher" "${seed}${full_options}" \
         "${expdir}/student_full_no_kd" "${student_full_config}" "${stamps}/6" "${stamps}/9"; then
-        without_teacher=(student_full_no_kd "${student_full_config}" "${shapes}" --distill_conf target=transcript)
+        without_teacher=(student_full_no_kd "${student_full_config}" "${shapes}" "${student_full_args[@]}"
+            --distill_conf target=transcript)
         if [ "${ngpu}" = 0 ] && [ "${threads}" -gt 1 ]; then
             train_beside "${without_teacher[@]}"
         else
@@ -512,11 +532,13 @@ if wanted 10; then
             finish "${stamps}/10_no_kd"
         fi
     fi
-    if begin "${stamps}/10" "distil teacher -> student_full" "${seed} ${teacher_targets}" "${expdir}/student_full" \
+    if begin "${stamps}/10" "distil teacher -> student_full" \
+        "${seed} ${teacher_targets}${full_options}" "${expdir}/student_full" \
         "${student_full_config}" "${stamps}/6" "${stamps}/9" "${teacher_inputs[@]}"; then
         stored=()
         if [ "${teacher_targets}" = stored ]; then read -r -d '' -a stored < <(stored_targets) || true; fi
-        train student_full "${student_full_config}" "${shapes}" "${teacher_options[@]}" "${stored[@]}"
+        train student_full "${student_full_config}" "${shapes}" "${teacher_options[@]}" "${stored[@]}" \
+            "${student_full_args[@]}"
         finish "${stamps}/10"
     fi
 fi
@@ -533,10 +555,11 @@ if wanted 11; then
     distil_stream() {
         local stamp=$1 system=$2
         shift 2
-        if begin "${stamps}/${stamp}" "distil student_full -> ${system}" "${seed} ${stage2_teacher} ${teacher_targets}" \
+        if begin "${stamps}/${stamp}" "distil student_full -> ${system}" \
+            "${seed} ${stage2_teacher} ${teacher_targets}${stream_options}" \
             "${expdir}/${system}" "${student_stream_config}" "${stamps}/10" "${teacher_inputs[@]}"; then
             train "${system}" "${student_stream_config}" "${shapes}" --init "${expdir}/student_full" \
-                "${stage2[@]}" "${stored[@]}" "$@"
+                "${stage2[@]}" "${stored[@]}" "${student_stream_args[@]}" "$@"
             finish "${stamps}/${stamp}"
         fi
     }
