@@ -2,6 +2,7 @@
 
 import json
 import os
+import subprocess
 import sys
 import zipfile
 from pathlib import Path
@@ -165,16 +166,55 @@ def test_a_bpe_model_comes_along(exp, tmp_path):
     assert Path(load_network(tmp_path / "x.zip").config["bpemodel"]).read_bytes() == b"pieces"
 
 
-def test_an_export_alone(tmp_path):
-    (tmp_path / "export").mkdir()
-    command = ["--export", str(tmp_path / "export"), "--output", str(tmp_path / "x.zip")]
+NO_TORCH = """
+import sys
+sys.modules["torch"] = None  # cannot be imported
+import soundfile
+from distill.export.recognizer import OnnxRecognizer, exported
+packed, wav = sys.argv[1:]
+assert exported(packed)
+session = OnnxRecognizer.from_pretrained(packed, chunk_ms=480)
+partials = session.accept_waveform(soundfile.read(wav, dtype="float32")[0])
+print(len(partials), session.finish()["text"])
+"""
+
+
+def test_an_export_alone_needs_no_torch(exp, tmp_path):
+    from distill.export.model import metadata, save, shapes_for, step_model
+
+    folder = tmp_path / "export"
+    folder.mkdir()
+    command = ["--export", str(folder), "--output", str(tmp_path / "x.zip")]
     with pytest.raises(SystemExit):
         pack.main(command)
-    (tmp_path / "export/model.onnx").write_bytes(b"graph")
-    (tmp_path / "export/.lock").write_bytes(b"")
+    network, tokens, config = load_network(exp / "student_stream")
+    shapes = shapes_for(network, config, 480, exp)
+    save(step_model(network, shapes), folder / "student_480ms.onnx", metadata(network, shapes, tokens, "char", 480))
+    (folder / ".lock").write_bytes(b"")
     pack.main(command)
     with zipfile.ZipFile(tmp_path / "x.zip") as archive:
-        assert sorted(archive.namelist()) == ["LICENSE.txt", "README.md", "exp/export/model.onnx", "meta.yaml"]
+        graph = "exp/export/student_480ms.onnx"
+        assert sorted(archive.namelist()) == ["LICENSE.txt", "README.md", graph, "meta.yaml"]
+        assert os.getcwd().encode() not in archive.read(graph)
+    wav = str(exp / "wavs/1.wav")
+    command = [sys.executable, "-c", NO_TORCH, str(tmp_path / "x.zip"), wav]
+    said = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert said.returncode == 0, said.stderr
+    session = StreamingRecognizer.from_pretrained(exp / "student_stream")
+    partials = session.accept_waveform(soundfile.read(wav, dtype="float32")[0])
+    assert said.stdout.rstrip("\n") == f"{len(partials)} {session.finish()['text']}" and partials
+
+
+def test_a_packed_model_with_an_export_is_the_training_unless_asked(exp, tmp_path):
+    from distill.export.recognizer import exported, model_path
+
+    (tmp_path / "export").mkdir()
+    (tmp_path / "export/student_480ms.onnx").write_bytes(b"graph")
+    both = ["--model", str(exp / "student_stream"), "--export", str(tmp_path / "export")]
+    pack.main([*both, "--output", str(tmp_path / "x.zip")])
+    assert not exported(tmp_path / "x.zip")
+    assert model_path(tmp_path / "x.zip", 480).read_bytes() == b"graph"
+    assert load_network(tmp_path / "x.zip").token_list == TOKENS
 
 
 @pytest.mark.parametrize(
