@@ -146,10 +146,11 @@ def score_sclite(command: list[str], ref: Path, hyp: Path, result: Path) -> list
     return [by_position[position] for position in sorted(by_position)]
 
 
-def count_errors(ref: list[str], hyp: list[str]) -> Counts:
-    """Errors of the alignment that sclite chooses: a substitution costs 4, an insertion or deletion 3.
+def align(ref: list[str], hyp: list[str]) -> list[tuple[int | None, int | None]]:
+    """Positions of the words that sclite aligns: a substitution costs 4, an insertion or deletion 3.
 
-    Of equally cheap alignments sclite takes the one that, from the end, matches or substitutes first, then inserts.
+    None stands in place of a word that was inserted (first) or left out (second). Of equally cheap alignments sclite
+    takes the one that, from the end, matches or substitutes first, then inserts.
     """
     above = list(range(0, 3 * len(hyp) + 1, 3))
     costs = [above]
@@ -159,18 +160,29 @@ def count_errors(ref: list[str], hyp: list[str]) -> Counts:
             row.append(min(above[place] + 4 * (word != other), above[place + 1] + 3, row[place] + 3))
         costs.append(row)
         above = row
-    counts = {"words": len(ref), "sub": 0, "del": 0, "ins": 0}
+    pairs: list[tuple[int | None, int | None]] = []
     i, j = len(ref), len(hyp)
     while i or j:
         if i and j and costs[i][j] == costs[i - 1][j - 1] + 4 * (ref[i - 1] != hyp[j - 1]):
-            counts["sub"] += ref[i - 1] != hyp[j - 1]
             i, j = i - 1, j - 1
+            pairs.append((i, j))
         elif j and costs[i][j] == costs[i][j - 1] + 3:
-            counts["ins"] += 1
             j -= 1
+            pairs.append((None, j))
         else:
-            counts["del"] += 1
             i -= 1
+            pairs.append((i, None))
+    return pairs[::-1]
+
+
+def count_errors(ref: list[str], hyp: list[str]) -> Counts:
+    """Errors of the alignment that sclite chooses."""
+    counts = {"words": len(ref), "sub": 0, "del": 0, "ins": 0}
+    for i, j in align(ref, hyp):
+        if i is None or j is None:
+            counts["ins" if i is None else "del"] += 1
+        else:
+            counts["sub"] += ref[i] != hyp[j]
     return counts
 
 

@@ -135,6 +135,27 @@ def test_latency_of_every_chunk_length(recipe: Path) -> None:
     assert all(row["compute_p99_ms"] >= row["compute_median_ms"] > 0 for row in rows)
 
 
+def test_report_page_and_packed_model(recipe: Path) -> None:
+    only = ["--stage", "16", "--stop_stage", "16", "--pack_options", "--license cc-by-sa-4.0"]
+    run(recipe, *only)
+    page = (recipe / "exp/report/index.html").read_text()
+    for section in ("results", "latency", "training", "layers", "errors", "about"):
+        assert f'<section id="{section}">' in page
+    assert str(recipe) not in page
+    packed = recipe.parent / "elsewhere.zip"
+    shutil.copy(recipe / "exp/student_stream.zip", packed)
+    wav = recipe / next((recipe / "data/test/wav.scp").open()).split()[1]
+    said = []
+    for model in (packed, recipe / "exp/student_stream"):
+        command = [sys.executable, "-m", "distill.bin.transcribe", "--model", model, str(wav)]
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        done = subprocess.run(command, cwd=recipe.parent, capture_output=True, text=True, env=environment)
+        assert done.returncode == 0, done.stderr
+        said.append(done.stdout)
+    assert said[0] == said[1] != ""
+    assert "stage 16: done before and unchanged" in run(recipe, *only)
+
+
 def test_a_second_run_in_the_same_directory_is_refused(recipe: Path) -> None:
     import fcntl
 

@@ -16,7 +16,7 @@ help_message="Usage: ./run.sh [options]     (options of run.sh come first, yours
  7 train the teacher                     15 export
  8 extract the teacher's targets         16 report and packed model
 
-Stages 15 and 16 are not built yet.
+Stage 15 is not built yet.
 
 Stages
   --stage N --stop_stage M   first and last stage (default: 1 and 13)
@@ -69,6 +69,8 @@ Recognition
   --lm_order N               order of that estimate (default: 3)
   --decode_options \"STR\"    more options of beam and wfst, such as \"--nbest 10 --hotwords FILE --lexicon FILE\"
   --scoring HOW              plain, or gigaspeech: hyphens split, fillers and tags not counted (default: plain)
+Report and packed model
+  --pack_options \"STR\"       such as \"--license cc-by-4.0 --language en\"; python -m distill.bin.pack --help has more
 Machine
   --ngpu N --num_nodes N     GPUs (of each node) and nodes of a training; 0 GPUs trains on the CPU (default: 0, 1)
   --nj N                     parallel jobs of data preparation, extraction and recognition (default: 4)
@@ -120,6 +122,7 @@ lm=
 lm_order=3
 decode_options=
 scoring=plain
+pack_options=
 ngpu=0
 num_nodes=1
 nj=4
@@ -734,7 +737,23 @@ if wanted 14; then
         finish "${stamps}/14"
     fi
 fi
-for number in 15 16; do
-    if wanted "${number}" && [ "${stop_stage}" -le 16 ]; then fail "distill.sh: stage ${number} is not built yet"; fi
-done
+if wanted 15; then fail "distill.sh: stage 15 is not built yet"; fi
+if wanted 16; then
+    inputs=("${expdir}/results.json" "${stamps}/11")
+    packed=(--model "${expdir}/student_stream" --results "${expdir}/results.json")
+    if [ -e "${expdir}/bench.json" ]; then
+        inputs+=("${expdir}/bench.json")
+        packed+=(--bench "${expdir}/bench.json")
+    fi
+    if [ -e "${stamps}/15" ]; then
+        inputs+=("${stamps}/15")
+        packed+=(--export "${expdir}/export")
+    fi
+    if begin "${stamps}/16" "report page and packed model" "${pack_options}" "" "${inputs[@]}"; then
+        python3 -m distill.bin.report --expdir "${expdir}" --data "${raw}" --valid_set "${valid_set}"
+        # shellcheck disable=SC2086
+        python3 -m distill.bin.pack "${packed[@]}" ${pack_options} --output "${expdir}/student_stream.zip"
+        finish "${stamps}/16"
+    fi
+fi
 log "finished stages ${stage} to ${stop_stage}$([ "${stop_stage}" -lt 13 ] || echo "; results are in ${expdir}/RESULTS.md")"
