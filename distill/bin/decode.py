@@ -67,8 +67,14 @@ def row_of(
     return row
 
 
-def describe(network: Student | Teacher, conf: DecodeConf, chunk_ms: int | None, threads: int) -> dict[str, Any]:
-    """What about.json holds of a decode directory: the network's size and how it was decoded."""
+def describe(
+    network: Student | Teacher, conf: DecodeConf, chunk_ms: int | None, threads: int, token_type: str
+) -> dict[str, Any]:
+    """What about.json holds of a decode directory: the network's size and how it was decoded.
+
+    ``text`` is tokens where phones were recognised without a lexicon, else words.
+    """
+    found_words = token_type != "phn" or (conf.decoder == "wfst" and conf.lm_unit == "word")
     parameters = list(network.parameters())
     about: dict[str, Any] = {
         "params": sum(p.numel() for p in parameters),
@@ -76,6 +82,7 @@ def describe(network: Student | Teacher, conf: DecodeConf, chunk_ms: int | None,
         "threads": threads,
         "chunk_ms": chunk_ms,
         "decoder": conf.decoder,
+        "text": "words" if found_words else "tokens",
     }
     if conf.decoder != "greedy":
         about["lm"] = None if conf.lm is None else str(conf.lm)
@@ -154,7 +161,7 @@ def main(argv: list[str] | None = None) -> None:
                         stream.write(json.dumps(row, ensure_ascii=False) + "\n")
                         progress.update()
                 if args.job == 1:
-                    about = describe(network, conf, chunk_ms, args.threads)
+                    about = describe(network, conf, chunk_ms, args.threads, recognizer.token_type)
                     with atomic_write(output.with_name("about.json")) as stream:
                         json.dump(about, stream, indent=1)
     progress.close()

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import io
 import json
+import tempfile
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -41,24 +41,23 @@ def step_model(network: Student, shapes: Shapes) -> onnx.ModelProto:
     """:class:`StreamStep` as ONNX."""
     step = StreamStep(network, shapes).eval()
     inputs, outputs = step.names()
-    file = io.BytesIO()
-    with warnings.catch_warnings():
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch would rather have its newer exporter used, which needs onnxscript
         torch.onnx.export(
             step,
             step.first_inputs(),
-            file,
+            Path(folder, "step.onnx"),
             input_names=inputs,
             output_names=outputs,
             opset_version=OPSET,
             dynamo=False,
         )
-    model = onnx.load_from_string(file.getvalue())
+        model = onnx.load(Path(folder, "step.onnx"))
     model.ir_version = IR_VERSION
     return model
 
 
-def quantized(model: onnx.ModelProto, folder: Path) -> onnx.ModelProto:
+def quantized(model: onnx.ModelProto) -> onnx.ModelProto:
     """The same model with int8 weights in its matrix products, whose other factor is quantised as it comes.
 
     Not so the log-mel, whose range is too large, and the prediction layer, which costs little.
@@ -68,16 +67,17 @@ def quantized(model: onnx.ModelProto, folder: Path) -> onnx.ModelProto:
     weights = {tensor.name for tensor in model.graph.initializer}
     products = [n for n in model.graph.node if n.op_type in ("MatMul", "Gemm") and weights & set(n.input[1:2])]
     kept = [node.name for node in products if node.op_type == "MatMul"] + [products[-1].name]
-    output = folder / "int8.onnx"
-    quantize_dynamic(
-        model,
-        output,
-        op_types_to_quantize=["MatMul"],
-        nodes_to_exclude=kept,
-        weight_type=QuantType.QInt8,
-        per_channel=True,
-    )
-    return onnx.load(output)
+    with tempfile.TemporaryDirectory() as folder:
+        output = Path(folder, "int8.onnx")
+        quantize_dynamic(
+            model,
+            output,
+            op_types_to_quantize=["MatMul"],
+            nodes_to_exclude=kept,
+            weight_type=QuantType.QInt8,
+            per_channel=True,
+        )
+        return onnx.load(output)
 
 
 def metadata(

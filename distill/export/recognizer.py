@@ -82,6 +82,58 @@ class OnnxModel:
         return log_probs.numpy(), following
 
 
+class LogProbStream:
+    """From audio as it comes to log-posteriors, chunk by chunk.
+
+    Args:
+        model: may be shared.
+    """
+
+    def __init__(self, model: OnnxModel) -> None:
+        self.model = model
+        self._samples = 0
+        self._buffer = np.zeros(model.leading, np.float32)
+        self._state = model.first_state()
+        self._chunks = -model.priming  # put out so far
+        self._past = 0
+
+    def accept(self, samples: np.ndarray) -> np.ndarray:
+        """Take in (n,) samples and return (t, V) log-posteriors of the chunks that they complete."""
+        model = self.model
+        self._samples += len(samples)
+        self._buffer = np.concatenate((self._buffer, samples))
+        pieces = [np.zeros((0, len(model.token_list)), np.float32)]
+        while len(self._buffer) >= model.samples:
+            pieces.append(self._step(self._buffer[: model.samples], model.chunk + model.lookahead))
+        return np.concatenate(pieces)
+
+    def finish(self) -> np.ndarray:
+        """The (t, V) log-posteriors of what is left; the stream has then ended."""
+        model = self.model
+        total = max(0, self._samples + model.tail - model.window) // model.hop + 1 if self._samples else 0
+        pieces = [np.zeros((0, len(model.token_list)), np.float32)]
+        while self._chunks * model.chunk < total:
+            rest = total - self._chunks * model.chunk
+            audio = self._buffer[: model.samples]
+            silence = np.zeros(model.samples - len(audio), np.float32)
+            step = self._step(np.concatenate((audio, silence)), min(rest, model.chunk + model.lookahead))
+            pieces.append(step[:rest])
+        return np.concatenate(pieces)
+
+    def _step(self, samples: np.ndarray, frames: int) -> np.ndarray:
+        """Log-posteriors of the next chunk; none if this step only fills the look-ahead of the first."""
+        model = self.model
+        log_probs, following = model.step(samples, frames, self._past, self._state)
+        self._buffer = self._buffer[model.chunk * model.hop :]
+        self._chunks += 1
+        if self._chunks <= 0:
+            self._state["ahead"] = following["ahead"]
+            return log_probs[:0]
+        self._state = following
+        self._past = min(self._past + model.chunk, model.left)
+        return log_probs
+
+
 class OnnxRecognizer:
     """Recognise one stream of 16 kHz audio, greedily; see :class:`distill.streaming.StreamingRecognizer`.
 
@@ -131,10 +183,7 @@ class OnnxRecognizer:
         """Forget everything: the next sample is the first of a new stream."""
         self._samples = 0
         self._finished = False
-        self._buffer = np.zeros(self.model.leading, np.float32)
-        self._state = self.model.first_state()
-        self._chunks = -self.model.priming  # put out so far
-        self._past = 0
+        self._stream = LogProbStream(self.model)
         self._frames = 0
         self._begin()
 
@@ -157,20 +206,15 @@ class OnnxRecognizer:
         if not np.isfinite(piece).all():
             raise UserError("audio: holds samples that are not finite numbers; check where it comes from")
         self._samples += len(piece)
-        self._buffer = np.concatenate((self._buffer, piece.astype(np.float32)))
+        log_probs = self._stream.accept(piece.astype(np.float32))
         results: list[Result] = []
-        computed = False
-        while len(self._buffer) >= self.model.samples:
-            log_probs = self._step(self._buffer[: self.model.samples], self.model.chunk + self.model.lookahead)
-            if log_probs is None:
-                continue
-            computed = True
-            self._search(log_probs)
+        for start in range(0, len(log_probs), self.model.chunk):
+            self._search(log_probs[start : start + self.model.chunk])
             if self._endpoint_frames is not None and self._tokens:
                 if self._frames - self._tokens[-1][2] >= self._endpoint_frames:
                     results.append(self._result("final", started))
                     self._begin()
-        if computed and (self._tokens or not results):
+        if len(log_probs) and (self._tokens or not results):
             results.append(self._result("partial", started))
         return results
 
@@ -180,28 +224,8 @@ class OnnxRecognizer:
         if self._finished:
             raise RuntimeError("the stream has ended; call reset() first")
         self._finished = True
-        model = self.model
-        total = max(0, self._samples + model.tail - model.window) // model.hop + 1 if self._samples else 0
-        while self._chunks * model.chunk < total:
-            rest = total - self._chunks * model.chunk
-            audio = self._buffer[: model.samples]
-            silence = np.zeros(model.samples - len(audio), np.float32)
-            log_probs = self._step(np.concatenate((audio, silence)), min(rest, model.chunk + model.lookahead))
-            if log_probs is not None:
-                self._search(log_probs[:rest])
+        self._search(self._stream.finish())
         return self._result("final", started)
-
-    def _step(self, samples: np.ndarray, frames: int) -> np.ndarray | None:
-        """Log-posteriors of the next chunk; None if this step only filled the look-ahead."""
-        log_probs, following = self.model.step(samples, frames, self._past, self._state)
-        self._buffer = self._buffer[self.model.chunk * self.model.hop :]
-        self._chunks += 1
-        if self._chunks <= 0:
-            self._state["ahead"] = following["ahead"]
-            return None
-        self._state = following
-        self._past = min(self._past + self.model.chunk, self.model.left)
-        return log_probs
 
     def _search(self, log_probs: np.ndarray) -> None:
         """The best CTC path: the most probable token of every frame, repetitions merged and blanks dropped."""
@@ -233,11 +257,6 @@ class OnnxRecognizer:
             "emitted_after_s": time.perf_counter() - started,
             "tokens": tokens,
         }
-
-
-def exported(directory: str | Path) -> bool:
-    """Whether a directory holds exported models, or a packed file nothing else."""
-    return any(model_directory(directory).glob("student_*ms.onnx"))
 
 
 def model_path(directory: str | Path, chunk_ms: int, int8: bool = False) -> Path:

@@ -75,6 +75,9 @@ def shapes_of(student: Student, chunk: int, left: int, lookahead: int) -> Shapes
 class LogMel(nn.Module):
     """(n,) audio in [-1, 1] -> (frames, bins) as :meth:`FbankFrontEnd.encode` feeds them to its convolutions."""
 
+    fourier: Tensor
+    filters: Tensor
+
     def __init__(self, front_end: FbankFrontEnd) -> None:
         super().__init__()
         filters = front_end.filters.double()
@@ -129,6 +132,9 @@ class StreamStep(nn.Module):
 
     Output: log-posteriors (C, V), then the next origin, ahead, keys, values and conv.
     """
+
+    cos: Tensor
+    sin: Tensor
 
     def __init__(self, student: Student, shapes: Shapes) -> None:
         super().__init__()

@@ -170,7 +170,8 @@ NO_TORCH = """
 import sys
 sys.modules["torch"] = None  # cannot be imported
 import soundfile
-from distill.export.recognizer import OnnxRecognizer, exported
+from distill.export import exported
+from distill.export.recognizer import OnnxRecognizer
 packed, wav = sys.argv[1:]
 assert exported(packed)
 session = OnnxRecognizer.from_pretrained(packed, chunk_ms=480)
@@ -206,7 +207,8 @@ def test_an_export_alone_needs_no_torch(exp, tmp_path):
 
 
 def test_a_packed_model_with_an_export_is_the_training_unless_asked(exp, tmp_path):
-    from distill.export.recognizer import exported, model_path
+    from distill.export import exported
+    from distill.export.recognizer import model_path
 
     (tmp_path / "export").mkdir()
     (tmp_path / "export/student_480ms.onnx").write_bytes(b"graph")

@@ -336,7 +336,11 @@ def test_transcribe_with_each_model(recipe: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (["--token_type", "phn"], "char, bpe or word"),
+        (["--token_type", "morse"], "char, bpe, word or phn"),
+        (["--token_type", "phn"], "needs either --lexicon FILE or --lang_dir DIR"),
+        (["--token_type", "phn", "--lexicon", "lexicon.txt", "--decoders", "beam"], "take wfst"),
+        (["--lexicon", "lexicon.txt"], "need --token_type phn"),
+        (["--scoring", "kindly"], "plain or gigaspeech"),
         (["--stage", "15", "--stop_stage", "15"], "not built yet"),
         (["--teacher_targets", "somewhere"], "stored or online"),
         (["--decoders", "greedy viterbi"], "any of greedy, beam and wfst"),

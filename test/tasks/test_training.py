@@ -300,6 +300,9 @@ def test_bad_input_is_one_line(world, teacher, stored, capsys):
 
     assert "needs a teacher" in fails("bad1", STUDENT)
     assert "no/where/config.yaml: not found" in fails("bad2", STUDENT, "--teacher", "no/where")
+    frozen = {"front_end_conf": {"channels": [8] * 7, "freeze": True}}
+    said = fails("bad0", changed(STUDENT, network_conf=frozen), "--teacher", str(teacher))
+    assert "freeze: nothing to freeze, the CNN: not copied" in said and "conf/students/s5.yaml" in said
     assert "'widht'" in fails("bad3", changed(STUDENT, network_conf={"widht": 3}), "--teacher", str(teacher))
     assert "does not fit the network" in fails(
         "bad4",

@@ -34,8 +34,9 @@ Data
   --unlabelled true          the training set has no text: --teacher's own words take its place (default: false)
   --resample true            accept other sampling rates than 16 kHz and convert them (default: false)
 Tokens and graph
-  --token_type TYPE          char, bpe or word (default: bpe)
+  --token_type TYPE          char, bpe, word or phn (default: bpe)
   --nbpe N                   number of bpe tokens (default: 500)
+  --lexicon FILE, --lang_dir DIR   for phn: a word and its phones on each line, or a Kaldi lang directory
   --ngram_order N            of the denominator's token n-gram (default: 2)
   --ngram_lm FILE            take this token n-gram, ARPA or OpenFst text, instead of one estimated on the training text
 Teacher
@@ -61,11 +62,13 @@ Students
   --fixed_chunks \"160 480\"   also train streaming students for one chunk length each, to compare (default: none)
 Recognition
   --latencies \"160 320 480 960\"   chunk lengths in ms; full: everything at once
-  --decoders \"greedy\"       any of greedy, beam (CTC prefix beam search) and wfst (token-lexicon-grammar graph)
+  --decoders \"greedy\"       any of greedy, beam (CTC prefix beam search) and wfst (token-lexicon-grammar graph);
+                             of phones greedy finds phones only (default: greedy, for phn greedy and wfst)
   --lm FILE                  word n-gram of beam and wfst, ARPA (default: one estimated on the training text); its
                              weight and the bonus per word are tuned on the validation set
   --lm_order N               order of that estimate (default: 3)
   --decode_options \"STR\"    more options of beam and wfst, such as \"--nbest 10 --hotwords FILE --lexicon FILE\"
+  --scoring HOW              plain, or gigaspeech: hyphens split, fillers and tags not counted (default: plain)
 Report and packed model
   --pack_options \"STR\"       such as \"--license cc-by-4.0 --language en\"; python -m distill.bin.pack --help has more
 Machine
@@ -93,6 +96,8 @@ unlabelled=false
 resample=false
 token_type=bpe
 nbpe=500
+lexicon=
+lang_dir=
 ngram_order=2
 ngram_lm=
 teacher=
@@ -112,10 +117,11 @@ stage2_teacher=teacher
 no_kd=true
 fixed_chunks=
 latencies="160 320 480 960"
-decoders=greedy
+decoders=
 lm=
 lm_order=3
 decode_options=
+scoring=plain
 pack_options=
 ngpu=0
 num_nodes=1
@@ -139,9 +145,33 @@ done
 
 case "${token_type}" in
     bpe) token_dir=data/token_list/bpe_unigram${nbpe} ;;
-    char | word) token_dir=data/token_list/${token_type} ;;
-    *) fail "--token_type ${token_type}: must be char, bpe or word" ;;
+    char | word | phn) token_dir=data/token_list/${token_type} ;;
+    *) fail "--token_type ${token_type}: must be char, bpe, word or phn" ;;
 esac
+# What the networks are trained on, and the options of phones
+train_text=text
+lm_text=lm_train.txt
+lexicon_options=()
+lexicon_files=()
+if [ "${token_type}" = phn ]; then
+    train_text=text.phn
+    lm_text=lm_train.txt.phn
+    decoders=${decoders:-greedy wfst}
+    if [ -n "${lexicon}" ] && [ -z "${lang_dir}" ]; then
+        lexicon_options=(--lexicon "${lexicon}")
+        lexicon_files=("${lexicon}")
+    elif [ -n "${lang_dir}" ] && [ -z "${lexicon}" ]; then
+        lexicon_options=(--lang_dir "${lang_dir}")
+        lexicon_files=("${lang_dir}/phones.txt" "${lang_dir}/phones/align_lexicon.txt")
+    else
+        fail "--token_type phn: needs either --lexicon FILE or --lang_dir DIR"
+    fi
+    case " ${decoders} " in *" beam "*) fail "--decoders beam: finds no words in phones; take wfst" ;; esac
+    decode_options="--lexicon ${token_dir}/lexicon.txt ${decode_options}"
+elif [ -n "${lexicon}${lang_dir}" ]; then
+    fail "--lexicon, --lang_dir: need --token_type phn; for wfst's spellings give --decode_options \"--lexicon FILE\""
+fi
+decoders=${decoders:-greedy}
 case "${teacher_targets}" in stored | online) ;; *) fail "--teacher_targets ${teacher_targets}: stored or online" ;; esac
 case "${stage2_teacher}" in
     teacher | student_full | both) ;;
@@ -150,6 +180,7 @@ esac
 for decoder in ${decoders}; do
     case "${decoder}" in greedy | beam | wfst) ;; *) fail "--decoders ${decoder}: any of greedy, beam and wfst" ;; esac
 done
+case "${scoring}" in plain | gigaspeech) ;; *) fail "--scoring ${scoring}: plain or gigaspeech" ;; esac
 token_list=${token_dir}/tokens.txt
 hf_teacher=false
 if [ -n "${teacher}" ] && [ ! -e "${teacher}/config.yaml" ] && [ -e "${teacher}/config.json" ]; then hf_teacher=true; fi
@@ -208,7 +239,7 @@ if command -v flock > /dev/null; then
     flock -n 8 || { log "waiting for another run to end its data preparation in ${dumpdir}"; flock 8; }
 fi
 
-# ESPnet's own data stages
+# ESPnet's own data stages, which know no phones and up to stage 4 need no tokens
 espnet_data() {
     "${ESPNET_ROOT}/egs2/TEMPLATE/asr1/asr.sh" \
         --stage "$1" --stop_stage "$1" --nj "${nj}" --ngpu 0 --dumpdir "${dumpdir}" --expdir "${expdir}" \
@@ -216,7 +247,7 @@ espnet_data() {
         --local_data_opts "${local_data_opts}" --speed_perturb_factors "${speed_perturb_factors}" \
         --audio_format "${audio_format}" --fs 16k --feats_type raw \
         --min_wav_duration "${min_wav_duration}" --max_wav_duration "${max_wav_duration}" \
-        --token_type "${token_type}" --nbpe "${nbpe}" --use_lm false --asr_config none
+        --token_type "${token_type/phn/word}" --nbpe "${nbpe}" --use_lm false --asr_config none
 }
 
 # begin STAMP TITLE OPTIONS OUTPUT INPUT...: true if the stage is to be run. What an earlier run left in OUTPUT is gone
@@ -324,7 +355,16 @@ if wanted 4; then
     fi
 fi
 if wanted 5; then
-    if begin "${data_stamps}/5_${token_type}" "token list" "${token_type} ${nbpe} ${teacher_tokens}" "" "${data_stamps}/4"; then
+    if [ "${token_type}" = phn ]; then
+        if begin "${data_stamps}/5_phn" "phones" "${lexicon_options[*]} ${test_sets}" "" "${data_stamps}/4" \
+            "${lexicon_files[@]}"; then
+            texts=("${raw}/lm_train.txt")
+            for set in ${train_set} ${valid_set} ${test_sets}; do texts+=("${raw}/${set}/text"); done
+            python3 -m distill.bin.phone_tokens "${lexicon_options[@]}" --output "${token_dir}" --texts "${texts[@]}"
+            finish "${data_stamps}/5_phn"
+        fi
+    elif begin "${data_stamps}/5_${token_type}" "token list" "${token_type} ${nbpe} ${teacher_tokens}" "" \
+        "${data_stamps}/4"; then
         espnet_data 5
         if ${teacher_tokens}; then
             python3 -m distill.bin.adopt_teacher --model "${teacher}" --show_tokens > "${token_list}.teacher"
@@ -337,7 +377,7 @@ if wanted 5; then
 fi
 exec 8>&- # the data are there: others may use them
 if wanted 6; then
-    source=(--text "${raw}/lm_train.txt" --order "${ngram_order}")
+    source=(--text "${raw}/${lm_text}" --order "${ngram_order}")
     if [ -n "${ngram_lm}" ]; then source=(--lm "${ngram_lm}"); fi
     if begin "${stamps}/6" "denominator graph" "${ngram_order}" "" "${source[1]}" "${token_list}"; then
         python3 -m distill.bin.make_graph "${source[@]}" --token_list "${token_list}" \
@@ -353,15 +393,16 @@ trainer=(
     --ngpu "${ngpu}" --seed "${seed}" --resume true --use_preprocessor true --cleaner none --g2p none
     --token_list "${token_list}" --token_type "${token_type}" --bpemodel "${bpemodel:-none}"
     --train_data_path_and_name_and_type "${raw}/${train_set}/wav.scp,speech,sound"
-    --train_data_path_and_name_and_type "${raw}/${train_set}/text,text,text"
+    --train_data_path_and_name_and_type "${raw}/${train_set}/${train_text},text,text"
     --valid_data_path_and_name_and_type "${raw}/${valid_set}/wav.scp,speech,sound"
-    --valid_data_path_and_name_and_type "${raw}/${valid_set}/text,text,text"
+    --valid_data_path_and_name_and_type "${raw}/${valid_set}/${train_text},text,text"
 )
 
 # Lengths of every utterance, for batching; one set of them serves every training.
 collect_stats() {
     if begin "${stamps}/9" "collect statistics" "${token_type}" "${expdir}/stats" "${raw}/${train_set}/wav.scp" \
-        "${raw}/${train_set}/text" "${raw}/${valid_set}/wav.scp" "${raw}/${valid_set}/text" "${token_list}"; then
+        "${raw}/${train_set}/${train_text}" "${raw}/${valid_set}/wav.scp" "${raw}/${valid_set}/${train_text}" \
+        "${token_list}"; then
         mkdir -p "${expdir}/stats"
         "${trainer[@]}" --config "${teacher_config}" --output_dir "${expdir}/stats" --collect_stats true --ngpu 0 \
             --train_shape_file "${raw}/${train_set}/utt2num_samples" \
@@ -604,6 +645,7 @@ decode() {
         options="--decoder ${decoder} --lm ${lm} --tuned ${expdir}/${system}/tuned.json ${decode_options}"
     fi
     local inputs=("$(trained_in "${system}")" "$@")
+    if [ "${decoder}" = wfst ] && [ "${token_type}" = phn ]; then inputs+=("${token_dir}/lexicon.txt"); fi
     for scp in "${test_dirs[@]}"; do inputs+=("${scp}/wav.scp"); done
     if begin "${stamps}/${stamp}" "${title}" "${test_sets} ${chunks} ${nj}${options:+ ${options}}" "" "${inputs[@]}"; then
         # shellcheck disable=SC2086
@@ -660,6 +702,11 @@ if wanted 12; then
     done
 fi
 if wanted 13; then
+    scoring_options=(--scoring "${scoring}")
+    if [ -n "${bpemodel}" ]; then scoring_options+=(--bpemodel "${bpemodel}"); fi
+    scored=(text)
+    ref_tokens=()
+    if [ "${token_type}" = phn ]; then scored+=(text.phn); fi
     inputs=()
     for system in ${systems}; do
         for decoder in ${decoders}; do
@@ -667,12 +714,14 @@ if wanted 13; then
             inputs+=("${stamps}/12_${system}${suffix}")
         done
     done
-    for dir in "${test_dirs[@]}"; do inputs+=("${dir}/text"); done
-    if begin "${stamps}/13" "score" "${test_sets}" "" "${inputs[@]}"; then
+    for dir in "${test_dirs[@]}"; do inputs+=("${scored[@]/#/${dir}/}"); done
+    if begin "${stamps}/13" "score" "${test_sets} ${scoring}" "" "${inputs[@]}"; then
         for set in ${test_sets}; do
             decode_dirs=()
             for system in ${systems}; do decode_dirs+=("${expdir}/${system}"/decode_*/"${set}"); done
-            python3 -m distill.bin.score --ref "${raw}/${set}/text" --decode_dir "${decode_dirs[@]}"
+            if [ "${token_type}" = phn ]; then ref_tokens=(--ref_tokens "${raw}/${set}/text.phn"); fi
+            python3 -m distill.bin.score --ref "${raw}/${set}/text" --decode_dir "${decode_dirs[@]}" \
+                "${scoring_options[@]}" "${ref_tokens[@]}"
         done
         recipe=$(realpath --relative-to="${DISTILL_ROOT}" .)
         python3 -m distill.bin.results --expdir "${expdir}" --test_sets "${test_sets}" --recipe "${recipe}"
