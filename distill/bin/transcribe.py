@@ -26,9 +26,13 @@ from typing import TYPE_CHECKING
 
 from distill.decode.settings import DECODERS, add_arguments, conf_of
 from distill.errors import UserError, cli
+from distill.export import exported
 
 if TYPE_CHECKING:
     import numpy as np
+
+    from distill.export.recognizer import OnnxRecognizer
+    from distill.streaming.recognizer import Result, StreamingRecognizer
 
 PIECE = 160  # samples
 
@@ -53,12 +57,15 @@ def pieces(file: str) -> Iterator[np.ndarray]:
 @cli
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", type=Path, required=True, help="directory of a training, such as exp/student_stream")
+    parser.add_argument(
+        "--model", type=Path, required=True, help="directory of a training, such as exp/student_stream, or exp/export"
+    )
     parser.add_argument("--chunk_ms", type=int, default=480, help="length of a chunk (default: 480)")
     parser.add_argument(
         "--endpoint_ms", type=int, help="silence that ends a result (default: only the end of the audio)"
     )
     parser.add_argument("--threads", type=int, default=1, help="CPU threads (default: 1)")
+    parser.add_argument("--int8", action="store_true", help="of an export, take the model with int8 weights")
     parser.add_argument("--json", action="store_true", help="print an object per event")
     parser.add_argument("--decoder", choices=DECODERS, default="greedy", help="(default: greedy)")
     add_arguments(parser)
@@ -67,13 +74,25 @@ def main(argv: list[str] | None = None) -> None:
     if args.threads < 1:
         parser.error("--threads must be at least 1")
 
-    import torch
-
-    from distill.streaming.recognizer import Result, StreamingRecognizer
-
-    torch.set_num_threads(args.threads)
     decoding = conf_of(args, args.decoder)
-    recognizer = StreamingRecognizer.from_pretrained(args.model, args.chunk_ms, args.endpoint_ms, decoding=decoding)
+    recognizer: StreamingRecognizer | OnnxRecognizer
+    if exported(args.model):
+        from distill.export.recognizer import OnnxRecognizer
+
+        if args.decoder != "greedy":
+            raise UserError(f"--decoder {args.decoder}: exported models decode greedily; give the training's directory")
+        recognizer = OnnxRecognizer.from_pretrained(
+            args.model, args.chunk_ms, args.endpoint_ms, args.int8, args.threads
+        )
+    else:
+        import torch
+
+        from distill.streaming.recognizer import StreamingRecognizer
+
+        if args.int8:
+            raise UserError(f"--int8: {args.model} is no export; stage 15 makes one")
+        torch.set_num_threads(args.threads)
+        recognizer = StreamingRecognizer.from_pretrained(args.model, args.chunk_ms, args.endpoint_ms, decoding=decoding)
     terminal = sys.stderr.isatty()
     shown = ""
 

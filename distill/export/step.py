@@ -1,0 +1,260 @@
+"""One step of a streaming student as a network of fixed shapes: the audio of one more chunk goes in, its log-posteriors
+come out, and everything that is remembered is an input and an output.
+
+A step computes what :meth:`distill.models.student.Student.stream` does for one chunk, arranged for a runtime that has
+no state of its own:
+
+- Caches are of a fixed size, with a count of the frames in them that are real.
+- Keys are cached rotated, each by the position it had when it was new, so that old ones need no work. Positions would
+  grow with the stream; but only their angles matter, so it is the angles of the stream's origin that are remembered,
+  turned at every step and brought back to length one.
+- What is linear is one matrix: mean, pre-emphasis, window and Fourier transform of the log-mel; the 0.5 of the
+  feed-forwards and the scale of attention within their weights.
+- Activations are (time, channel), so that nothing is transposed but the heads of attention and the depthwise
+  convolution.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from distill.models.cnn import ConvFrontEnd
+from distill.models.conformer import Attention, CausalConvolution, ConformerBlock, FeedForward, rotary_tables
+from distill.models.fbank import FFT, FRAME, SHIFT, FbankFrontEnd
+from distill.models.student import Student
+
+HIDDEN = -1e9  # score of what must not be seen
+
+
+@dataclass(frozen=True)
+class Shapes:
+    """Sizes of a step.
+
+    Attributes:
+        chunk: frames that a step puts out.
+        lookahead: frames beyond them that it sees.
+        left: frames of history.
+        samples: audio of a step, at 16 kHz.
+        hop: samples between frames.
+        window: samples that a frame sees.
+        tail: samples of silence that belong to the end of the audio.
+    """
+
+    chunk: int
+    lookahead: int
+    left: int
+    samples: int
+    hop: int
+    window: int
+    tail: int
+
+    @property
+    def priming(self) -> int:
+        """Steps before the first chunk, which only fill its look-ahead; what they put out means nothing."""
+        return -(-self.lookahead // self.chunk)
+
+    @property
+    def leading(self) -> int:
+        """Samples of silence before the first of the stream, so that the look-ahead is filled by whole steps."""
+        return (self.priming * self.chunk - self.lookahead) * self.hop
+
+
+def shapes_of(student: Student, chunk: int, left: int, lookahead: int) -> Shapes:
+    """The sizes of a step of so many frames."""
+    front = student.front_end
+    samples = front.hop * chunk + front.window - front.hop
+    return Shapes(chunk, lookahead, left, samples, front.hop, front.window, front.tail)
+
+
+class LogMel(nn.Module):
+    """(n,) audio in [-1, 1] -> (frames, bins) as :meth:`FbankFrontEnd.encode` feeds them to its convolutions."""
+
+    fourier: Tensor
+    filters: Tensor
+
+    def __init__(self, front_end: FbankFrontEnd) -> None:
+        super().__init__()
+        filters = front_end.filters.double()
+        heard = filters.sum(1).nonzero().flatten()
+        eye = torch.eye(FRAME, dtype=torch.float64) * 32768.0
+        frames = eye - eye.mean(1, keepdim=True)
+        before = F.pad(frames[None], (1, 0), mode="replicate")[0, :, :-1]
+        spectrum = torch.fft.rfft((frames - 0.97 * before) * front_end.povey.double(), n=FFT)[:, heard]
+        self.register_buffer("fourier", torch.cat((spectrum.real, spectrum.imag), 1).float())
+        self.register_buffer("filters", filters[heard].float())
+
+    def forward(self, samples: Tensor) -> Tensor:
+        count = (samples.shape[0] - FRAME) // SHIFT + 1
+        blocks = samples[: samples.shape[0] // SHIFT * SHIFT].view(-1, SHIFT)
+        rest = samples[2 * SHIFT : 2 * SHIFT + count * SHIFT]
+        rest = F.pad(rest, (0, count * SHIFT - rest.shape[0])).view(count, SHIFT)[:, : FRAME - 2 * SHIFT]
+        real, imaginary = (torch.cat((blocks[:count], blocks[1 : count + 1], rest), 1) @ self.fourier).chunk(2, 1)
+        # Energies below 1 are less than the rounding to int16, and their logarithm would be clamped to 0.
+        return (((real * real + imaginary * imaginary) @ self.filters).clamp(min=1.0).log() - 12.0) * 0.2
+
+
+def strided(x: Tensor, layer: nn.Module) -> Tensor:
+    """A layer of a front end, (T, Cin) -> ((T - kernel) // stride + 1, Cout): one matrix product."""
+    conv = cast(nn.Conv1d, layer.conv)
+    kernel, stride, channels = conv.kernel_size[0], conv.stride[0], x.shape[1]
+    count = (x.shape[0] - kernel) // stride + 1
+    rows = x[: count * stride].reshape(count, stride * channels)
+    if kernel > stride:
+        following = [x[offset : offset + (count - 1) * stride + 1 : stride] for offset in range(stride, kernel)]
+        rows = torch.cat((rows, *following), 1)
+    taps = conv.weight.permute(0, 2, 1).reshape(conv.out_channels, -1)
+    return F.gelu(cast(nn.LayerNorm, layer.layer_norm)(F.linear(rows[:, : taps.shape[1]], taps, conv.bias)))
+
+
+def rotated(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotary positions of (heads, T, dim) by (T, dim / 2) cosines and sines."""
+    first, second = x.chunk(2, -1)
+    return torch.cat((first * cos - second * sin, second * cos + first * sin), -1)
+
+
+class StreamStep(nn.Module):
+    """A step of a student; weights are copies.
+
+    Inputs and outputs of :meth:`forward`, with C frames of a chunk, R of look-ahead, L of history, W the width:
+
+    - samples (n,): audio from the first sample of frame C k + R on, k the step, n as :class:`Shapes` says.
+    - frames (): of the C + R frames of this step, how many there are: fewer only at the end of the stream.
+    - past (): of the L frames of history, how many there are, the last ones.
+    - origin (2, dim / 2): cosines and sines of the angles of the chunk's first frame; 1 and 0 at the beginning.
+    - ahead (R, W): frames [C k, C k + R) from the front end; absent if R is 0.
+    - keys, values (heads, L, dim) and conv (kernel - 1, W) of each block, zeros at the beginning.
+
+    Output: log-posteriors (C, V), then the next origin, ahead, keys, values and conv.
+    """
+
+    cos: Tensor
+    sin: Tensor
+
+    def __init__(self, student: Student, shapes: Shapes) -> None:
+        super().__init__()
+        self.shapes = shapes
+        self.width, self.heads = student.width, student.heads
+        self.dim = student.width // student.heads
+        front = student.front_end
+        self.log_mel = LogMel(front) if isinstance(front, FbankFrontEnd) else None
+        assert isinstance(front, FbankFrontEnd | ConvFrontEnd)
+        self.conv_layers = front.conv_layers
+        self.feature_norm, self.projection = student.feature_norm, student.projection
+        self.blocks = copy.deepcopy(student.blocks)
+        self.output = student.output
+        for block in self.blocks:
+            halve(cast(ConformerBlock, block).ffn1)
+            halve(cast(ConformerBlock, block).ffn2)
+            scale_queries(cast(ConformerBlock, block).attention, self.dim**-0.5)
+        cos, sin = rotary_tables(shapes.chunk + shapes.lookahead + 1, self.dim, torch.device("cpu"))
+        self.register_buffer("cos", cos)
+        self.register_buffer("sin", sin)
+
+    def names(self) -> tuple[list[str], list[str]]:
+        """Names of inputs and outputs, in order."""
+        state = ["origin"] + (["ahead"] if self.shapes.lookahead else [])
+        for number in range(len(self.blocks)):
+            state += [f"keys_{number}", f"values_{number}", f"conv_{number}"]
+        return ["samples", "frames", "past", *state], ["log_probs", *(f"next_{name}" for name in state)]
+
+    def first_inputs(self) -> tuple[Tensor, ...]:
+        """Silence at the beginning of a stream."""
+        shapes, zeros = self.shapes, torch.zeros
+        origin = torch.stack((torch.ones(self.dim // 2), zeros(self.dim // 2)))
+        state = [origin] + ([zeros(shapes.lookahead, self.width)] if shapes.lookahead else [])
+        for block in self.blocks:
+            past = cast(ConformerBlock, block).convolution.kernel - 1
+            history = self.heads, shapes.left, self.dim
+            state += [zeros(history), zeros(history), zeros(past, self.width)]
+        frames = torch.tensor(shapes.chunk + shapes.lookahead)
+        return (zeros(shapes.samples), frames, torch.tensor(0), *state)
+
+    def forward(
+        self, samples: Tensor, frames: Tensor, past: Tensor, origin: Tensor, *state: Tensor
+    ) -> tuple[Tensor, ...]:
+        shapes = self.shapes
+        x = samples[:, None] if self.log_mel is None else self.log_mel(samples)
+        for layer in self.conv_layers:
+            x = strided(x, layer)
+        x = self.projection(self.feature_norm(x))
+        result = []
+        if shapes.lookahead:
+            x = torch.cat((state[0], x))
+            result.append(x[shapes.chunk :])
+            state = state[1:]
+        time = torch.arange(-shapes.left, x.shape[0])
+        hidden = torch.logical_or(time < -past, time >= frames).to(x.dtype) * HIDDEN
+        turned_cos = origin[0] * self.cos - origin[1] * self.sin
+        turned_sin = origin[1] * self.cos + origin[0] * self.sin
+        tables = turned_cos[: x.shape[0]], turned_sin[: x.shape[0]]
+        next_origin = torch.stack((turned_cos[shapes.chunk], turned_sin[shapes.chunk]))
+        result.insert(0, next_origin / (next_origin * next_origin).sum(0, keepdim=True).sqrt())
+        for number, block in enumerate(self.blocks):
+            keys, values, conv = state[3 * number : 3 * number + 3]
+            x, *cache = self._block(cast(ConformerBlock, block), x, hidden, tables, keys, values, conv)
+            result += cache
+        return (F.log_softmax(self.output(x[: shapes.chunk]), -1), *result)
+
+    def _block(
+        self,
+        block: ConformerBlock,
+        x: Tensor,
+        hidden: Tensor,
+        tables: tuple[Tensor, Tensor],
+        keys: Tensor,
+        values: Tensor,
+        conv: Tensor,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        x = x + block.ffn1(x)
+        attended, keys, values = self._attention(block.attention, x, hidden, tables, keys, values)
+        x = x + attended
+        convolved, conv = self._convolution(block.convolution, x, conv)
+        x = x + convolved
+        x = x + block.ffn2(x)
+        return block.norm(x), keys, values, conv
+
+    def _attention(
+        self,
+        module: Attention,
+        x: Tensor,
+        hidden: Tensor,
+        tables: tuple[Tensor, Tensor],
+        keys: Tensor,
+        values: Tensor,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        time, chunk = x.shape[0], self.shapes.chunk
+        qkv = module.qkv(module.norm(x)).view(time, 3 * self.heads, self.dim).transpose(0, 1)
+        turned = rotated(qkv[: 2 * self.heads], *tables)
+        keys = torch.cat((keys, turned[self.heads :]), 1)
+        values = torch.cat((values, qkv[2 * self.heads :]), 1)
+        context = (turned[: self.heads] @ keys.transpose(1, 2) + hidden).softmax(-1) @ values
+        kept = slice(chunk, chunk + self.shapes.left)
+        return module.out(context.transpose(0, 1).reshape(time, self.width)), keys[:, kept], values[:, kept]
+
+    def _convolution(self, module: CausalConvolution, x: Tensor, past: Tensor) -> tuple[Tensor, Tensor]:
+        x = torch.cat((past, F.glu(module.gate(module.norm(x)), -1)))
+        chunk = self.shapes.chunk
+        kept = x[chunk : chunk + module.kernel - 1]
+        x = module.depthwise(x.t()[None])[0].t()
+        return module.out(F.silu(module.inner_norm(x))), kept
+
+
+@torch.no_grad()
+def halve(module: FeedForward) -> None:
+    """The factor 0.5 of a half-step feed-forward, in its weights."""
+    contract = cast(nn.Linear, module[4])
+    contract.weight.mul_(0.5)
+    contract.bias.mul_(0.5)
+
+
+@torch.no_grad()
+def scale_queries(module: Attention, scale: float) -> None:
+    """The scale of attention's scores, in the weights of its queries."""
+    module.qkv.weight.chunk(3)[0].mul_(scale)
+    module.qkv.bias.chunk(3)[0].mul_(scale)
