@@ -58,7 +58,7 @@ def pieces(file: str) -> Iterator[np.ndarray]:
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "--model", type=Path, required=True, help="directory of a training, such as exp/student_stream, or exp/export"
+        "--model", type=Path, required=True, help="training, such as exp/student_stream, exp/export, or packed model"
     )
     parser.add_argument("--chunk_ms", type=int, default=480, help="length of a chunk (default: 480)")
     parser.add_argument(
