@@ -12,11 +12,12 @@ setup(
     version=VERSION.group(1) if VERSION else "0",
     description="Distil a large wav2vec 2.0 recogniser into a small streaming one, inside ESPnet",
     packages=find_packages(include=["distill", "distill.*"]),
-    package_data={"distill.serve": ["page/*"]},
+    package_data={"distill.report": ["*.html", "*.css"], "distill.serve": ["page/*"]},
     python_requires=">=3.11",
     install_requires=[
         "numpy",
         "pyyaml",
+        "safetensors",  # weights of packed models
         "soundfile",  # reading and writing audio
         "torch",
         "tqdm",  # progress bars
@@ -31,6 +32,7 @@ setup(
             "soxr",  # resampling of the corpora made here
             "transformers",  # wav2vec 2.0
         ],
+        "report": ["jinja2", "matplotlib"],  # the page of an experiment; ticks of its plots
         "serve": ["aiohttp"],  # websocket server, page and client
         "demo": ["espeakng-loader==0.2.4"],
         "deploy": ["onnx", "onnxruntime", "sherpa_onnx"],  # export, the recogniser without torch, the phone's runtime

@@ -67,8 +67,14 @@ def row_of(
     return row
 
 
-def describe(network: Student | Teacher, conf: DecodeConf, chunk_ms: int | None, threads: int) -> dict[str, Any]:
-    """What about.json holds of a decode directory: the network's size and how it was decoded."""
+def describe(
+    network: Student | Teacher, conf: DecodeConf, chunk_ms: int | None, threads: int, token_type: str
+) -> dict[str, Any]:
+    """What about.json holds of a decode directory: the network's size and how it was decoded.
+
+    ``text`` is tokens where phones were recognised without a lexicon, else words.
+    """
+    found_words = token_type != "phn" or (conf.decoder == "wfst" and conf.lm_unit == "word")
     parameters = list(network.parameters())
     about: dict[str, Any] = {
         "params": sum(p.numel() for p in parameters),
@@ -76,6 +82,7 @@ def describe(network: Student | Teacher, conf: DecodeConf, chunk_ms: int | None,
         "threads": threads,
         "chunk_ms": chunk_ms,
         "decoder": conf.decoder,
+        "text": "words" if found_words else "tokens",
     }
     if conf.decoder != "greedy":
         about["lm"] = None if conf.lm is None else str(conf.lm)
@@ -87,7 +94,8 @@ def describe(network: Student | Teacher, conf: DecodeConf, chunk_ms: int | None,
 @cli
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", type=Path, required=True, help="experiment directory of a teacher or student")
+    parser.add_argument("--model", type=Path, required=True, help="training's directory, or packed model")
+    parser.add_argument("--output", type=Path, help="write below this directory (default: --model, if it is one)")
     parser.add_argument("--data_dirs", type=Path, nargs="+", required=True, help="directories with wav.scp")
     parser.add_argument(
         "--chunk_ms", type=chunk_length, nargs="*", default=[], help="latencies in ms, or full (default: full)"
@@ -99,6 +107,8 @@ def main(argv: list[str] | None = None) -> None:
     add_arguments(parser)
     args = parser.parse_args(argv)
     confs = [conf_of(args, decoder) for decoder in args.decoder]
+    if args.output is None and args.model.is_file():
+        raise UserError(f"{args.model}: is a packed model; give --output DIR for what is recognised")
     if not 1 <= args.job <= args.num_jobs:
         raise UserError(f"--job {args.job}: must be from 1 to --num_jobs {args.num_jobs}")
 
@@ -130,7 +140,7 @@ def main(argv: list[str] | None = None) -> None:
                 name = "decode_full" if chunk_ms is None else f"decode_{chunk_ms}ms"
                 if conf.decoder != "greedy":
                     name += f"_{conf.decoder}"
-                output = args.model / name / data_dir.name / f"hyp.{args.job}.jsonl"
+                output = (args.output or args.model) / name / data_dir.name / f"hyp.{args.job}.jsonl"
                 if output.is_file():
                     progress.update(len(utterances))
                     continue
@@ -151,7 +161,7 @@ def main(argv: list[str] | None = None) -> None:
                         stream.write(json.dumps(row, ensure_ascii=False) + "\n")
                         progress.update()
                 if args.job == 1:
-                    about = describe(network, conf, chunk_ms, args.threads)
+                    about = describe(network, conf, chunk_ms, args.threads, recognizer.token_type)
                     with atomic_write(output.with_name("about.json")) as stream:
                         json.dump(about, stream, indent=1)
     progress.close()

@@ -20,7 +20,9 @@ from distill.errors import cli
 @cli
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", type=Path, required=True, help="directory of a training, such as exp/student_stream")
+    parser.add_argument(
+        "--model", type=Path, required=True, help="training, such as exp/student_stream, or packed model"
+    )
     parser.add_argument("--chunk_ms", type=int, default=480, help="length of a chunk unless chosen (default: 480)")
     parser.add_argument("--endpoint_ms", type=int, default=800, help="silence that ends a result (default: 800)")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen at (default: 127.0.0.1)")

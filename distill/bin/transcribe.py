@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING
 from distill.decode.settings import DECODERS, add_arguments, conf_of
 from distill.errors import UserError, cli
 from distill.export import exported
+from distill.pack.archive import model_directory
 
 if TYPE_CHECKING:
     import numpy as np
@@ -58,7 +59,7 @@ def pieces(file: str) -> Iterator[np.ndarray]:
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "--model", type=Path, required=True, help="directory of a training, such as exp/student_stream, or exp/export"
+        "--model", type=Path, required=True, help="training, such as exp/student_stream, exp/export, or packed model"
     )
     parser.add_argument("--chunk_ms", type=int, default=480, help="length of a chunk (default: 480)")
     parser.add_argument(
@@ -76,14 +77,13 @@ def main(argv: list[str] | None = None) -> None:
 
     decoding = conf_of(args, args.decoder)
     recognizer: StreamingRecognizer | OnnxRecognizer
-    if exported(args.model):
+    directory = model_directory(args.model, "onnx" if args.int8 else None)
+    if exported(directory):
         from distill.export.recognizer import OnnxRecognizer
 
         if args.decoder != "greedy":
             raise UserError(f"--decoder {args.decoder}: exported models decode greedily; give the training's directory")
-        recognizer = OnnxRecognizer.from_pretrained(
-            args.model, args.chunk_ms, args.endpoint_ms, args.int8, args.threads
-        )
+        recognizer = OnnxRecognizer.from_pretrained(directory, args.chunk_ms, args.endpoint_ms, args.int8, args.threads)
     else:
         import torch
 

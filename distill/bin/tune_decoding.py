@@ -89,7 +89,8 @@ def main(argv: list[str] | None = None) -> None:
             wrong += editdistance.eval(reference, said)
         return 100 * wrong / words
 
-    greedy = wer(GreedySearch())
+    # Without a lexicon phones have no words to compare.
+    greedy = None if recognizer.token_type == "phn" else wer(GreedySearch())
     pairs = [(weight, bonus) for weight in sorted(args.lm_weights) for bonus in sorted(args.word_bonuses)]
     tuned: dict[str, dict] = {}
     for decoder in args.decoder:
@@ -121,7 +122,7 @@ def main(argv: list[str] | None = None) -> None:
         }
         print(
             f"{args.model.name}, {decoder}: {best:.2f} % WER on {args.data_dir.name} with lm_weight {weight:g}, "
-            f"word_bonus {bonus:g} (greedy: {greedy:.2f} %)"
+            f"word_bonus {bonus:g}" + ("" if greedy is None else f" (greedy: {greedy:.2f} %)")
         )
     with atomic_write(args.output) as stream:
         json.dump(tuned, stream, indent=1)

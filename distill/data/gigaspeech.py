@@ -24,6 +24,10 @@ from distill.errors import UserError, cli
 SUBSETS = ("XS", "S", "M", "L", "XL")  # 10, 250, 1000, 2500 and 10,000 h; each holds those before it
 PUNCTUATION = {"<COMMA>", "<PERIOD>", "<QUESTIONMARK>", "<EXCLAMATIONPOINT>"}
 GARBAGE = {"<SIL>", "<MUSIC>", "<NOISE>", "<OTHER>"}
+# What the corpus's own scoring counts for nothing in reference and hypothesis: SpeechColab/GigaSpeech,
+# utils/gigaspeech_scoring.py
+FILLERS = {"UH", "UHH", "UM", "EH", "MM", "HM", "AH", "HUH", "HA", "ER", "OOF", "HEE", "ACH", "EEE", "EW"}
+UNSCORED = PUNCTUATION | GARBAGE | FILLERS | {"<UNK>"}
 BLOCK = 1 << 22
 
 
@@ -74,6 +78,11 @@ def words_of(text: str) -> str | None:
     if any(word in GARBAGE for word in words):
         return None
     return " ".join(word for word in words if word not in PUNCTUATION) or None
+
+
+def scored_words(text: str) -> str:
+    """The words that GigaSpeech's own scoring counts: hyphens split, fillers, tags and <unk> are dropped."""
+    return " ".join(word for word in text.replace("-", " ").split() if word.upper() not in UNSCORED)
 
 
 @cli

@@ -63,7 +63,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--lexicon",
         type=Path,
-        help="words and their tokens for wfst (default: the n-gram's words, as the model spells)",
+        help="words and their tokens for wfst (default: the n-gram's words, as the model spells; needed for phones)",
     )
     group.add_argument("--hotwords", type=Path, help="phrases that beam should listen for, one a line")
     group.add_argument(
@@ -126,6 +126,8 @@ def graph_builder(conf: DecodeConf, token_list: Sequence[str], config: Mapping[s
     token_type = config.get("token_type", "char")
     if conf.lexicon is not None:
         lexicon = read_lexicon(conf.lexicon, token_list)
+    elif token_type == "phn" and conf.lm_unit == "word":
+        raise UserError("decoder wfst: a model of phones needs a lexicon; give --lexicon FILE")
     else:
         words = [entry[1][0] for entry in arpa_entries(conf.lm) if len(entry[1]) == 1]
         kind = "word" if conf.lm_unit == "token" else token_type

@@ -17,6 +17,7 @@ import kaldilm
 import numpy as np
 from torch import Tensor
 
+from distill.data.lexicon import read_pronunciations
 from distill.decode.hypothesis import Hypothesis, Token, Word, join_word
 from distill.errors import UserError
 
@@ -61,22 +62,15 @@ def read_lexicon(path: Path, token_list: Sequence[str]) -> Lexicon:
     """A lexicon file: on each line a word and its tokens; a word may be there with several spellings."""
     id_of = {token: index for index, token in enumerate(token_list)}
     lexicon: Lexicon = {}
-    try:
-        with open(path, encoding="utf-8") as stream:
-            for number, line in enumerate(stream, 1):
-                fields = line.split()
-                if len(fields) < 2:
-                    raise UserError(f"{path}:{number}: expected a word and its tokens; remove or complete the line")
-                unknown = [token for token in fields[1:] if token not in id_of or token == token_list[0]]
-                if unknown:
-                    raise UserError(f"{path}:{number}: token {unknown[0]!r} is not in the model's token list")
-                spelling = tuple(id_of[token] for token in fields[1:])
-                if spelling not in lexicon.setdefault(fields[0], []):
-                    lexicon[fields[0]].append(spelling)
-    except FileNotFoundError:
-        raise UserError(f"{path}: not found") from None
-    if not lexicon:
-        raise UserError(f"{path}: empty; expected a word and its tokens on each line")
+    for number, word, tokens in read_pronunciations(path):
+        unknown = [token for token in tokens if token not in id_of or token == token_list[0]]
+        if unknown:
+            raise UserError(
+                f"{path}:{number}: token {unknown[0]!r} is not in the model's token list; spell the word in its tokens"
+            )
+        spelling = tuple(id_of[token] for token in tokens)
+        if spelling not in lexicon.setdefault(word, []):
+            lexicon[word].append(spelling)
     return lexicon
 
 

@@ -2,7 +2,9 @@
 
 from pathlib import Path
 
+from distill.pack.archive import model_directory
+
 
 def exported(directory: str | Path) -> bool:
-    """Whether a directory holds an export."""
-    return any(Path(directory).glob("student_*ms.onnx"))
+    """Whether a directory holds an export, or a packed file nothing else."""
+    return any(model_directory(directory).glob("student_*ms.onnx"))

@@ -23,6 +23,7 @@ import onnxruntime
 
 from distill.decode.text import tokens_to_text
 from distill.errors import UserError
+from distill.pack.archive import model_directory
 
 if TYPE_CHECKING:
     from distill.streaming.recognizer import Result, TokenResult
@@ -159,7 +160,7 @@ class OnnxRecognizer:
         int8: bool = False,
         threads: int = 1,
     ) -> OnnxRecognizer:
-        """A recogniser from a directory that distill.bin.export wrote, such as exp/export."""
+        """A recogniser from a directory that distill.bin.export wrote, such as exp/export, or a packed model."""
         return cls(OnnxModel(model_path(directory, chunk_ms, int8), threads), endpoint_ms)
 
     @property
@@ -260,12 +261,13 @@ class OnnxRecognizer:
 
 def model_path(directory: str | Path, chunk_ms: int, int8: bool = False) -> Path:
     """The file for a chunk length; a :class:`UserError` says what there is instead."""
-    path = Path(directory) / f"student_{chunk_ms}ms{'.int8' if int8 else ''}.onnx"
+    directory = model_directory(directory, "onnx")
+    path = directory / f"student_{chunk_ms}ms{'.int8' if int8 else ''}.onnx"
     if path.is_file():
         return path
     if int8 and model_path(directory, chunk_ms).is_file():
         raise UserError(f"{path}: not found; int8 is not offered here, parity.json says why")
-    found = sorted(int(re.findall(r"\d+", file.name)[0]) for file in Path(directory).glob("student_*ms.onnx"))
+    found = sorted(int(re.findall(r"\d+", file.name)[0]) for file in directory.glob("student_*ms.onnx"))
     if not found:
         raise UserError(f"{path}: not found; give a directory that distill.bin.export wrote, such as exp/export")
     raise UserError(f"{path}: not found; it was exported for {', '.join(map(str, found))} ms (--chunk_ms)")

@@ -104,7 +104,7 @@ class StreamingRecognizer:
         device: str = "cpu",
         decoding: DecodeConf | None = None,
     ) -> StreamingRecognizer:
-        """A recogniser from the directory of a training, such as exp/student_stream; greedy unless told otherwise."""
+        """A recogniser from a training, such as exp/student_stream, or a packed model; greedy unless told otherwise."""
         from distill.tasks.load import load_network
 
         network, token_list, config = load_network(directory, device)

@@ -76,7 +76,7 @@ class DistillModel(AbsESPnetModel):
             if directory is not None
         ]
         if not self.teachers:
-            if conf.target in ("posterior", "pseudo"):
+            if conf.target in ("posterior", "pseudo", "frame_kl"):
                 raise UserError(f"distill_conf.target: {conf.target} needs a teacher; give --teacher DIR")
             if conf.target == "none" and conf.weight_ctc == 0:
                 raise UserError("distill_conf: nothing to train on; give a teacher, target: transcript or weight_ctc")
@@ -216,6 +216,7 @@ class DistillModel(AbsESPnetModel):
             "loss_hidden": 1 - conf.alpha,
             "loss_logits": conf.alpha * (1 - conf.beta),
             "loss_mmi": conf.alpha * conf.beta,
+            "loss_kl": conf.alpha * conf.beta,  # in place of loss_mmi
         }
         for name, weight in weights.items():
             if name in stats:
@@ -244,14 +245,17 @@ class DistillModel(AbsESPnetModel):
         own, theirs = slice(delay, delay + frames), slice(frames)
         if comparisons:
             layers = []
+            distance = losses.masked_mse if conf.hidden_loss == "mse" else losses.masked_cosine
             for (projection, layer), h in zip(comparisons, output.hidden, strict=True):
                 target = losses.normalise_frames(hidden[layer]) if conf.hidden_norm else hidden[layer]
-                layers.append(losses.masked_mse(projection(h[:, own].float()), target[:, theirs], common).mean())
+                layers.append(distance(projection(h[:, own].float()), target[:, theirs], common).mean())
             terms["loss_hidden"] = torch.stack(layers).mean()
         if conf.alpha > 0 and conf.beta < 1:
             terms["loss_logits"] = losses.masked_mse(logits[:, own], teacher_logits[:, theirs], common).mean()
         if conf.alpha * conf.beta > 0 and conf.target != "none":
-            if conf.target == "posterior":
+            if conf.target == "frame_kl":
+                terms["loss_kl"] = losses.frame_kl(logits[:, own], teacher_logits[:, theirs], common).mean()
+            elif conf.target == "posterior":
                 log_probs = teacher_logits.log_softmax(-1)
                 criterion = self.mmi(logits.device)
                 of_teacher: dict[str, Tensor] = {}

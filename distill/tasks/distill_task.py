@@ -145,7 +145,14 @@ class DistillTask(ASRTask):
             if isinstance(teacher, Student):
                 logging.info(f"{args.teacher} is a student: none of its weights are copied without --init")
                 return
-            for line in model.network.init_from_teacher(teacher):
+            report = model.network.init_from_teacher(teacher)
+            frozen = not any(parameter.requires_grad for parameter in model.network.front_end.parameters())
+            if frozen and "not copied" in report[0]:
+                raise UserError(
+                    f"network_conf.front_end_conf.freeze: nothing to freeze, the {report[0]} ({args.teacher}); take "
+                    "freeze: false, or a student with a front end of its own, such as conf/students/s5.yaml"
+                )
+            for line in report:
                 logging.info(f"Initialised from {args.teacher}: {line}")
 
     @classmethod

@@ -1,4 +1,4 @@
-"""Load a teacher or student from the directory of a training. Neither ESPnet nor the training's data is needed."""
+"""Load a teacher or student, of a training's directory or packed. Neither ESPnet nor the training's data is needed."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 import yaml
+from safetensors.torch import load_file
 from torch import nn
 
 from distill.errors import UserError
 from distill.files import sha256
+from distill.pack.archive import model_directory
 
 if TYPE_CHECKING:
     from distill.models.student import Student
@@ -28,25 +30,28 @@ class LoadedNetwork(NamedTuple):
 
 def read_config(directory: str | Path) -> dict[str, Any]:
     """``config.yaml`` of a training."""
-    path = Path(directory) / "config.yaml"
+    directory = model_directory(directory, "torch")
+    path = directory / "config.yaml"
     if not path.is_file():
         raise UserError(f"{path}: not found; give the directory of a finished training, such as exp/teacher")
     with open(path, encoding="utf-8") as stream:
         config = yaml.safe_load(stream)
     if not isinstance(config, dict) or "network" not in config or not isinstance(config.get("token_list"), list):
         raise UserError(f"{path}: not the configuration of a training of this toolkit; train it again")
+    if (directory / "bpe.model").is_file():  # packed with it
+        config["bpemodel"] = str(directory / "bpe.model")
     return config
 
 
 def checkpoint_path(directory: str | Path) -> Path:
-    """The weights to use: model.pth if present, else the n-best average, else the best epoch, else the latest one.
+    """The weights to use: model.safetensors or model.pth if present, else the average, the best or the latest epoch.
 
     Average and best are those of the training's first ``best_model_criterion`` (valid loss by default).
     """
-    directory = Path(directory)
+    directory = model_directory(directory, "torch")
     phase, criterion = (read_config(directory).get("best_model_criterion") or [["valid", "loss", "min"]])[0][:2]
     stem = f"{phase}.{criterion}"
-    for name in ("model.pth", f"{stem}.ave.pth", f"{stem}.best.pth", "latest.pth"):
+    for name in ("model.safetensors", "model.pth", f"{stem}.ave.pth", f"{stem}.best.pth", "latest.pth"):
         if (directory / name).is_file():
             return directory / name
     raise UserError(f"{directory}: holds no model ({stem}.ave.pth or latest.pth); let its training end first")
@@ -90,11 +95,14 @@ def load_weights(network: nn.Module, weights: Mapping[str, torch.Tensor], origin
 
 
 def load_network(directory: str | Path, device: str | torch.device = "cpu") -> LoadedNetwork:
-    """Load the network of a training directory, ready for recognition (evaluation mode, no projections of the loss)."""
+    """Load the network of a training, ready for recognition (evaluation mode, no projections of the loss)."""
     config = read_config(directory)
     path = checkpoint_path(directory)
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        if path.suffix == ".safetensors":
+            state = load_file(path)
+        else:
+            state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         raise UserError(f"{path}: cannot be read as a model ({type(error).__name__}); train it again") from error
     prefix = "network."

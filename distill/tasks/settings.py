@@ -9,7 +9,8 @@ from typing import Any, TypeVar
 
 from distill.errors import UserError
 
-TARGETS = ("posterior", "transcript", "pseudo", "none")
+TARGETS = ("posterior", "transcript", "pseudo", "frame_kl", "none")
+HIDDEN_LOSSES = ("mse", "cosine")
 
 
 def _range(name: str, value: Any) -> tuple[float, float]:
@@ -33,12 +34,16 @@ class DistillConf:
     ``posterior_top_k`` (target posterior) keeps the teacher's k most probable tokens of every frame and spreads what is
     left evenly over the others: for a large vocabulary, where the teacher's forward-backward in training is dear.
     ``nbest`` (target pseudo) takes so many of the teacher's token sequences, weighted by their posteriors, not one.
+
+    Target ``frame_kl`` puts the divergence of single frames in LF-MMI's place, and ``hidden_loss: cosine`` the angle in
+    that of the squared error: what a follow-up project chose, to compare with.
     """
 
     alpha: float = 0.8
     beta: float = 0.8
     layer_map: Sequence[int] | None = None
     hidden_norm: bool = True
+    hidden_loss: str = "mse"
     target: str = "none"
     den_scale: float = 1.0
     weight_ctc: float = 0.0
@@ -50,6 +55,8 @@ class DistillConf:
     def __post_init__(self) -> None:
         if self.target not in TARGETS:
             raise UserError(f"distill_conf.target: {self.target!r} is none of {', '.join(TARGETS)}")
+        if self.hidden_loss not in HIDDEN_LOSSES:
+            raise UserError(f"distill_conf.hidden_loss: {self.hidden_loss!r} is none of {', '.join(HIDDEN_LOSSES)}")
         for name in ("alpha", "beta"):
             if not 0 <= getattr(self, name) <= 1:
                 raise UserError(f"distill_conf.{name}: {getattr(self, name)} is not between 0 and 1")

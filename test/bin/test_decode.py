@@ -74,7 +74,7 @@ def test_from_tuning_to_scores(work, capsys):
         folder = model / ("decode_480ms" + ("" if decoder == "greedy" else f"_{decoder}")) / "valid"
         about = json.loads((folder / "about.json").read_text())
         assert about["decoder"] == decoder
-        out = score.score(work / "valid/text", folder)
+        out = score.score(work / "valid/text", folder)["wer"]
         assert out["speakers"]["ann"][0] == out["words"]
         rows = [json.loads(line) for line in (folder / "hyp.1.jsonl").read_text().splitlines()]
         assert len(rows) == 6

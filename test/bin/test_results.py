@@ -1,6 +1,7 @@
 """results.json, and RESULTS.md from it."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +17,12 @@ def make(
     (folder / "score_wer").mkdir(parents=True)
     words, wrong = (sum(row[column] for row in errors) for column in (0, 1))
     score = {"words": words, "sub": wrong, "del": 0, "ins": 0, "wer": 100 * wrong / words, "utterances": len(errors)}
+    score["wrong_utterances"] = sum(row[1] > 0 for row in errors)
     score |= {"audio_s": 10.0, "compute_s": 1.0 if system == "teacher" else 0.25, "errors": errors, "scorer": "sclite"}
     score["speakers"] = {"ann": errors[0], "bob": np.sum(errors[1:], 0).tolist()}
     (folder / "score_wer" / "score.json").write_text(json.dumps(score))
+    (folder / "score_cer").mkdir()
+    (folder / "score_cer" / "score.json").write_text(json.dumps({**score, "words": 5 * words, "cer": score["wer"] / 5}))
     size = 4_000_000 if system == "teacher" else 500_000
     about = {"params": size // 4, "model_bytes": size, "threads": 1, "chunk_ms": chunk_ms}
     if decoder:
@@ -43,6 +47,49 @@ def test_rows_and_table(tmp_path, capsys):
     text = (tmp_path / "RESULTS.md").read_text()
     assert "| student_stream | 160 ms | 20.00 (" in text and "8.0x" in text and "4.0x" in text
     assert text in capsys.readouterr().out
+    beside = text.split("## Beside the paper")[1].split("\n## ")[0].splitlines()
+    assert [line for line in beside if line.startswith("| ")][1:] == [
+        "| teacher | full | 10.00 | 1.00 M | 4.0 | 1.0x | 1.0x |",
+        "| student_stream | 160 ms | 20.00 (+100.0) | 0.12 M | 0.5 | 8.0x | 4.0x |",
+        "| student_stream | 960 ms | 15.00 (+50.0) | 0.12 M | 0.5 | 8.0x | 4.0x |",
+        "| *published* | 480 ms | (+9 to +23.4) | ? | ? | 12x | 8x |",
+    ]
+    espnet = text.split("## As ESPnet tabulates them")[1]
+    assert "### WER" in espnet and "### TER" not in espnet
+    assert "|student_stream/decode_160ms/test|3|20|80.0|20.0|0.0|0.0|20.0|100.0|" in espnet.split("### CER")[0]
+    assert "|student_stream/decode_160ms/test|3|100|96.0|4.0|0.0|0.0|4.0|100.0|" in espnet.split("### CER")[1]
+
+
+def test_the_published_figures_stand_below_the_480_ms_of_every_decoder(tmp_path):
+    for decoder, suffix in (("greedy", ""), ("beam", "_beam")):
+        make(tmp_path, "teacher", f"decode_full{suffix}", [[5, 1], [5, 0]], None, decoder)
+        make(tmp_path, "student_stream", f"decode_480ms{suffix}", [[5, 1], [5, 1]], 480, decoder)
+        make(tmp_path, "student_stream", f"decode_960ms{suffix}", [[5, 1], [5, 0]], 960, decoder)
+    results.main(["--expdir", str(tmp_path), "--test_sets", "test", "--recipe", "egs2/x"])
+    beside = (tmp_path / "RESULTS.md").read_text().split("## Beside the paper")[1].split("\n## ")[0].splitlines()
+    rows = [line.split(" | ")[0:3] for line in beside if line.startswith("| ")][1:]
+    assert [row[0].strip("| ") for row in rows].index("*published*") == 4
+    assert rows[3] == ["| student_stream", "480 ms", "beam"]
+
+
+def test_phones_without_a_lexicon_are_compared_by_their_tokens(tmp_path):
+    make(tmp_path, "teacher", "decode_full", [[5, 1], [5, 0], [10, 1]], None)
+    make(tmp_path, "student_full", "decode_full", [[5, 1], [5, 1], [10, 1]], None)
+    for folder in tmp_path.glob("*/decode_full/test"):
+        score = json.loads((folder / "score_wer/score.json").read_text())
+        (folder / "score_ter").mkdir()
+        (folder / "score_ter/score.json").write_text(json.dumps({**score, "ter": score.pop("wer")}))
+        for unit in ("wer", "cer"):
+            shutil.rmtree(folder / f"score_{unit}")
+    results.main(["--expdir", str(tmp_path), "--test_sets", "test", "--recipe", "egs2/x"])
+    rows = json.loads((tmp_path / "results.json").read_text())["rows"]
+    assert [(row["wer"], row["words"], row["scores"]["ter"]["err"]) for row in rows] == [
+        (None, None, 10.0),
+        (None, None, 15.0),
+    ]
+    assert rows[1]["relative_loss"] == pytest.approx(50.0) and rows[1]["ter_low"] < 15 < rows[1]["ter_high"]
+    text = (tmp_path / "RESULTS.md").read_text()
+    assert "| TER % (95 %) |" in text and "Beside the paper" not in text and "### WER" not in text
 
 
 def test_bootstrap_covers_the_estimate_and_narrows():

@@ -2,13 +2,16 @@
 
 import json
 import random
-import re
-import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+sys.path.insert(0, str(Path(__file__).parent))
+from ctm_sums import ctm_sums
+
 from distill.bin import score
+from distill.data.gigaspeech import scored_words
 from distill.errors import UserError
 
 REFS = {"A-1": "one two three", "a-1": "four five", "b": "six", "c(d)": "seven eight {x} a/b", "é": "nine"}
@@ -37,10 +40,16 @@ def test_counts(tmp_path, monkeypatch, with_sclite):
     if not with_sclite:
         monkeypatch.setattr(score, "find_sclite", lambda: None)
     ref, decode_dir = write(tmp_path, HYPS)
-    out = score.score(ref, decode_dir)
+    scores = score.score(ref, decode_dir)
+    out = scores["wer"]
     assert (out["words"], out["sub"], out["del"], out["ins"]) == (11, 1, 2, 1)
     assert out["wer"] == pytest.approx(100 * 4 / 11)
     assert out["errors"] == [[3, 1], [2, 1], [1, 1], [4, 0], [1, 1]]
+    assert out["wrong_utterances"] == 4
+    # two: t w o / t o o; " five" deleted; " six" inserted; "nine" deleted
+    assert scores["cer"]["errors"] == [[13, 1], [9, 5], [3, 4], [19, 0], [4, 4]]
+    assert scores["cer"]["cer"] == pytest.approx(100 * 14 / 48)
+    assert "ter" not in scores
     assert (decode_dir / "text").read_text().splitlines()[-1] == "é "
     assert (decode_dir / "score_wer" / "result.txt").stat().st_size > 0
 
@@ -137,20 +146,88 @@ def random_pairs(tmp_path: Path, count: int) -> tuple[Path, Path]:
 def test_two_thousand_pairs_are_counted_as_by_sclite(tmp_path, monkeypatch):
     ref, decode_dir = random_pairs(tmp_path, 2000)
     by_sclite = score.score(ref, decode_dir)
-    score_dir = decode_dir / "score_wer"
-    times = ["-r", score_dir / "ref.stm", "stm", "-h", score_dir / "hyp.ctm", "ctm"]
-    ctm = subprocess.run(
-        [*score.find_sclite(), *times, "-e", "utf-8", "-o", "rsum", "stdout"], capture_output=True, errors="replace"
-    )
-    total = re.search(r"\| *Sum *\|(.*)", ctm.stdout).group(1)
+    assert_ctm_is_scored_alike(decode_dir, by_sclite["wer"])
     monkeypatch.setattr(score, "find_sclite", lambda: None)
     ours = score.score(ref, decode_dir)
-    assert (by_sclite.pop("scorer"), ours.pop("scorer")) == ("sclite", "distill")
-    assert ours == by_sclite
-    assert min(ours["sub"], ours["del"], ours["ins"]) > 500
-    utterances, words, _, sub, deleted, inserted, wrong, *_ = map(int, re.findall(r"-?\d+", total))
-    assert (utterances, words) == (2000, ours["words"])
-    assert (sub, deleted, inserted) == (ours["sub"], ours["del"], ours["ins"])
+    assert ours.keys() == by_sclite.keys() == {"wer", "cer"}
+    for unit, out in ours.items():
+        assert (by_sclite[unit].pop("scorer"), out.pop("scorer")) == ("sclite", "distill")
+        assert out == by_sclite[unit]
+        assert min(out["sub"], out["del"], out["ins"]) > 500
+
+
+def assert_ctm_is_scored_alike(decode_dir: Path, out: dict) -> None:
+    sums = ctm_sums(decode_dir / "score_wer")
+    assert sums == {name: out[name] for name in sums}
+
+
+GIGASPEECH = [
+    ("STATE-OF-THE-ART <COMMA> UM E-COMMERCE", "STATE OF THE ART E COMMERCE"),
+    ("uh Huh <UNK> <unk> <noise> yes", "yes"),
+    ("- UHM HMM", "UHM HMM"),
+    ("<SIL>", ""),
+]
+
+
+@pytest.mark.parametrize(("text", "counted"), GIGASPEECH)
+def test_gigaspeechs_own_scoring(text, counted):
+    assert scored_words(text) == counted
+
+
+@pytest.mark.skipif(score.find_sclite() is None, reason="sclite is not installed (Debian package sctk)")
+def test_fillers_and_hyphens_count_only_when_scored_plainly(tmp_path):
+    ref = tmp_path / "text"
+    ref.write_text("u1 UM WELL-KNOWN\nu2 YES\n")
+    decode_dir = tmp_path / "test"
+    decode_dir.mkdir()
+    rows = {"u1": ["WELL", "KNOWN", "UH"], "u2": ["YES-YES"]}
+    for key, words in rows.items():
+        timed = [{"word": w, "start_s": 0.3 * n, "end_s": 0.3 * n + 0.2, "confidence": 1} for n, w in enumerate(words)]
+        row = {"utterance": key, "text": " ".join(words), "words": timed, "audio_s": 1.0, "compute_s": 0.1}
+        with open(decode_dir / "hyp.1.jsonl", "a") as stream:
+            stream.write(json.dumps(row) + "\n")
+    plain = score.score(ref, decode_dir)["wer"]
+    assert (plain["scoring"], plain["errors"]) == ("plain", [[2, 3], [1, 1]])
+    assert_ctm_is_scored_alike(decode_dir, plain)
+    giga = score.score(ref, decode_dir, "gigaspeech")["wer"]
+    assert (giga["scoring"], giga["errors"]) == ("gigaspeech", [[2, 0], [1, 1]])
+    assert_ctm_is_scored_alike(decode_dir, giga)
+    assert (decode_dir / "text").read_text() == "u1 WELL KNOWN UH\nu2 YES-YES\n"  # what was recognised stays
+
+
+def test_characters_and_pieces_are_espnets(tmp_path):
+    import sentencepiece
+    from espnet2.text.build_tokenizer import build_tokenizer
+
+    texts = ["one two three", "é (a)  b", "", "日本 x"]
+    (tmp_path / "text").write_text("\n".join(["one two three two one"] * 20 + ["é ( a ) b 日 本 x"] * 20))
+    sentencepiece.SentencePieceTrainer.train(
+        input=str(tmp_path / "text"), model_prefix=str(tmp_path / "bpe"), vocab_size=20, minloglevel=2
+    )
+    for kind, split in (("char", score.characters), ("bpe", score.pieces(tmp_path / "bpe.model"))):
+        theirs = build_tokenizer(kind, bpemodel=str(tmp_path / "bpe.model"))
+        for text in texts:
+            assert split(text).split() == theirs.text2tokens(text)
+
+
+def test_phones_without_a_lexicon_have_no_words(tmp_path):
+    (tmp_path / "text").write_text("u1 one two\nu2 one\n")
+    (tmp_path / "text.phn").write_text("u1 W AH N T UW\nu2 W AH N\n")
+    decode_dir = tmp_path / "test"
+    decode_dir.mkdir()
+    for key, said in {"u1": "W AH T UW", "u2": "W AH N"}.items():
+        tokens = [{"token": phone} for phone in said.split()]
+        row = {"utterance": key, "text": said, "tokens": tokens, "words": [], "audio_s": 1.0, "compute_s": 0.1}
+        with open(decode_dir / "hyp.1.jsonl", "a") as stream:
+            stream.write(json.dumps(row) + "\n")
+    score.score(tmp_path / "text", decode_dir)
+    assert (decode_dir / "score_wer").is_dir()
+    (decode_dir / "about.json").write_text('{"text": "tokens"}')
+    with pytest.raises(UserError, match="--ref_tokens"):
+        score.score(tmp_path / "text", decode_dir)
+    scores = score.score(tmp_path / "text", decode_dir, ref_tokens=tmp_path / "text.phn")
+    assert scores.keys() == {"ter"} and not (decode_dir / "score_wer").exists()
+    assert scores["ter"]["errors"] == [[5, 1], [3, 0]] and scores["ter"]["ter"] == 12.5
 
 
 def test_files_for_other_tools(tmp_path):
@@ -171,7 +248,7 @@ def test_files_for_other_tools(tmp_path):
     decode_dir.mkdir()
     lines = [json.dumps(row | {"audio_s": 1.0, "compute_s": 0.1}) + "\n" for row in rows]
     (decode_dir / "hyp.1.jsonl").write_text("".join(lines))
-    out = score.score(ref, decode_dir)
+    out = score.score(ref, decode_dir)["wer"]
     assert out["speakers"] == {"ann": [2, 1], "bob": [1, 1]}
     assert (decode_dir / "text").read_text() == "u1 one\nu2 \n"
     assert (decode_dir / "nbest").read_text() == "u1-1 one\nu1-2 one two\nu2-1 \n"

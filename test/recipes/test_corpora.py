@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +19,10 @@ import numpy as np
 import pytest
 import soundfile
 
+sys.path.insert(0, str(Path(__file__).parents[1] / "bin"))
+from ctm_sums import ctm_sums
+
+from distill.bin.score import count_errors, find_sclite
 from distill.data.fsdd import Recordings, connected, read_recordings
 
 ROOT = Path(__file__).parents[2]
@@ -60,15 +66,36 @@ def run(recipe: Path, *options: str, status: int = 0) -> str:
     return done.stdout
 
 
-def check_results(recipe: Path, words: dict[str, int]) -> None:
-    """Three systems on every test set; as many words of reference as the corpus has."""
+def check_results(recipe: Path, words: dict[str, int], units: set[str]) -> list[dict]:
+    """Three systems on every test set; as many words of reference as the corpus has, scored in those units."""
     rows = json.loads((recipe / "exp/results.json").read_text())["rows"]
     systems = {(row["system"], row["latency_ms"]) for row in rows}
     assert systems == {("teacher", None), ("student_full", None), ("student_stream", 480)}
+    rows = [row for row in rows if row["wer"] is not None]
     assert {row["test_set"]: row["words"] for row in rows} == words
     for row in rows:
         assert row["sub"] + row["del"] + row["ins"] == round(row["wer"] * row["words"] / 100)
+        assert row["scores"].keys() == units
     assert "relative loss" in (recipe / "exp/RESULTS.md").read_text()
+    check_scores(recipe)
+    return rows
+
+
+def check_scores(recipe: Path) -> None:
+    """sclite counts the ctm as it does the trn, and both as our own count."""
+    if find_sclite() is None:
+        return
+    for score_file in recipe.glob("exp/*/decode_*/*/score_wer/score.json"):
+        folder, scores = score_file.parent, json.loads(score_file.read_text())
+        texts = [
+            [line.rpartition("(")[0].lower().split() for line in (folder / f"{side}.trn").read_text().splitlines()]
+            for side in ("ref", "hyp")
+        ]
+        ours = [count_errors(ref, hyp) for ref, hyp in zip(*texts, strict=True)]
+        for kind in ("words", "sub", "del", "ins"):
+            assert sum(row[kind] for row in ours) == scores[kind], folder
+        sums = ctm_sums(folder)
+        assert sums == {name: scores[name] for name in sums}, folder
 
 
 def spoken(name: str, recordings: Recordings, speaker: str, count: int) -> Iterator[tuple[str, np.ndarray]]:
@@ -123,7 +150,8 @@ def test_librispeech(librispeech: Path, tmp_path: Path) -> None:
     speakers = {line.split()[1] for line in (recipe / "data/train/utt2spk").read_text().splitlines()}
     assert speakers == {"103", "1034", "100", "20"}
     sets = {"dev_clean": "dev-clean", "dev_other": "dev-other", "test_clean": "test-clean", "test_other": "test-other"}
-    check_results(recipe, {name: words_in(*(librispeech / part).rglob("*.txt")) for name, part in sets.items()})
+    words = {name: words_in(*(librispeech / part).rglob("*.txt")) for name, part in sets.items()}
+    check_results(recipe, words, {"wer", "cer"})
 
 
 # -------------------------------------------------------------------------------------------------- GigaSpeech
@@ -149,6 +177,8 @@ def gigaspeech(tmp_path_factory: pytest.TempPathFactory, recordings: Recordings)
             )
             if number == 3:
                 tagged = "<MUSIC>"
+            if number == 2 and subsets == ["{DEV}"]:
+                tagged = f"UM {tagged} UH"
             segments.append(
                 {
                     "sid": f"{recording}_S{number:07d}",
@@ -187,8 +217,13 @@ def test_gigaspeech(gigaspeech: Path, tmp_path: Path) -> None:
     run(recipe, "--nbpe", "24", "--local_data_opts", f"{where} XL")
     text = (recipe / "data/train/text").read_text()
     assert len(text.splitlines()) == 18 and "<" not in text
-    check_results(recipe, {name: words_in(recipe / "data" / name / "text") for name in ("dev", "test")})
-    assert words_in(recipe / "data/dev/text") > 0
+    # One utterance of dev has fillers, which GigaSpeech's scoring does not count
+    words = {name: words_in(recipe / "data" / name / "text") for name in ("dev", "test")}
+    words["dev"] -= 2
+    assert words["dev"] > 0
+    rows = check_results(recipe, words, {"wer", "cer", "ter"})
+    assert {row["scoring"] for row in rows} == {"gigaspeech"}
+    assert "Scored as GigaSpeech is" in (recipe / "exp/RESULTS.md").read_text()
     formatted = dict(line.split() for line in (recipe / "dump/raw/test/utt2num_samples").read_text().splitlines())
     for line in (recipe / "data/test/segments").read_text().splitlines():
         key, _, start, end = line.split()
@@ -233,20 +268,79 @@ def kaldi(tmp_path_factory: pytest.TempPathFactory, recordings: Recordings) -> P
     return root / "data"
 
 
-def test_kaldi_directories(kaldi: Path, tmp_path: Path) -> None:
+LEXICON = """\
+zero Z IH R OW
+zero Z IY R OW
+one W AH N
+two T UW
+three TH R IY
+four F AO R
+five F AY V
+six S IH K S
+seven S EH V AH N
+eight EY T
+"""
+
+
+def test_kaldi_directories_in_phones(kaldi: Path, tmp_path: Path) -> None:
     recipe = recipe_of("kaldi_dir", tmp_path)
     sources = ["--source_train", f"{kaldi}/train", "--source_test", f"{kaldi}/calls {kaldi}/meetings"]
-    options = [*sources, "--token_type", "word"]
+    (tmp_path / "lexicon.txt").write_text(LEXICON)
+    options = [*sources, "--token_type", "phn", "--lexicon", f"{tmp_path}/lexicon.txt"]
     assert "--allow_pipes true" in run(recipe, *options, "--stop_stage", "1", status=2)
-    said = run(recipe, *options, "--allow_pipes", "true")
+    options += ["--allow_pipes", "true"]
+    said = run(recipe, *options, "--stop_stage", "5", status=2)
     assert "text:2: " in said and "sorted" in said
     assert f"wav.scp:2: jackson_train.opus is relative; taken as seen from {kaldi.parent} (3 in all)" in said
+    assert re.search(rf"lm_train.txt:\d+: 'nine' is not in {tmp_path}/lexicon.txt \(1 such words in all\); add", said)
     speakers = {
         name: {line.split()[1] for line in (recipe / "data" / name / "utt2spk").read_text().splitlines()}
         for name in ("train", "valid")
     }
     assert len(speakers["valid"]) == 1 and len(speakers["train"]) == 3 and not speakers["train"] & speakers["valid"]
-    check_results(recipe, {name: words_in(kaldi / name / "text") for name in ("calls", "meetings")})
+    with open(tmp_path / "lexicon.txt", "a") as stream:
+        stream.write("nine N AY N\n")
+    said = run(recipe, *options)
+    assert "stage 5: phones" in said and "student_stream, wfst" in said
+    spelt = [line.split(maxsplit=1) for line in (tmp_path / "lexicon.txt").read_text().splitlines()]
+    first = dict(reversed(spelt))
+    for name in ("train", "calls"):
+        texts, phones = (
+            dict(line.split(maxsplit=1) for line in (recipe / "dump/raw" / name / table).read_text().splitlines())
+            for table in ("text", "text.phn")
+        )
+        assert phones == {key: " ".join(first[word] for word in text.split()) for key, text in texts.items()}
+    # Words come from the graph alone; what greedy decoding finds is scored in phones
+    rows = check_results(
+        recipe, {name: words_in(kaldi / name / "text") for name in ("calls", "meetings")}, {"wer", "cer", "ter"}
+    )
+    assert {row["decoder"] for row in rows} == {"wfst"}
+    others = [row for row in json.loads((recipe / "exp/results.json").read_text())["rows"] if row not in rows]
+    assert len(others) == len(rows) and {row["decoder"] for row in others} == {"greedy"}
+    assert all(row["scores"].keys() == {"ter"} for row in others)
+    for path in (recipe / "exp").glob("*/decode_*_wfst/*/hyp.*.jsonl"):
+        for row in map(json.loads, path.read_text().splitlines()):
+            assert set(row["text"].split()) <= first.keys()
+            assert {token["token"] for token in row["tokens"]} <= {phone for _, s in spelt for phone in s.split()}
+
+    # The same lexicon as a lang directory, whose phones know their place in the word, makes the same tokens
+    lang, made = tmp_path / "lang", recipe / "data/token_list/phn"
+    (lang / "phones").mkdir(parents=True)
+    lines, names = ["<eps> <eps> SIL"], {"<eps>", "SIL"}
+    for word, phones in spelt:
+        first_phone, *inside, last_phone = phones.split()
+        placed = [f"{first_phone}_B", *(f"{phone}_I" for phone in inside), f"{last_phone}_E"]
+        lines.append(" ".join([word, word, *placed]))
+        names |= set(placed)
+    (lang / "phones/align_lexicon.txt").write_text("\n".join(lines) + "\n")
+    (lang / "phones/optional_silence.txt").write_text("SIL\n")
+    (lang / "phones/word_boundary.txt").touch()
+    (lang / "phones.txt").write_text("".join(f"{name} {number}\n" for number, name in enumerate(sorted(names))))
+    before = {path.name: path.read_text() for path in made.iterdir()}
+    lang_options = ["--lang_dir", str(lang), "--token_type", "phn", "--allow_pipes", "true", "--stop_stage", "5"]
+    assert "stage 5: changed since it was last run" in run(recipe, *sources, *lang_options).replace("5_phn", "5")
+    assert before.keys() == {"tokens.txt", "lexicon.txt"}
+    assert before == {path.name: path.read_text() for path in made.iterdir()}
 
 
 def test_an_unlabelled_training_set(kaldi: Path, tmp_path: Path) -> None:

@@ -107,11 +107,53 @@ def test_language_model_decoders_beside_the_greedy_ones(recipe: Path) -> None:
     assert again.count("done before and unchanged, skipped") == again.count(" stage ") // 2
 
 
+def test_ablation(recipe: Path) -> None:
+    """Two students of stage 1, one without a teacher and one of stage 2, beside exp and under its teacher."""
+    script = (FSDD / "run.sh").read_text()
+    data = f'--local_data_opts "{OPTIONS[-1]}"'
+    (recipe / "run.sh").write_text(script.replace('"$@"', f'{data} "$@"'))
+    shutil.copy(FSDD / "run_ablation.sh", recipe)
+    command = ["./run_ablation.sh", "--seeds", "0", "--full_epochs", "1", "--stream_epochs", "1", "--conditions"]
+    said = ""
+    for conditions, status in (("stream", 2), ("default no_teacher frame_kl stream", 0), ("stream", 0)):
+        done = subprocess.run([*command, conditions], cwd=recipe, capture_output=True, text=True)
+        said = done.stdout + done.stderr
+        assert done.returncode == status, said[-4000:]
+    assert "training in" not in said and "done before and unchanged, skipped" in said
+    table = (recipe / "exp_ablation/ABLATION.md").read_text()
+    for what in ("the recipe's stage 1", "no teacher", "KL of frames for LF-MMI", "the recipe's stage 2"):
+        assert table.count(what) == 1
+    log = (recipe / "exp_ablation/frame_kl_seed0/student_full/train.log").read_text()
+    assert "loss_kl=" in log and "1/1epoch started" in log
+    shutil.copy(FSDD / "run.sh", recipe)
+
+
 def test_latency_of_every_chunk_length(recipe: Path) -> None:
     run(recipe, "--stage", "14", "--stop_stage", "14")
     rows = json.loads((recipe / "exp/bench.json").read_text())["latency"]
     assert [row["chunk_ms"] for row in rows] == [160, 480]
     assert all(row["compute_p99_ms"] >= row["compute_median_ms"] > 0 for row in rows)
+
+
+def test_report_page_and_packed_model(recipe: Path) -> None:
+    only = ["--stage", "16", "--stop_stage", "16", "--pack_options", "--license cc-by-sa-4.0"]
+    run(recipe, *only)
+    page = (recipe / "exp/report/index.html").read_text()
+    for section in ("results", "latency", "training", "layers", "errors", "about"):
+        assert f'<section id="{section}">' in page
+    assert str(recipe) not in page
+    packed = recipe.parent / "elsewhere.zip"
+    shutil.copy(recipe / "exp/student_stream.zip", packed)
+    wav = recipe / next((recipe / "data/test/wav.scp").open()).split()[1]
+    said = []
+    for model in (packed, recipe / "exp/student_stream"):
+        command = [sys.executable, "-m", "distill.bin.transcribe", "--model", model, str(wav)]
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        done = subprocess.run(command, cwd=recipe.parent, capture_output=True, text=True, env=environment)
+        assert done.returncode == 0, done.stderr
+        said.append(done.stdout)
+    assert said[0] == said[1] != ""
+    assert "stage 16: done before and unchanged" in run(recipe, *only)
 
 
 def test_a_second_run_in_the_same_directory_is_refused(recipe: Path) -> None:
@@ -294,8 +336,11 @@ def test_transcribe_with_each_model(recipe: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (["--token_type", "phn"], "char, bpe or word"),
-        (["--stage", "15", "--stop_stage", "15"], "not built yet"),
+        (["--token_type", "morse"], "char, bpe, word or phn"),
+        (["--token_type", "phn"], "needs either --lexicon FILE or --lang_dir DIR"),
+        (["--token_type", "phn", "--lexicon", "lexicon.txt", "--decoders", "beam"], "take wfst"),
+        (["--lexicon", "lexicon.txt"], "need --token_type phn"),
+        (["--scoring", "kindly"], "plain or gigaspeech"),
         (["--teacher_targets", "somewhere"], "stored or online"),
         (["--decoders", "greedy viterbi"], "any of greedy, beam and wfst"),
         (["stray"], "unexpected argument"),

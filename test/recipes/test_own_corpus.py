@@ -1,4 +1,4 @@
-"""What the README says to do with a corpus of one's own, up to the denominator graph."""
+"""What docs/own-corpus.md says to do with a corpus of one's own, up to the denominator graph."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture
 def corpus(tmp_path: Path) -> Path:
-    """Kaldi directories with 44.1 kHz audio, made by hand: nothing in them but what the README asks for."""
+    """Kaldi directories with 44.1 kHz audio, made by hand: nothing in them but what it asks for."""
     rng = np.random.default_rng(0)
     for part, count in (("train", 6), ("dev", 2), ("test", 2)):
         directory = tmp_path / "corpus" / part

@@ -15,6 +15,8 @@ import aiohttp
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
+CAPTIONS = "document.querySelector('#chunk')?.options.length > 0"  # the page of captions has spoken with its server
+
 
 class Page:
     def __init__(self, socket: aiohttp.ClientWebSocketResponse) -> None:
@@ -60,8 +62,8 @@ class Page:
 
 
 @contextlib.asynccontextmanager
-async def browse(url: str, profile: Path, *flags: str) -> AsyncIterator[Page]:
-    """The page at ``url`` in a new browser, whose ``profile`` directory must not exist."""
+async def browse(url: str, profile: Path, *flags: str, ready: str = CAPTIONS) -> AsyncIterator[Page]:
+    """The page at ``url``, once ``ready`` is true in it, in a new browser, whose ``profile`` must not exist."""
     assert CHROMIUM is not None
     options = ["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run"]
     browser = await asyncio.create_subprocess_exec(
@@ -81,7 +83,7 @@ async def browse(url: str, profile: Path, *flags: str) -> AsyncIterator[Page]:
                 page = Page(socket)
                 await page.call("Page.enable")
                 await page.call("Page.navigate", url=url)
-                await page.until("document.querySelector('#chunk')?.options.length > 0")
+                await page.until(ready)
                 yield page
     finally:
         browser.send_signal(signal.SIGTERM)

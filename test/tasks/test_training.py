@@ -235,15 +235,18 @@ def test_two_teachers_count_alike(world, teacher, stored, online):
     assert {key.split(".")[0] for key in state} == {"network", "projections"}
 
 
-@pytest.mark.parametrize("target", ["pseudo", "transcript", "none"])
+@pytest.mark.parametrize("target", ["pseudo", "transcript", "frame_kl", "none"])
 def test_other_targets(world, teacher, target):
     config = changed(STUDENT, distill_conf={"target": target, "alpha": 1.0})
     stats = reporter(world.train(f"student_{target}", config, "--teacher", str(teacher), "--max_epoch", "1"))[1][
         "valid"
     ]
     assert "loss_hidden" not in stats
-    assert ("loss_mmi" in stats) == (target != "none")
-    assert np.isfinite(stats["loss"])
+    assert ("loss_mmi" in stats) == (target in ("pseudo", "transcript"))
+    assert ("loss_kl" in stats) == (target == "frame_kl")
+    weight = {"loss_mmi": 0.8, "loss_kl": 0.8, "loss_logits": 0.2}
+    expected = sum(weight[name] * stats[name] for name in stats.keys() & weight.keys())
+    assert stats["loss"] == pytest.approx(expected, rel=1e-4)
 
 
 def test_fbank_student_at_half_the_teachers_frame_rate(world, teacher, stored):
@@ -297,6 +300,9 @@ def test_bad_input_is_one_line(world, teacher, stored, capsys):
 
     assert "needs a teacher" in fails("bad1", STUDENT)
     assert "no/where/config.yaml: not found" in fails("bad2", STUDENT, "--teacher", "no/where")
+    frozen = {"front_end_conf": {"channels": [8] * 7, "freeze": True}}
+    said = fails("bad0", changed(STUDENT, network_conf=frozen), "--teacher", str(teacher))
+    assert "freeze: nothing to freeze, the CNN: not copied" in said and "conf/students/s5.yaml" in said
     assert "'widht'" in fails("bad3", changed(STUDENT, network_conf={"widht": 3}), "--teacher", str(teacher))
     assert "does not fit the network" in fails(
         "bad4",

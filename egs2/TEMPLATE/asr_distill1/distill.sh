@@ -16,8 +16,6 @@ help_message="Usage: ./run.sh [options]     (options of run.sh come first, yours
  7 train the teacher                     15 export student_stream to ONNX and sherpa-onnx
  8 extract the teacher's targets         16 report and packed model
 
-Stage 16 is not built yet.
-
 Stages
   --stage N --stop_stage M   first and last stage (default: 1 and 13)
   --force_stage N            run stage N again even if nothing changed
@@ -34,8 +32,9 @@ Data
   --unlabelled true          the training set has no text: --teacher's own words take its place (default: false)
   --resample true            accept other sampling rates than 16 kHz and convert them (default: false)
 Tokens and graph
-  --token_type TYPE          char, bpe or word (default: bpe)
+  --token_type TYPE          char, bpe, word or phn (default: bpe)
   --nbpe N                   number of bpe tokens (default: 500)
+  --lexicon FILE, --lang_dir DIR   for phn: a word and its phones on each line, or a Kaldi lang directory
   --ngram_order N            of the denominator's token n-gram (default: 2)
   --ngram_lm FILE            take this token n-gram, ARPA or OpenFst text, instead of one estimated on the training text
 Teacher
@@ -48,22 +47,29 @@ Teacher
   --teacher_config F         training of the teacher (default: conf/train_teacher.yaml)
   --teacher_targets WHERE    stored (stage 8) or online, inside the trainer (default: stored)
   --target_dtype TYPE        of stored targets: float32, float16 or compressed (default: float32)
+  --targets DIR              take the stored targets that another experiment with this teacher left there, such as
+                             dump/targets, instead of extracting them (default: none)
 Students
   --student F                take the network of this file, such as conf/students/s5.yaml, in both of the next
   --student_full_config F    (default: conf/train_student_full.yaml)
   --student_stream_config F  (default: conf/train_student_stream.yaml)
+  --student_full_args STR, --student_stream_args STR   more options of these trainings, such as
+                             \"--distill_conf alpha=0.5\"; python -m distill.bin.train --help lists them
   --stage2_teacher WHICH     teacher of stage 11: teacher, student_full or both (default: teacher)
   --no_kd true               train the same student without a teacher, to compare (default: true)
   --fixed_chunks \"160 480\"   also train streaming students for one chunk length each, to compare (default: none)
 Recognition
   --latencies \"160 320 480 960\"   chunk lengths in ms; full: everything at once
-  --decoders \"greedy\"       any of greedy, beam (CTC prefix beam search) and wfst (token-lexicon-grammar graph)
+  --decoders \"greedy\"       any of greedy, beam (CTC prefix beam search) and wfst (token-lexicon-grammar graph);
+                             of phones greedy finds phones only (default: greedy, for phn greedy and wfst)
   --lm FILE                  word n-gram of beam and wfst, ARPA (default: one estimated on the training text); its
                              weight and the bonus per word are tuned on the validation set
   --lm_order N               order of that estimate (default: 3)
   --decode_options \"STR\"    more options of beam and wfst, such as \"--nbest 10 --hotwords FILE --lexicon FILE\"
-Export
+  --scoring HOW              plain, or gigaspeech: hyphens split, fillers and tags not counted (default: plain)
+Export, report and packed model
   --export_chunks \"480\"    chunk lengths in ms to export student_stream for (default: 480)
+  --pack_options \"STR\"       such as \"--license cc-by-4.0 --language en\"; python -m distill.bin.pack --help has more
 Machine
   --ngpu N --num_nodes N     GPUs (of each node) and nodes of a training; 0 GPUs trains on the CPU (default: 0, 1)
   --nj N                     parallel jobs of data preparation, extraction and recognition (default: 4)
@@ -89,6 +95,8 @@ unlabelled=false
 resample=false
 token_type=bpe
 nbpe=500
+lexicon=
+lang_dir=
 ngram_order=2
 ngram_lm=
 teacher=
@@ -98,18 +106,23 @@ teacher_init_max_s=
 teacher_config=conf/train_teacher.yaml
 teacher_targets=stored
 target_dtype=float32
+targets=
 student=
 student_full_config=conf/train_student_full.yaml
 student_stream_config=conf/train_student_stream.yaml
+student_full_args=
+student_stream_args=
 stage2_teacher=teacher
 no_kd=true
 fixed_chunks=
 latencies="160 320 480 960"
-decoders=greedy
+decoders=
 lm=
 lm_order=3
 decode_options=
+scoring=plain
 export_chunks=480
+pack_options=
 ngpu=0
 num_nodes=1
 nj=4
@@ -132,9 +145,33 @@ done
 
 case "${token_type}" in
     bpe) token_dir=data/token_list/bpe_unigram${nbpe} ;;
-    char | word) token_dir=data/token_list/${token_type} ;;
-    *) fail "--token_type ${token_type}: must be char, bpe or word" ;;
+    char | word | phn) token_dir=data/token_list/${token_type} ;;
+    *) fail "--token_type ${token_type}: must be char, bpe, word or phn" ;;
 esac
+# What the networks are trained on, and the options of phones
+train_text=text
+lm_text=lm_train.txt
+lexicon_options=()
+lexicon_files=()
+if [ "${token_type}" = phn ]; then
+    train_text=text.phn
+    lm_text=lm_train.txt.phn
+    decoders=${decoders:-greedy wfst}
+    if [ -n "${lexicon}" ] && [ -z "${lang_dir}" ]; then
+        lexicon_options=(--lexicon "${lexicon}")
+        lexicon_files=("${lexicon}")
+    elif [ -n "${lang_dir}" ] && [ -z "${lexicon}" ]; then
+        lexicon_options=(--lang_dir "${lang_dir}")
+        lexicon_files=("${lang_dir}/phones.txt" "${lang_dir}/phones/align_lexicon.txt")
+    else
+        fail "--token_type phn: needs either --lexicon FILE or --lang_dir DIR"
+    fi
+    case " ${decoders} " in *" beam "*) fail "--decoders beam: finds no words in phones; take wfst" ;; esac
+    decode_options="--lexicon ${token_dir}/lexicon.txt ${decode_options}"
+elif [ -n "${lexicon}${lang_dir}" ]; then
+    fail "--lexicon, --lang_dir: need --token_type phn; for wfst's spellings give --decode_options \"--lexicon FILE\""
+fi
+decoders=${decoders:-greedy}
 case "${teacher_targets}" in stored | online) ;; *) fail "--teacher_targets ${teacher_targets}: stored or online" ;; esac
 case "${stage2_teacher}" in
     teacher | student_full | both) ;;
@@ -143,6 +180,7 @@ esac
 for decoder in ${decoders}; do
     case "${decoder}" in greedy | beam | wfst) ;; *) fail "--decoders ${decoder}: any of greedy, beam and wfst" ;; esac
 done
+case "${scoring}" in plain | gigaspeech) ;; *) fail "--scoring ${scoring}: plain or gigaspeech" ;; esac
 token_list=${token_dir}/tokens.txt
 hf_teacher=false
 if [ -n "${teacher}" ] && [ ! -e "${teacher}/config.yaml" ] && [ -e "${teacher}/config.json" ]; then hf_teacher=true; fi
@@ -182,8 +220,12 @@ original_train_set=${train_set}
 if [ -n "${speed_perturb_factors}" ]; then train_set=${train_set}_sp; fi
 raw=${dumpdir}/raw
 graph=${expdir}/graph/den.npz
-targets=${dumpdir}/targets
-if [ "${expdir}" != exp ]; then targets+=_${expdir##*/}; fi
+extract_targets=false
+if [ "${teacher_targets}" = stored ] && [ -z "${targets}" ]; then
+    extract_targets=true
+    targets=${dumpdir}/targets
+    if [ "${expdir}" != exp ]; then targets+=_${expdir##*/}; fi
+fi
 shapes=${expdir}/stats/train/speech_shape
 stamps=${expdir}/.stages
 data_stamps=${dumpdir}/.stages
@@ -197,7 +239,7 @@ if command -v flock > /dev/null; then
     flock -n 8 || { log "waiting for another run to end its data preparation in ${dumpdir}"; flock 8; }
 fi
 
-# ESPnet's own data stages
+# ESPnet's own data stages, which know no phones and up to stage 4 need no tokens
 espnet_data() {
     "${ESPNET_ROOT}/egs2/TEMPLATE/asr1/asr.sh" \
         --stage "$1" --stop_stage "$1" --nj "${nj}" --ngpu 0 --dumpdir "${dumpdir}" --expdir "${expdir}" \
@@ -205,7 +247,7 @@ espnet_data() {
         --local_data_opts "${local_data_opts}" --speed_perturb_factors "${speed_perturb_factors}" \
         --audio_format "${audio_format}" --fs 16k --feats_type raw \
         --min_wav_duration "${min_wav_duration}" --max_wav_duration "${max_wav_duration}" \
-        --token_type "${token_type}" --nbpe "${nbpe}" --use_lm false --asr_config none
+        --token_type "${token_type/phn/word}" --nbpe "${nbpe}" --use_lm false --asr_config none
 }
 
 # begin STAMP TITLE OPTIONS OUTPUT INPUT...: true if the stage is to be run. What an earlier run left in OUTPUT is gone
@@ -313,7 +355,16 @@ if wanted 4; then
     fi
 fi
 if wanted 5; then
-    if begin "${data_stamps}/5_${token_type}" "token list" "${token_type} ${nbpe} ${teacher_tokens}" "" "${data_stamps}/4"; then
+    if [ "${token_type}" = phn ]; then
+        if begin "${data_stamps}/5_phn" "phones" "${lexicon_options[*]} ${test_sets}" "" "${data_stamps}/4" \
+            "${lexicon_files[@]}"; then
+            texts=("${raw}/lm_train.txt")
+            for set in ${train_set} ${valid_set} ${test_sets}; do texts+=("${raw}/${set}/text"); done
+            python3 -m distill.bin.phone_tokens "${lexicon_options[@]}" --output "${token_dir}" --texts "${texts[@]}"
+            finish "${data_stamps}/5_phn"
+        fi
+    elif begin "${data_stamps}/5_${token_type}" "token list" "${token_type} ${nbpe} ${teacher_tokens}" "" \
+        "${data_stamps}/4"; then
         espnet_data 5
         if ${teacher_tokens}; then
             python3 -m distill.bin.adopt_teacher --model "${teacher}" --show_tokens > "${token_list}.teacher"
@@ -326,7 +377,7 @@ if wanted 5; then
 fi
 exec 8>&- # the data are there: others may use them
 if wanted 6; then
-    source=(--text "${raw}/lm_train.txt" --order "${ngram_order}")
+    source=(--text "${raw}/${lm_text}" --order "${ngram_order}")
     if [ -n "${ngram_lm}" ]; then source=(--lm "${ngram_lm}"); fi
     if begin "${stamps}/6" "denominator graph" "${ngram_order}" "" "${source[1]}" "${token_list}"; then
         python3 -m distill.bin.make_graph "${source[@]}" --token_list "${token_list}" \
@@ -342,15 +393,16 @@ trainer=(
     --ngpu "${ngpu}" --seed "${seed}" --resume true --use_preprocessor true --cleaner none --g2p none
     --token_list "${token_list}" --token_type "${token_type}" --bpemodel "${bpemodel:-none}"
     --train_data_path_and_name_and_type "${raw}/${train_set}/wav.scp,speech,sound"
-    --train_data_path_and_name_and_type "${raw}/${train_set}/text,text,text"
+    --train_data_path_and_name_and_type "${raw}/${train_set}/${train_text},text,text"
     --valid_data_path_and_name_and_type "${raw}/${valid_set}/wav.scp,speech,sound"
-    --valid_data_path_and_name_and_type "${raw}/${valid_set}/text,text,text"
+    --valid_data_path_and_name_and_type "${raw}/${valid_set}/${train_text},text,text"
 )
 
 # Lengths of every utterance, for batching; one set of them serves every training.
 collect_stats() {
     if begin "${stamps}/9" "collect statistics" "${token_type}" "${expdir}/stats" "${raw}/${train_set}/wav.scp" \
-        "${raw}/${train_set}/text" "${raw}/${valid_set}/wav.scp" "${raw}/${valid_set}/text" "${token_list}"; then
+        "${raw}/${train_set}/${train_text}" "${raw}/${valid_set}/wav.scp" "${raw}/${valid_set}/${train_text}" \
+        "${token_list}"; then
         mkdir -p "${expdir}/stats"
         "${trainer[@]}" --config "${teacher_config}" --output_dir "${expdir}/stats" --collect_stats true --ngpu 0 \
             --train_shape_file "${raw}/${train_set}/utt2num_samples" \
@@ -439,6 +491,8 @@ fi
 if wanted 8; then
     if [ "${teacher_targets}" = online ]; then
         log "stage 8: skipped, as the teacher runs inside the trainer (--teacher_targets online)"
+    elif ! ${extract_targets}; then
+        log "stage 8: skipped, as the targets in ${targets} are taken (--targets)"
     else
         student_configs=("${student_full_config}")
         # In stage 11 the targets may be of another teacher.
@@ -460,7 +514,7 @@ if wanted 8; then
     # for two sets of targets.
     aside=
     if [ "${force_stage}" = 8 ]; then aside=${targets}; fi
-    if [ "${teacher_targets}" = stored ] && begin "${stamps}/8" "extract the teacher's targets" \
+    if ${extract_targets} && begin "${stamps}/8" "extract the teacher's targets" \
         "${target_dtype} ${streams}" "${aside}" "${stamps}/7" \
         "${raw}/${train_set}/wav.scp" "${raw}/${valid_set}/wav.scp"; then
         for set in ${train_set} ${valid_set}; do
@@ -478,9 +532,15 @@ if wanted 9; then collect_stats; fi
 
 teacher_options=(--teacher "${expdir}/teacher" --teacher_targets "${teacher_targets}")
 teacher_inputs=("${stamps}/7")
-if [ "${teacher_targets}" = stored ]; then
+if ${extract_targets}; then
     teacher_inputs+=("${stamps}/8")
+elif [ "${teacher_targets}" = stored ]; then
+    teacher_inputs+=("${targets}/${train_set}/manifest.json" "${targets}/${valid_set}/manifest.json")
 fi
+full_options=${student_full_args:+ ${student_full_args}}
+stream_options=${student_stream_args:+ ${student_stream_args}}
+read -r -a student_full_args <<< "${student_full_args}"
+read -r -a student_stream_args <<< "${student_stream_args}"
 # student_full_no_kd waits for no other student. On the CPU, where networks as small as these gain little from one more
 # thread, it is trained beside them, each with half of the threads.
 beside=
@@ -502,9 +562,10 @@ end_beside() {
     finish "${stamps}/10_no_kd"
 }
 if wanted 10; then
-    if ${no_kd} && begin "${stamps}/10_no_kd" "the same student without a teacher" "${seed}" \
+    if ${no_kd} && begin "${stamps}/10_no_kd" "the same student without a teacher" "${seed}${full_options}" \
         "${expdir}/student_full_no_kd" "${student_full_config}" "${stamps}/6" "${stamps}/9"; then
-        without_teacher=(student_full_no_kd "${student_full_config}" "${shapes}" --distill_conf target=transcript)
+        without_teacher=(student_full_no_kd "${student_full_config}" "${shapes}" "${student_full_args[@]}"
+            --distill_conf target=transcript)
         if [ "${ngpu}" = 0 ] && [ "${threads}" -gt 1 ]; then
             train_beside "${without_teacher[@]}"
         else
@@ -512,11 +573,13 @@ if wanted 10; then
             finish "${stamps}/10_no_kd"
         fi
     fi
-    if begin "${stamps}/10" "distil teacher -> student_full" "${seed} ${teacher_targets}" "${expdir}/student_full" \
+    if begin "${stamps}/10" "distil teacher -> student_full" \
+        "${seed} ${teacher_targets}${full_options}" "${expdir}/student_full" \
         "${student_full_config}" "${stamps}/6" "${stamps}/9" "${teacher_inputs[@]}"; then
         stored=()
         if [ "${teacher_targets}" = stored ]; then read -r -d '' -a stored < <(stored_targets) || true; fi
-        train student_full "${student_full_config}" "${shapes}" "${teacher_options[@]}" "${stored[@]}"
+        train student_full "${student_full_config}" "${shapes}" "${teacher_options[@]}" "${stored[@]}" \
+            "${student_full_args[@]}"
         finish "${stamps}/10"
     fi
 fi
@@ -533,10 +596,11 @@ if wanted 11; then
     distil_stream() {
         local stamp=$1 system=$2
         shift 2
-        if begin "${stamps}/${stamp}" "distil student_full -> ${system}" "${seed} ${stage2_teacher} ${teacher_targets}" \
+        if begin "${stamps}/${stamp}" "distil student_full -> ${system}" \
+            "${seed} ${stage2_teacher} ${teacher_targets}${stream_options}" \
             "${expdir}/${system}" "${student_stream_config}" "${stamps}/10" "${teacher_inputs[@]}"; then
             train "${system}" "${student_stream_config}" "${shapes}" --init "${expdir}/student_full" \
-                "${stage2[@]}" "${stored[@]}" "$@"
+                "${stage2[@]}" "${stored[@]}" "${student_stream_args[@]}" "$@"
             finish "${stamps}/${stamp}"
         fi
     }
@@ -581,6 +645,7 @@ decode() {
         options="--decoder ${decoder} --lm ${lm} --tuned ${expdir}/${system}/tuned.json ${decode_options}"
     fi
     local inputs=("$(trained_in "${system}")" "$@")
+    if [ "${decoder}" = wfst ] && [ "${token_type}" = phn ]; then inputs+=("${token_dir}/lexicon.txt"); fi
     for scp in "${test_dirs[@]}"; do inputs+=("${scp}/wav.scp"); done
     if begin "${stamps}/${stamp}" "${title}" "${test_sets} ${chunks} ${nj}${options:+ ${options}}" "" "${inputs[@]}"; then
         # shellcheck disable=SC2086
@@ -637,6 +702,11 @@ if wanted 12; then
     done
 fi
 if wanted 13; then
+    scoring_options=(--scoring "${scoring}")
+    if [ -n "${bpemodel}" ]; then scoring_options+=(--bpemodel "${bpemodel}"); fi
+    scored=(text)
+    ref_tokens=()
+    if [ "${token_type}" = phn ]; then scored+=(text.phn); fi
     inputs=()
     for system in ${systems}; do
         for decoder in ${decoders}; do
@@ -644,12 +714,14 @@ if wanted 13; then
             inputs+=("${stamps}/12_${system}${suffix}")
         done
     done
-    for dir in "${test_dirs[@]}"; do inputs+=("${dir}/text"); done
-    if begin "${stamps}/13" "score" "${test_sets}" "" "${inputs[@]}"; then
+    for dir in "${test_dirs[@]}"; do inputs+=("${scored[@]/#/${dir}/}"); done
+    if begin "${stamps}/13" "score" "${test_sets} ${scoring}" "" "${inputs[@]}"; then
         for set in ${test_sets}; do
             decode_dirs=()
             for system in ${systems}; do decode_dirs+=("${expdir}/${system}"/decode_*/"${set}"); done
-            python3 -m distill.bin.score --ref "${raw}/${set}/text" --decode_dir "${decode_dirs[@]}"
+            if [ "${token_type}" = phn ]; then ref_tokens=(--ref_tokens "${raw}/${set}/text.phn"); fi
+            python3 -m distill.bin.score --ref "${raw}/${set}/text" --decode_dir "${decode_dirs[@]}" \
+                "${scoring_options[@]}" "${ref_tokens[@]}"
         done
         recipe=$(realpath --relative-to="${DISTILL_ROOT}" .)
         python3 -m distill.bin.results --expdir "${expdir}" --test_sets "${test_sets}" --recipe "${recipe}"
@@ -675,5 +747,22 @@ if wanted 15; then
         finish "${stamps}/15"
     fi
 fi
-if wanted 16 && [ "${stop_stage}" = 16 ]; then fail "distill.sh: stage 16 is not built yet"; fi
+if wanted 16; then
+    inputs=("${expdir}/results.json" "${stamps}/11")
+    packed=(--model "${expdir}/student_stream" --results "${expdir}/results.json")
+    if [ -e "${expdir}/bench.json" ]; then
+        inputs+=("${expdir}/bench.json")
+        packed+=(--bench "${expdir}/bench.json")
+    fi
+    if [ -e "${stamps}/15" ]; then
+        inputs+=("${stamps}/15")
+        packed+=(--export "${expdir}/export")
+    fi
+    if begin "${stamps}/16" "report page and packed model" "${pack_options}" "" "${inputs[@]}"; then
+        python3 -m distill.bin.report --expdir "${expdir}" --data "${raw}" --valid_set "${valid_set}"
+        # shellcheck disable=SC2086
+        python3 -m distill.bin.pack "${packed[@]}" ${pack_options} --output "${expdir}/student_stream.zip"
+        finish "${stamps}/16"
+    fi
+fi
 log "finished stages ${stage} to ${stop_stage}$([ "${stop_stage}" -lt 13 ] || echo "; results are in ${expdir}/RESULTS.md")"

@@ -8,7 +8,7 @@ set -euo pipefail
     --token_type bpe --nbpe 500 \
     --teacher_init_config conf/train_teacher_init.yaml --teacher_targets online \
     --student conf/students/s3.yaml --no_kd false \
-    --latencies "160 320 480 960 full" \
+    --latencies "160 320 480 960 full" --scoring gigaspeech \
     --ngpu 8 --nj 32 \
-    --plan_options "--corpus GigaSpeech-XL --hours 10000 --utterances 8282987 --test_hours 52" \
+    --plan_options "--corpus GigaSpeech-XL --hours 10000 --utterances 8282988 --test_hours 52" \
     "$@"

@@ -1,0 +1,41 @@
+"""Make the report page of an experiment: one HTML file with results, figures, losses, layers, errors and their audio.
+
+    python -m distill.bin.report --expdir exp --data dump/raw --valid_set valid
+
+writes EXPDIR/report/index.html, which needs no other file and no network. It shows what is there: results.json of
+stage 13, bench.json of stage 14, the trainings' configurations and losses, and the decoded utterances.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from distill.errors import cli
+from distill.files import atomic_write
+
+
+@cli
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--expdir", type=Path, required=True, help="of the experiment, such as exp")
+    parser.add_argument(
+        "--data", type=Path, default=Path("dump/raw"), help="directory of SET/wav.scp and text (default: dump/raw)"
+    )
+    parser.add_argument("--valid_set", default="valid", help="for the similarity of layers (default: valid)")
+    parser.add_argument("--num_errors", type=int, default=12, help="utterances to be heard (default: 12)")
+    parser.add_argument("--num_utts", type=int, default=8, help="utterances for the similarity; 0: none (default: 8)")
+    parser.add_argument("--output", type=Path, help="file to write (default: EXPDIR/report/index.html)")
+    args = parser.parse_args(argv)
+
+    from distill.report.page import render
+
+    output = args.output or args.expdir / "report" / "index.html"
+    page = render(args.expdir, args.data, args.valid_set, args.num_errors, args.num_utts)
+    with atomic_write(output) as stream:
+        stream.write(page)
+    print(f"{output}: {len(page.encode()) / 1e6:.1f} MB")
+
+
+if __name__ == "__main__":
+    main()

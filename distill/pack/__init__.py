@@ -1,0 +1,1 @@
+"""A trained model in one file: written, described by a model card, and loaded without trust."""

@@ -1,0 +1,178 @@
+"""The file of a packed model: a zip in the layout of ESPnet's model zoo, the same bytes from the same inputs.
+
+meta.yaml names what is inside, as ``espnet2.bin.pack`` does (``files``, ``yaml_files``), and besides the directory of
+each ``model`` (``torch``: a training, ``onnx``: an export) and the SHA-256 of every other member. Paths are relative to
+the top of the archive. A file from elsewhere can be opened as it is: nothing in it is unpickled, and nothing is written
+outside a temporary directory.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import stat
+import tempfile
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import yaml
+
+from distill.errors import UserError
+from distill.files import atomic_write
+
+META = "meta.yaml"
+MODELS = ("torch", "onnx")
+# What a packed model consists of; nothing that holds code.
+SUFFIXES = {".json", ".md", ".model", ".onnx", ".safetensors", ".txt", ".yaml"}
+MAX_META = 1 << 20  # bytes
+MAX_MEMBERS = 1000
+MAX_GROWTH = 20  # times the size of the file that all its members may have
+BLOCK = 1 << 20
+
+_unpacked: dict[tuple[str, int, int], tuple[tempfile.TemporaryDirectory, dict[str, str]]] = {}
+
+
+def write_archive(output: Path, members: Mapping[str, bytes | Path], meta: Mapping[str, Any]) -> None:
+    """Write ``members`` (contents, or files to copy, by name) and meta.yaml with ``meta`` and their checksums.
+
+    Nothing is compressed, as weights would hardly shrink, and no time is recorded.
+    """
+    checksums = {}
+    for name, content in sorted(members.items()):
+        with _open(content) as stream:
+            checksums[name] = hashlib.file_digest(stream, "sha256").hexdigest()
+    about = yaml.safe_dump({**meta, "checksums": checksums}, sort_keys=True, allow_unicode=True).encode()
+    with atomic_write(output, "wb") as file, zipfile.ZipFile(file, "w") as archive:
+        for name, content in [(META, about), *sorted(members.items())]:
+            entry = zipfile.ZipInfo(name)  # dated 1980
+            entry.create_system = 3
+            entry.external_attr = (stat.S_IFREG | 0o644) << 16
+            with _open(content) as stream, archive.open(entry, "w", force_zip64=True) as member:
+                while block := stream.read(BLOCK):
+                    member.write(block)
+
+
+def _open(content: bytes | Path) -> io.BytesIO | io.BufferedReader:
+    return io.BytesIO(content) if isinstance(content, bytes) else open(content, "rb")
+
+
+def model_directory(path: str | Path, kind: str | None = None) -> Path:
+    """A directory as it is; of a packed file the directory of its model, unpacked until this process ends.
+
+    Args:
+        path: a directory, or a file that ``python -m distill.bin.pack`` wrote.
+        kind: ``torch`` or ``onnx``; None: the first of these that is in the file.
+
+    Raises:
+        UserError: the file is not a packed model, damaged, holds no model of that kind, or is not to be trusted.
+    """
+    path = Path(path)
+    if not path.is_file():
+        return path
+    status = path.stat()
+    key = (str(path.resolve()), status.st_size, status.st_mtime_ns)
+    if key not in _unpacked:
+        folder = tempfile.TemporaryDirectory(prefix="distillw2v2_")
+        try:
+            _unpacked[key] = folder, _unpack(path, Path(folder.name))
+        except BaseException:
+            folder.cleanup()
+            raise
+    folder, models = _unpacked[key]
+    kinds = MODELS if kind is None else (kind,)
+    for wanted in kinds:
+        if wanted in models:
+            return Path(folder.name) / models[wanted]
+    raise UserError(f"{path}: holds no {' or '.join(kinds)} model, only {', '.join(models) or 'none'}; pack it again")
+
+
+def _unpack(path: Path, folder: Path) -> dict[str, str]:
+    """Check the file, write its members below ``folder``, and return the directory of each model."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            entries = _checked(path, archive)
+            meta = _read_meta(path, archive, entries)
+            checksums, models = meta["checksums"], meta["models"]
+            for name in sorted(entries.keys() ^ {META, *checksums}):
+                raise UserError(f"{path}: {name} is in only one of the archive and its {META}; pack it again")
+            for name, checksum in checksums.items():
+                target = folder / name
+                target.parent.mkdir(parents=True, exist_ok=True)
+                digest = hashlib.sha256()
+                with archive.open(entries[name]) as stream, open(target, "wb") as file:
+                    while block := stream.read(BLOCK):
+                        digest.update(block)
+                        file.write(block)
+                if digest.hexdigest() != checksum:
+                    raise UserError(f"{path}: {name} is not what was packed (SHA-256 differs); copy the file again")
+    except (zipfile.BadZipFile, EOFError, NotImplementedError, ValueError, zipfile.zlib.error) as error:  # type: ignore
+        raise UserError(f"{path}: not a packed model, or damaged ({error}); copy the file again") from None
+    for kind, name in models.items():
+        if not (folder / name).is_dir():
+            raise UserError(f"{path}: {META} names {name} as its {kind} model, which is not there; pack it again")
+    if "torch" in models:
+        _check_training(path, folder / models["torch"])
+    return models
+
+
+def _checked(path: Path, archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
+    """Members by name, after all that can be said from the table of contents."""
+    entries: dict[str, zipfile.ZipInfo] = {}
+    if len(archive.infolist()) > MAX_MEMBERS:
+        raise UserError(f"{path}: {len(archive.infolist())} members are too many for a packed model; not opened")
+    for entry in archive.infolist():
+        name = entry.filename
+        kind = stat.S_IFMT(entry.external_attr >> 16)
+        parts = name.split("/")
+        if name != entry.orig_filename or "\\" in name or ":" in name or not all(parts) or {".", ".."} & {*parts}:
+            reason = "is no plain relative path"
+        elif kind not in (0, stat.S_IFREG):
+            reason = "is a link or another special file"
+        elif PurePosixPath(name).suffix not in SUFFIXES:
+            reason = f"is of a kind that no packed model holds ({', '.join(sorted(SUFFIXES))})"
+        elif name in entries:
+            reason = "is there twice"
+        elif entry.flag_bits & 1:
+            reason = "is encrypted"
+        else:
+            entries[name] = entry
+            continue
+        raise UserError(f"{path}: member {entry.orig_filename!r} {reason}; not opened, do not trust this file")
+    total = sum(entry.file_size for entry in entries.values())
+    if total > MAX_GROWTH * path.stat().st_size:
+        raise UserError(
+            f"{path}: would grow from {path.stat().st_size} to {total} bytes; not opened, do not trust this file"
+        )
+    return entries
+
+
+def _read_meta(path: Path, archive: zipfile.ZipFile, entries: Mapping[str, zipfile.ZipInfo]) -> dict[str, Any]:
+    if META not in entries or entries[META].file_size > MAX_META:
+        raise UserError(f"{path}: has no {META} of a packed model; make it with python -m distill.bin.pack")
+    try:
+        meta = yaml.safe_load(archive.read(entries[META]))
+    except yaml.YAMLError:
+        meta = None
+    for name in ("checksums", "models"):
+        table = meta.get(name) if isinstance(meta, dict) else None
+        if not isinstance(table, dict) or not all(isinstance(item, str) for pair in table.items() for item in pair):
+            raise UserError(f"{path}: its {META} lacks {name}; make it with python -m distill.bin.pack")
+    for name in meta["models"].values():
+        if not all(name.split("/")) or {".", ".."} & {*name.split("/")}:
+            raise UserError(f"{path}: model {name!r} in {META} is no plain relative path; do not trust this file")
+    return meta
+
+
+def _check_training(path: Path, directory: Path) -> None:
+    """The weights are in the archive, and loading them fetches nothing."""
+    if not (directory / "model.safetensors").is_file():
+        raise UserError(f"{path}: holds no model.safetensors; pack it again")
+    try:
+        config = yaml.safe_load((directory / "config.yaml").read_text(encoding="utf-8"))
+        conf = config.get("network_conf") or {}
+    except (OSError, ValueError, AttributeError, yaml.YAMLError):
+        raise UserError(f"{path}: holds no readable config.yaml; pack it again") from None
+    if not isinstance(conf, dict) or not isinstance(conf.get("config", {}), dict):
+        raise UserError(f"{path}: network_conf in its config.yaml is not a packed model's; do not trust this file")

@@ -1,0 +1,162 @@
+"""The model card: README.md with the front matter of Hugging Face's hub, from results.json and the configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import yaml
+
+from distill.bin.results import interval
+
+UNSTATED = (
+    "The licence of these weights was not stated when they were packed. They derive from the training data and from "
+    "the teacher's weights, whose terms apply: ask whoever gave you this file before you pass it on or build on it."
+)
+PAPER = "[DistillW2V2](https://arxiv.org/abs/2303.09278) (Fu, Kang, Cao, Ma, 2023)"
+METHODS = {
+    "teacher": "A wav2vec 2.0 recogniser, full context, of the kind that small students are distilled from.",
+    "student_full": "A small recogniser, full context, distilled from a large wav2vec 2.0.",
+    "student_full_no_kd": "A small recogniser, full context, trained without a teacher.",
+    "student_stream": "A small streaming recogniser, distilled from a large wav2vec 2.0 in two stages.",
+}
+
+
+class Licence(NamedTuple):
+    """Of the weights: a name as Hugging Face's hub knows them, such as cc-by-4.0, and what LICENSE.txt says."""
+
+    name: str
+    text: str
+
+
+def model_card(
+    file_name: str,
+    system: str,
+    licence: Licence,
+    language: str | None,
+    config: Mapping[str, Any] | None,
+    params: int | None,
+    results: Mapping[str, Any] | None,
+    bench: Mapping[str, Any] | None,
+    has_torch: bool,
+    has_onnx: bool,
+) -> str:
+    """The card of ``system`` in ``file_name``; what is None is left out."""
+    rows = [row for row in (results or {}).get("rows", []) if row["system"] in ("teacher", system)]
+    title = system if results is None else f"{system} of {results['recipe']}"
+    lines = ["---", front_matter(title, system, licence, language, rows, (results or {}).get("recipe")), "---", ""]
+    lines += [f"# {title}", "", METHODS.get(system, METHODS["student_stream"]), ""]
+    lines += facts(config, params, rows, system)
+    lines += ["", "## Use", "", *usage(file_name, has_torch, has_onnx)]
+    if rows:
+        lines += ["", "## Results", "", *results_table(rows)]
+    if bench and bench.get("latency") and system == "student_stream":
+        lines += ["", "## Latency", "", *latency_table(bench)]
+    short = len(licence.text) < 1000
+    lines += ["", "## Licence", "", licence.text.strip() if short else f"{licence.name}, see LICENSE.txt"]
+    lines += ["", "The toolkit that made it extends [ESPnet](https://github.com/espnet/espnet), which is Apache-2.0."]
+    if config is not None:
+        shown = {key: value for key, value in config.items() if key != "token_list"}
+        text = yaml.safe_dump(shown, sort_keys=False, allow_unicode=True)
+        lines += ["", "## Configuration", "", "<details><summary>expand</summary>", "", "```yaml", text + "```", ""]
+        lines += ["</details>"]
+    lines += ["", f"The method is that of {PAPER}, as far as it is published."]
+    return "\n".join(lines) + "\n"
+
+
+def front_matter(
+    title: str, system: str, licence: Licence, language: str | None, rows: list[dict], recipe: str | None
+) -> str:
+    """YAML that hubs read: licence, language, task, and WERs of greedy decoding as a model index."""
+    about: dict[str, Any] = {"license": licence.name}
+    if language:
+        about["language"] = language
+    about["tags"] = ["espnet", "audio", "automatic-speech-recognition"]
+    if system.startswith("student"):
+        about["tags"] += ["wav2vec2", "knowledge-distillation"]
+    if system.startswith("student_stream"):
+        about["tags"] += ["streaming"]
+    about["pipeline_tag"] = "automatic-speech-recognition"
+    mine = [row for row in rows if row["system"] == system and row["decoder"] == "greedy"]
+    if mine:
+        task = {"type": "automatic-speech-recognition", "name": "Automatic Speech Recognition"}
+        found = [
+            {
+                "task": task,
+                "dataset": {"type": recipe, "name": recipe, "split": row["test_set"]},
+                "metrics": [{"type": "wer", "value": round(row["wer"], 2), "name": f"WER, {latency_name(row)}"}],
+            }
+            for row in mine
+        ]
+        about["model-index"] = [{"name": title, "results": found}]
+    return yaml.safe_dump(about, sort_keys=False, allow_unicode=True).rstrip()
+
+
+def latency_name(row: Mapping[str, Any]) -> str:
+    """``480 ms`` or ``full context``."""
+    return "full context" if row["latency_ms"] is None else f"{row['latency_ms']} ms"
+
+
+def facts(config: Mapping[str, Any] | None, params: int | None, rows: list[dict], system: str) -> list[str]:
+    """Size, tokens and chunks as a list."""
+    lines = []
+    teacher = next((row for row in rows if row["system"] == "teacher"), None)
+    if params is not None:
+        against = ""
+        if teacher and system != "teacher":
+            against = f", {teacher['params'] / params:.1f} times fewer than its teacher's"
+        lines.append(f"- {params / 1e6:.2f} M parameters{against}")
+    lines.append("- audio: 16 kHz, one channel")
+    if config is not None:
+        lines.append(f"- {len(config['token_list'])} tokens ({config['token_type']})")
+        chunk = config.get("chunk_conf")
+        if chunk:
+            lines.append(f"- streams in chunks of any length in {chunk.get('chunk_ms')} ms, look-ahead included")
+    return lines
+
+
+def usage(file_name: str, has_torch: bool, has_onnx: bool) -> list[str]:
+    """How to recognise a file with it."""
+    lines = [
+        "With the toolkit installed (`pip install .` in its directory):",
+        "",
+        f"    python -m distill.bin.transcribe --model {file_name} audio.wav",
+    ]
+    if has_torch:
+        lines += [
+            "",
+            "or in Python:",
+            "",
+            "    from distill.streaming import StreamingRecognizer",
+            f'    session = StreamingRecognizer.from_pretrained("{file_name}", chunk_ms=480)',
+        ]
+    if has_onnx:
+        lines += ["", "`exp/export` in the archive holds the model for onnxruntime and sherpa-onnx, without torch."]
+    return lines
+
+
+def results_table(rows: list[dict]) -> list[str]:
+    """WER of the system and its teacher, by test set, latency and decoder."""
+    lines = ["| test set | system | latency | decoder | WER % (95 %) | loss against the teacher % |", "|---" * 6 + "|"]
+    for row in rows:
+        loss = row.get("relative_loss")
+        low, high = row.get("wer_low"), row.get("wer_high")
+        cells = [row["test_set"], row["system"], latency_name(row), row["decoder"]]
+        cells += [f"{row['wer']:.2f} ({interval(low, high)})", "-" if loss is None else f"{loss:+.1f}"]
+        lines.append("| " + " | ".join(cells) + " |")
+    return lines
+
+
+def latency_table(bench: Mapping[str, Any]) -> list[str]:
+    """What a frame waits for, and computation, by chunk length."""
+    lines = [
+        "| chunk | a frame waits, at worst and on average, ms | computation per chunk, ms | token delay, median, ms |",
+        "|---" * 4 + "|",
+    ]
+    for row in bench["latency"]:
+        delay = row.get("delay_median_ms")
+        lines.append(
+            f"| {row['chunk_ms']} ms | {row['wait_worst_ms']:.0f}, {row['wait_mean_ms']:.0f} "
+            f"| {row['compute_median_ms']:.1f} | {'-' if delay is None else f'{delay:.0f}'} |"
+        )
+    return lines

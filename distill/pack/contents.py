@@ -1,0 +1,99 @@
+"""What is packed of an experiment: weights without pickle, configuration and results without this machine's paths."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path, PurePath
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from distill.errors import UserError
+
+if TYPE_CHECKING:
+    from distill.models.student import Student
+    from distill.models.teacher import Teacher
+
+# What recognition reads, and then how the model was trained.
+RECOGNITION = ("network", "network_conf", "chunk_conf", "token_type", "token_list")
+TRAINING = (
+    "distill_conf",
+    "augment_conf",
+    "optim",
+    "optim_conf",
+    "scheduler",
+    "scheduler_conf",
+    "max_epoch",
+    "num_iters_per_epoch",
+    "batch_type",
+    "batch_bins",
+    "accum_grad",
+    "grad_clip",
+    "best_model_criterion",
+    "keep_nbest_models",
+    "seed",
+    "version",
+)
+BPE_MODEL = "bpe.model"
+
+
+def without_paths(value: Any) -> Any:
+    """The same with the last part alone of every path that leads out of the experiment, tokens excepted."""
+    if isinstance(value, Mapping):
+        return {key: item if key == "token_list" else without_paths(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_paths(item) for item in value]
+    if isinstance(value, str) and (PurePath(value).is_absolute() or value.startswith(("../", "~"))):
+        return PurePath(value).name
+    return value
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object of an experiment, such as results.json, without paths of this machine."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: not found; run the stage that makes it first") from None
+    except ValueError as error:
+        raise UserError(f"{path}: not JSON ({error}); run the stage that makes it again") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: not a JSON object; run the stage that makes it again")
+    return without_paths(content)
+
+
+def public_config(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a training's configuration means something elsewhere."""
+    return without_paths({key: config[key] for key in RECOGNITION + TRAINING if config.get(key) is not None})
+
+
+def training_members(directory: Path, config: dict[str, Any], network: Student | Teacher) -> dict[str, bytes | Path]:
+    """model.safetensors, config.yaml, tokens.txt and bpe.model of a training."""
+    from safetensors.torch import save
+
+    weights = {f"network.{key}": tensor.contiguous().clone() for key, tensor in network.state_dict().items()}
+    kept = public_config(config)
+    members: dict[str, bytes | Path] = {}
+    if config.get("token_type") == "bpe":
+        bpe = directory / BPE_MODEL
+        if not bpe.is_file():
+            bpe = Path(config.get("bpemodel") or BPE_MODEL)
+        if not bpe.is_file():
+            raise UserError(f"{bpe}: not found, but {directory} was trained with it; pack in the recipe's directory")
+        members[BPE_MODEL] = bpe
+        kept["bpemodel"] = f"exp/{directory.name}/{BPE_MODEL}"
+    text = yaml.safe_dump(kept, sort_keys=False, allow_unicode=True)
+    members["config.yaml"] = text.encode()
+    members["tokens.txt"] = "".join(f"{token}\n" for token in config["token_list"]).encode()
+    members["model.safetensors"] = save(weights, metadata={"format": "pt"})
+    return members
+
+
+def export_members(directory: Path) -> dict[str, bytes | Path]:
+    """Every file of an export."""
+    members: dict[str, bytes | Path] = {
+        path.relative_to(directory).as_posix(): path for path in sorted(directory.rglob("*")) if path.is_file()
+    }
+    if not any(name.endswith(".onnx") for name in members):
+        raise UserError(f"{directory}: holds no .onnx file; export the model first (stage 15)")
+    return {name: path for name, path in members.items() if not name.startswith(".")}

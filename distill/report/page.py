@@ -1,0 +1,174 @@
+"""The report page: gathers what an experiment has, leaves out what it lacks; one file that needs no other."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jinja2
+import yaml
+from markupsafe import Markup
+
+from distill.bin.results import systems_of
+from distill.errors import UserError
+from distill.pack.contents import public_config, read_json
+from distill.report import figures
+from distill.report.errors import Utterance, worst_utterances
+from distill.report.history import read_history
+
+HERE = Path(__file__).parent
+MOST_AUDIO_S = 120.0  # in the page, from the worst utterance on
+MOST_COMPARED_S = 60.0  # of audio, for the similarity of layers
+
+
+class Training(NamedTuple):
+    """A trained system: its configuration for a reader, in short and whole, and its losses."""
+
+    system: str
+    name: str
+    style: str
+    facts: list[tuple[str, str]]
+    config: str
+    losses: list[Any]
+
+
+class Similarity(NamedTuple):
+    """CKA of a student's layers (rows) with the teacher's; ``compared`` are (row, column) that training compares."""
+
+    name: str
+    values: list[list[float]]
+    compared: set[tuple[int, int]]
+
+
+def note(missing: str) -> None:
+    print(f"report: {missing}", file=sys.stderr)
+
+
+def trained(expdir: Path) -> list[str]:
+    """Systems whose training is there, in the order of the results."""
+    return [name for name in systems_of(expdir) if (expdir / name / "config.yaml").is_file()]
+
+
+def trainings(expdir: Path) -> list[Training]:
+    """Configuration and losses of every system."""
+    found = []
+    for system in trained(expdir):
+        config = yaml.safe_load((expdir / system / "config.yaml").read_text(encoding="utf-8"))
+        shown = {key: value for key, value in public_config(config).items() if key != "token_list"}
+        text = yaml.safe_dump(shown, sort_keys=False, allow_unicode=True, width=100)
+        name, style = figures.system_name(system), figures.style_of(system)
+        curves = figures.loss_plots(read_history(expdir / system))
+        found.append(Training(system, name, style, facts(config), text, curves))
+    return found
+
+
+def facts(config: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What one wants to know of a training first."""
+    network, loss = config.get("network_conf") or {}, config.get("distill_conf") or {}
+    chunk, optim = config.get("chunk_conf") or {}, config.get("optim_conf") or {}
+    encoder = network.get("config") if isinstance(network.get("config"), Mapping) else {}
+    layers = network.get("layers") or (encoder or {}).get("num_hidden_layers", "")
+    width = network.get("width") or (encoder or {}).get("hidden_size", "")
+    with_teacher = bool(config.get("teacher"))
+    rows = [
+        ("network", f"{layers} layers of width {width}" if layers and width else str(config.get("network", ""))),
+        ("front end", network.get("front_end", "cnn") if config.get("network") == "student" else ""),
+        ("tokens", f"{len(config.get('token_list') or [])} ({config.get('token_type')})"),
+        ("learns from", Path(config["teacher"]).name if with_teacher else "the transcripts"),
+        ("LF-MMI target", loss.get("target", "")),
+        ("α, β", f"{loss.get('alpha', 0.8)}, {loss.get('beta', 0.8)}" if with_teacher else ""),
+        ("CTC weight", str(loss.get("weight_ctc", ""))),
+        ("chunks", f"{chunk.get('chunk_ms')} ms, history {chunk.get('left_ms')} ms" if chunk else ""),
+        ("learning rate", str(optim.get("lr", ""))),
+        ("epochs", str(config.get("max_epoch", ""))),
+    ]
+    return [(name, str(value)) for name, value in rows if value != ""]
+
+
+def similarities(expdir: Path, valid_dir: Path, num_utts: int, chunk_ms: int | None) -> list[Similarity]:
+    """CKA of both students' layers with the teacher's on the first validation utterances."""
+    from distill.audio import read_audio, read_wav_scp
+    from distill.report.similarity import compared_layers, layer_similarity
+    from distill.tasks.load import read_config
+
+    students = [system for system in ("student_full", "student_stream") if system in trained(expdir)]
+    if num_utts < 1 or not students or "teacher" not in trained(expdir):
+        return []
+    try:
+        paths = list(read_wav_scp(valid_dir / "wav.scp").values())[:num_utts]
+        utterances, seconds = [], 0.0
+        for path in paths:
+            audio = read_audio(path)
+            if seconds + len(audio) / 16000 <= MOST_COMPARED_S:
+                utterances.append(audio)
+                seconds += len(audio) / 16000
+        found = []
+        for system in students:
+            values = layer_similarity(expdir / system, expdir / "teacher", utterances, chunk_ms)
+            layers = compared_layers(read_config(expdir / system), len(values), len(values[0]))
+            compared = {(row, layer - 1) for row, layer in enumerate(layers)}
+            found.append(Similarity(figures.system_name(system), values, compared))
+        return found
+    except UserError as error:
+        note(f"similarity of layers is left out: {error}")
+        return []
+
+
+def render(expdir: Path, data: Path, valid_set: str, num_errors: int, num_utts: int) -> str:
+    """The page of an experiment.
+
+    Args:
+        expdir: with results.json (stage 13), and what else there is of trainings, bench.json and decode directories.
+        data: holds SET/wav.scp and SET/text, such as dump/raw.
+        valid_set: on whose first ``num_utts`` utterances layers are compared.
+        num_errors: utterances with errors that are shown.
+    """
+    results = read_json(expdir / "results.json")
+    rows = results.get("rows") or []
+    if not rows:
+        raise UserError(f"{expdir / 'results.json'}: has no results; run stages 12 and 13")
+    bench = read_json(expdir / "bench.json") if (expdir / "bench.json").is_file() else {}
+    main, speeds = figures.main_row(rows), figures.Speeds(bench)
+    sentence, sure, tiles = figures.headline(rows, main, speeds)
+    test_sets, table = figures.result_table(rows, main, speeds)
+    latency_plots = [plot for name in test_sets if (plot := figures.latency_plot(rows, name))]
+    folder = "decode_full" if main["latency_ms"] is None else f"decode_{main['latency_ms']}ms"
+    suffix = "" if main["decoder"] == "greedy" else f"_{main['decoder']}"
+    decode_dir = expdir / main["system"] / (folder + suffix) / main["test_set"]
+    teacher_dir: Path | None = expdir / "teacher" / f"decode_full{suffix}" / main["test_set"]
+    if teacher_dir is not None and (main["system"] == "teacher" or not teacher_dir.is_dir()):
+        teacher_dir = None
+    worst: list[Utterance] = []
+    confusions: list[tuple[str, str, int]] = []
+    if decode_dir.is_dir() and (data / main["test_set"] / "text").is_file():
+        data_dir = data / main["test_set"]
+        worst, confusions = worst_utterances(decode_dir, teacher_dir, data_dir, num_errors, MOST_AUDIO_S)
+    else:
+        note(f"errors are left out: {decode_dir} or {data / main['test_set'] / 'text'} is not there")
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(HERE), autoescape=True, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.globals.update(latency_name=figures.latency_name, system_name=figures.system_name)
+    return environment.get_template("page.html").render(
+        recipe=results.get("recipe", expdir.name),
+        style=Markup((HERE / "style.css").read_text(encoding="utf-8")),
+        sentence=sentence,
+        sure=sure,
+        tiles=tiles,
+        test_sets=test_sets,
+        sizes={row["test_set"]: (row["utterances"], row["words"]) for row in rows},
+        table=table,
+        decoders={row["decoder"] for row in rows},
+        main=main,
+        measured=speeds.measured,
+        latency_plots=latency_plots,
+        bubbles=figures.bubble_plot(rows, main["test_set"], speeds),
+        delays=bench.get("latency") or [],
+        trainings=trainings(expdir),
+        similarities=similarities(expdir, data / valid_set, num_utts, main["latency_ms"]),
+        worst=worst,
+        confusions=confusions,
+        environment=results.get("environment") or {},
+    )

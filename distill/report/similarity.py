@@ -1,0 +1,72 @@
+"""How alike the layers of two networks are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from distill.models.student import Student
+from distill.tasks.load import load_network
+from distill.tasks.losses import average_frames, layer_map
+from distill.tasks.settings import ChunkConf, DistillConf, read_conf
+
+
+def linear_cka(x: Tensor, y: Tensor) -> float:
+    """Linear centred kernel alignment of (n, d1) and (n, d2), the same n frames in two representations.
+
+        CKA(X, Y) = ‖Yᵀ X‖² / (‖Xᵀ X‖ ‖Yᵀ Y‖)
+
+    with Frobenius norms and columns of zero mean (Kornblith, Norouzi, Lee, Hinton, "Similarity of neural network
+    representations revisited", ICML 2019). 1 for what differs by rotation and scale alone; 0 for what has nothing
+    linear in common, or does not vary.
+    """
+    x, y = x.double() - x.double().mean(0), y.double() - y.double().mean(0)
+    scale = (x.T @ x).norm() * (y.T @ y).norm()
+    return float((y.T @ x).square().sum() / scale) if scale > 0 else 0.0
+
+
+@torch.no_grad()
+def layer_similarity(
+    student: Path, teacher: Path, utterances: Sequence[np.ndarray], chunk_ms: int | None
+) -> list[list[float]]:
+    """CKA of every student layer (rows) with every teacher layer (columns) over all frames of ``utterances``.
+
+    A streaming student hears the audio in chunks of ``chunk_ms``. The teacher's frames are averaged where the
+    student's are longer.
+    """
+    small, _, config = load_network(student)
+    large = load_network(teacher).network
+    chunk = read_conf(ChunkConf, "chunk_conf", config.get("chunk_conf") or None)
+    streaming = {}
+    if chunk is not None and chunk_ms is not None and isinstance(small, Student):
+        hop, left, ahead = chunk.in_frames(chunk_ms // small.frame_ms, small.frame_ms)
+        streaming = {"chunk_frames": hop, "left_frames": left, "lookahead_frames": ahead}
+    factor = small.frame_ms // large.frame_ms
+    mine: list[list[Tensor]] = []
+    theirs: list[list[Tensor]] = []
+    for audio in utterances:
+        speech, lengths = torch.from_numpy(audio)[None], torch.tensor([len(audio)])
+        of_student = small(speech, lengths, **streaming)
+        of_teacher = large(speech, lengths)
+        layers = of_teacher.hidden
+        if factor > 1:
+            layers = [average_frames(h, of_teacher.lengths, factor)[0] for h in layers]
+        frames = min(of_student.hidden[0].shape[1], layers[0].shape[1])
+        mine.append([h[0, :frames] for h in of_student.hidden])
+        theirs.append([h[0, :frames] for h in layers])
+    rows = [torch.cat(layer) for layer in zip(*mine, strict=True)]
+    columns = [torch.cat(layer) for layer in zip(*theirs, strict=True)]
+    return [[linear_cka(row, column) for column in columns] for row in rows]
+
+
+def compared_layers(config: Mapping[str, Any], layers: int, teacher_layers: int) -> list[int]:
+    """Layer of ``exp/teacher`` that each student layer was trained to resemble, from 1; empty if none was."""
+    conf = read_conf(DistillConf, "distill_conf", config.get("distill_conf") or None) or DistillConf()
+    if Path(config.get("teacher") or "").name != "teacher" or conf.alpha == 1:
+        return []
+    return list(conf.layer_map or layer_map(layers, teacher_layers))

@@ -1,0 +1,111 @@
+#!/usr/bin/env bash
+# What each part of the method is worth: students that differ from the recipe's in one thing, with several seeds.
+set -euo pipefail
+
+# name | kind | what differs | options of the training | options of run.sh
+table="
+default        | full   | the recipe's stage 1 | |
+no_teacher     | no_kd  | transcripts alone, no teacher | |
+hidden_only    | full   | α = 0: hidden layers (and CTC) | --distill_conf alpha=0 |
+logits_only    | full   | α = 1, β = 0: logits (and CTC) | --distill_conf alpha=1 --distill_conf beta=0 |
+mmi_only       | full   | α = 1, β = 1: LF-MMI (and CTC) | --distill_conf alpha=1 --distill_conf beta=1 |
+transcript     | full   | LF-MMI with the transcript | --distill_conf target=transcript |
+posterior      | full   | LF-MMI with the teacher's posterior | --distill_conf target=posterior |
+no_ctc         | full   | no CTC | --distill_conf weight_ctc=0 |
+frame_kl       | full   | KL of frames for LF-MMI | --distill_conf target=frame_kl |
+cosine         | full   | cosine for MSE on hidden layers | --distill_conf hidden_loss=cosine |
+followup       | full   | both of these, no MSE on logits (a follow-up's choice) | --distill_conf hidden_loss=cosine --distill_conf target=frame_kl --distill_conf beta=1 |
+alpha_0.2      | full   | α = 0.2 | --distill_conf alpha=0.2 |
+alpha_0.5      | full   | α = 0.5 | --distill_conf alpha=0.5 |
+alpha_1        | full   | α = 1 | --distill_conf alpha=1 |
+beta_0.2       | full   | β = 0.2 | --distill_conf beta=0.2 |
+beta_0.5       | full   | β = 0.5 | --distill_conf beta=0.5 |
+beta_1         | full   | β = 1 | --distill_conf beta=1 |
+float16        | dtype  | targets stored in float16 | | --target_dtype float16
+compressed     | dtype  | targets stored compressed | | --target_dtype compressed
+stream         | stream | the recipe's stage 2 | |
+stream_sn      | stream | teacher S_N | | --stage2_teacher student_full
+stream_both    | stream | teachers T and S_N | | --stage2_teacher both
+stream_frames  | stream | frame by frame: stage 1's α and β, the teacher's posterior | --distill_conf alpha=0.8 --distill_conf beta=0.8 --distill_conf target=posterior |
+stream_fixed   | stream | chunks of 480 ms only | --chunk_conf chunk_ms=480 --chunk_conf full_prob=0 |
+stream_direct  | direct | one stage from T, as many steps as both | --chunk_conf chunk_ms=[160,960] --chunk_conf hop=0.5 --chunk_conf full_prob=0.2 |
+"
+help_message="Usage: ./run_ablation.sh [--seeds \"0 1 2\"] [--conditions \"NAME ...\"] [options]
+
+Every seed has a teacher of its own, in exp, exp_seed1, ... (trained first if it is not there), and all conditions are
+students under it, in exp_ablation. What is done is skipped, what was cut off goes on. Ends in exp_ablation/ABLATION.md,
+a table of all there is. Seeds can run side by side, each in a call of its own.
+
+  --full_epochs N, --stream_epochs N   length of stages 1 and 2 in epochs of 200 steps (default: 16 and 10, the recipe's)
+  --threads N   of a training (default: 1)
+Other options, the same for all, belong in run.sh.
+
+Conditions (default: all)
+$(awk -F ' *\\| *' 'NF > 1 { printf "  %-15s%s\n", $1, $3 }' <<< "${table}")"
+
+seeds="0 1 2"
+conditions=
+full_epochs=16
+stream_epochs=10
+threads=1
+
+for argument in "$@"; do
+    case "${argument}" in
+        -h | --help) echo "${help_message}"; exit 0 ;;
+    esac
+done
+. ./path.sh
+. utils/parse_options.sh
+[ $# -eq 0 ] || { echo "error: run_ablation.sh: unexpected argument '$1'; --help lists the options" >&2; exit 2; }
+for name in ${conditions}; do
+    grep -q "^${name} " <<< "${table}" || { echo "error: --conditions ${name}: --help lists them" >&2; exit 2; }
+done
+
+# evaluate MODEL [options of decode]: recognise and score test and test_unseen
+evaluate() {
+    local model=$1 set
+    shift
+    python3 -m distill.bin.decode --model "${model}" --data_dirs dump/raw/test dump/raw/test_unseen "$@"
+    for set in test test_unseen; do
+        python3 -m distill.bin.score --ref "dump/raw/${set}/text" --decode_dir "${model}"/decode_*/"${set}"
+    done
+}
+
+for seed in ${seeds}; do
+    base=exp targets=dump/targets
+    if [ "${seed}" != 0 ]; then base=exp_seed${seed} targets=dump/targets_exp_seed${seed}; fi
+    common=(--seed "${seed}" --threads "${threads}" --fixed_chunks "")
+    ./run.sh "${common[@]}" --expdir "${base}" --stop_stage 9
+    default=exp_ablation/default_seed${seed}
+    while IFS='|' read -r name kind _ training options <&3; do
+        name=${name// /} kind=${kind// /}
+        if [ -z "${name}" ] || { [ -n "${conditions}" ] && [[ " ${conditions} " != *" ${name} "* ]]; }; then continue; fi
+        expdir=exp_ablation/${name}_seed${seed} from=${base} epochs=${full_epochs} stage=10
+        shared="graph stats teacher" stamps="6 7 9"
+        read -r -a options <<< "${options} --targets ${targets}"
+        case "${kind}" in
+            no_kd) expdir=${default} ;;
+            dtype) stage=8 options=("${options[@]::2}") ;;
+            direct) epochs=$((full_epochs + stream_epochs)) ;;
+            stream) from=${default} epochs=${stream_epochs} stage=11 shared+=" student_full" stamps+=" 10" ;;
+        esac
+        [ -e "${from}/.stages/${stamps##* }" ] || { echo "error: ${name}: needs the condition default first" >&2; exit 2; }
+        mkdir -p "${expdir}/.stages"
+        for part in ${shared}; do ln -sfn "$(realpath --relative-to="${expdir}" "${from}/${part}")" "${expdir}/${part}"; done
+        for part in ${stamps}; do cp "${from}/.stages/${part}" "${expdir}/.stages/"; done
+        training="--max_epoch ${epochs} --scheduler_conf max_steps=$((epochs * 200)) ${training}"
+        options+=(--student_full_args "${training}" --student_stream_args "${training}"
+            --no_kd "$([ "${kind}" = no_kd ] && echo true || echo false)")
+        ./run.sh "${common[@]}" --expdir "${expdir}" "${options[@]}" \
+            --stage "${stage}" --stop_stage $((stage == 8 ? 10 : stage))
+        case "${kind}" in
+            no_kd) evaluate "${expdir}/student_full_no_kd" ;;
+            stream) evaluate "${expdir}/student_stream" --chunk_ms 480 ;;
+            direct) evaluate "${expdir}/student_full" --chunk_ms 480 ;;
+            *) evaluate "${expdir}/student_full" ;;
+        esac
+    done 3<<< "${table}"
+done
+awk -F ' *\\| *' 'NF > 1 { print $1 "\t" $2 "\t" $3 }' <<< "${table}" |
+    python3 -m distill.bin.ablation --expdir exp_ablation --test_sets "test test_unseen" \
+        --note "${full_epochs} epochs of stage 1, ${stream_epochs} of stage 2, of 200 steps"

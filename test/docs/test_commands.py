@@ -1,0 +1,293 @@
+"""Every command in the documents: run where it can be here, and its options held against the program's own help.
+
+A block is one of commands if one of its lines begins like one; then all its lines must, so that nothing is passed over.
+What needs a corpus, a GPU or another machine is not run, but a renamed option, file or target still fails.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import io
+import json
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+import yaml
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "models"))
+from tiny_networks import CHANNELS, VOCAB, student, teacher
+from tiny_networks import TEACHER as TEACHER_CONF
+
+ROOT = Path(__file__).parents[2]
+DOCUMENTS = [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md")), *sorted(ROOT.glob("egs2/*/asr_distill1/README.md"))]
+STARTS = (
+    r"(\w+=\S+ )?(\./run\.sh|\$python|python3|make|cd|\. \./path\.sh|python=\$\(make)( |$)|egs2/TEMPLATE/\S+/setup.sh"
+)
+EXTERNAL = {"arecord", "hf", "sclite", "cp", "export"}  # programs of others: their options are not checked
+DATA_PREPARATION = {"librispeech", "gigaspeech", "fsdd"}  # recipes whose --local_data_opts are distill.data.NAME's
+TOKENS = ["<blank>", "<unk>", *"abcdefg", "<space>", "<sos/eos>"]
+
+
+class Command(NamedTuple):
+    """A command of a document: where it stands, its words, and the block that it is part of."""
+
+    document: Path
+    words: list[str]
+    block: str
+
+    def __str__(self) -> str:
+        return f"{self.document.relative_to(ROOT)}: {' '.join(self.words)}"
+
+
+def blocks(document: Path) -> list[str]:
+    """Indented blocks and fenced ones without a language or of a shell, without indentation."""
+    text = document.read_text(encoding="utf-8")
+    fenced = re.findall(r"(?ms)^```(?:bash|sh|console)?\n(.*?)^```$", text)
+    text = re.sub(r"(?ms)^```.*?^```$", "", text)
+    indented = re.findall(r"(?m)^\n((?: {4,}\S.*\n)+)", text)
+    return [*fenced, *("\n".join(line.strip() for line in block.splitlines()) for block in indented)]
+
+
+def commands(document: Path) -> list[Command]:
+    found = []
+    for block in blocks(document):
+        lines = re.sub(r"(\\|\|)\n", lambda end: " " if end[1] == "\\" else "| ", block).splitlines()
+        if not any(re.match(STARTS, line) or line.split(" ")[0] in EXTERNAL for line in lines):
+            continue
+        for line in lines:
+            words = shlex.split(line, comments=True)
+            while "|" in words:
+                at = words.index("|")
+                found.append(Command(document, words[:at], block))
+                words = words[at + 1 :]
+            found.append(Command(document, words, block))
+    prose = re.sub(r"(?m)^ {4,}.*$|(?ms:^```.*?^```$)", "", document.read_text(encoding="utf-8"))
+    for inline in re.findall(r"`([^`]+)`", prose):
+        inline = " ".join(inline.split())
+        if re.match(r"\./run\.sh |make -s |make \w+$|\$?python3? -m ", inline):
+            found.append(Command(document, shlex.split(inline), ""))
+        elif re.match(r"--[a-z]\w+( |$)", inline):  # an option named in passing
+            found.append(Command(document, ["?", *shlex.split(inline)], ""))
+    return found
+
+
+ALL = [command for document in DOCUMENTS for command in commands(document)]
+
+
+@functools.cache
+def options_of(module: str) -> frozenset[str]:
+    """Long options that a module's --help lists."""
+    if module == "distill.bin.train":
+        from distill.tasks.distill_task import DistillTask
+
+        text = DistillTask.get_parser().format_help()
+    elif module == "torch.distributed.run":
+        from torch.distributed.run import get_args_parser
+
+        text = get_args_parser().format_help().replace("-per-", "_per_")
+    else:
+        output, sys.stdout = sys.stdout, io.StringIO()
+        try:
+            importlib.import_module(module).main(["--help"])
+        except SystemExit:
+            pass
+        finally:
+            text, sys.stdout = sys.stdout.getvalue(), output
+    return frozenset(re.findall(r"--\w+", text))
+
+
+@functools.cache
+def options_of_recipes() -> frozenset[str]:
+    done = subprocess.run([ROOT / "egs2/TEMPLATE/asr_distill1/distill.sh", "--help"], capture_output=True, text=True)
+    return frozenset(re.findall(r"--\w+", done.stdout)) | {"--source_train", "--source_valid", "--source_test"}
+
+
+def given(words: list[str]) -> set[str]:
+    return {word.split("=")[0] for word in words if re.match(r"--\w+(=|$)", word)}
+
+
+def check_recipe(command: Command, words: list[str]) -> None:
+    """Options of ./run.sh, and the options within its options."""
+    assert given(words) <= options_of_recipes(), command
+    corpus = command.document.parents[1].name
+    data = f"distill.data.{corpus}" if corpus in DATA_PREPARATION else "distill.bin.import_data"
+    inner = {"--local_data_opts": data, "--decode_options": "distill.bin.decode", "--plan_options": "distill.bin.plan"}
+    for option, value in zip(words, words[1:], strict=False):
+        if option in inner and option != value:
+            assert given(shlex.split(value)) <= options_of(inner[option]), command
+        if value.startswith("conf/"):
+            assert (ROOT / value).is_file(), command
+
+
+def check(command: Command) -> None:
+    words = [word for word in command.words if not re.match(r"cmd_backend=\w+$", word)]
+    program, rest = words[0], words[1:]
+    if program == "?":
+        everything = [options_of_recipes(), *map(options_of, modules())]
+        assert any(given(rest) <= options for options in everything), command
+    elif program == "./run.sh":
+        check_recipe(command, rest)
+    elif program == "make":
+        targets = re.findall(r"(?m)^([\w-]+):", (ROOT / "Makefile").read_text())
+        assert set(rest) - {"-s"} <= set(targets), command
+    elif program in ("$python", "python3", "python"):
+        assert program != "python3" or not command.block or ". ./path.sh" in command.block, f"no path.sh: {command}"
+        while rest:
+            assert rest[0] == "-m", command
+            module, rest = rest[1], rest[2:]
+            end = rest.index("-m") if "-m" in rest else len(rest)
+            assert given(rest[:end]) <= options_of(module), command
+            rest = rest[end:]
+    elif program == "cd":
+        made = "egs2/TEMPLATE/asr_distill1/setup.sh" in command.block
+        assert made or (ROOT / rest[0]).is_dir(), command
+    elif program.startswith("egs2/"):
+        assert (ROOT / program).is_file(), command
+    else:
+        known = program in EXTERNAL or program == "." or re.match(r"python=\$\(make$", program)
+        assert known, f"begins like no command that is known here: {command}"
+
+
+def modules() -> list[str]:
+    """Every module with options, the one last whose help takes ESPnet."""
+    files = [*ROOT.glob("distill/bin/*.py"), *(ROOT / f"distill/data/{name}.py" for name in DATA_PREPARATION)]
+    names = [".".join(path.relative_to(ROOT).with_suffix("").parts) for path in files if path.stem != "__init__"]
+    return sorted(names, key=lambda name: (name == "distill.bin.train", name))
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_programs_options_and_files_are_there(document):
+    for command in ALL:
+        if command.document == document:
+            check(command)
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_links_lead_somewhere(document):
+    for target in re.findall(r"\]\(([^)\s]+)\)", document.read_text(encoding="utf-8")):
+        if re.match(r"https?:", target):
+            continue
+        path, _, anchor = target.partition("#")
+        file = (document.parent / path).resolve() if path else document
+        assert file.exists(), f"{document}: {target}"
+        if anchor:
+            headings = re.findall(r"(?m)^#+ (.*)$", file.read_text(encoding="utf-8"))
+            assert anchor in {re.sub(r"[^\w -]", "", h).lower().replace(" ", "-") for h in headings}, target
+
+
+def save(directory: Path, network: torch.nn.Module, config: dict[str, object]) -> None:
+    directory.mkdir(parents=True)
+    config = {"token_list": TOKENS, "token_type": "char", **config}
+    (directory / "config.yaml").write_text(yaml.safe_dump(config))
+    torch.save({f"network.{key}": value for key, value in network.state_dict().items()}, directory / "model.pth")
+
+
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A clone's top folder as a finished run of a recipe leaves it, as far as commands on models need it."""
+    from distill.bin import make_lm
+
+    assert len(TOKENS) == VOCAB
+    root = tmp_path_factory.mktemp("clone")
+    recipe = root / "egs2/fsdd/asr_distill1"
+    conf = {"front_end": "cnn", "front_end_conf": {"channels": list(CHANNELS)}, "width": 32, "layers": 3, "heads": 2}
+    conf |= {"ffn": 48, "kernel": 7}
+    config = {"network": "student", "network_conf": conf, "chunk_conf": {"chunk_ms": 480, "left_ms": 2000}}
+    save(recipe / "exp/student_stream", student(), config)
+    teacher_conf = {"config": {**TEACHER_CONF, "conv_dim": list(CHANNELS)}}
+    save(recipe / "exp/teacher", teacher(), {"network": "teacher", "network_conf": teacher_conf})
+    for directory in (root, recipe):
+        audio = 0.1 * np.random.default_rng(0).standard_normal(24000).astype(np.float32)
+        soundfile.write(directory / "some.wav", audio, 16000)
+    (recipe / "text").write_text("u1 a cab\nu2 bad cab a\n")
+    for arpa in ("words.arpa", "exp/lm/words.arpa"):
+        make_lm.main(["--text", str(recipe / "text"), "--order", "2", "--output", str(recipe / arpa)])
+    (recipe / "names.txt").write_text("bad cab\n")
+    lexicon = recipe / "data/token_list/phn/lexicon.txt"
+    lexicon.parent.mkdir(parents=True)
+    lexicon.write_text("a a\ncab c a b\nbad b a d\n")
+    return root
+
+
+TRANSCRIBE = [command for command in ALL if "distill.bin.transcribe" in command.words and "--model" in command.words]
+
+
+def test_there_are_commands_to_run():
+    assert len(TRANSCRIBE) >= 7 and len(ALL) > 100
+
+
+@pytest.mark.parametrize("command", TRANSCRIBE, ids=str)
+def test_recognition_as_it_is_written(command, clone, monkeypatch, capsys):
+    """In the top folder with $python, in a recipe's with python3; a microphone is three seconds of noise."""
+    monkeypatch.chdir(clone / "egs2/fsdd/asr_distill1" if command.words[0] == "python3" else clone)
+    noise = (3000 * np.random.default_rng(1).standard_normal(48000)).astype("<i2").tobytes()
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(noise)))
+    importlib.import_module(command.words[2]).main(command.words[3:])
+    said = capsys.readouterr().out.splitlines()
+    assert said
+    if "--json" in command.words:
+        assert json.loads(said[-1])["event"] == "final"
+    else:
+        assert said[-1].split(" ")[0] == command.words[-1]
+
+
+@pytest.mark.parametrize("corpus", ["gigaspeech", "librispeech", "fsdd", "demo", "kaldi_dir"])
+def test_help_of_every_recipe(corpus):
+    done = subprocess.run(
+        ["./run.sh", "--help"], cwd=ROOT / f"egs2/{corpus}/asr_distill1", capture_output=True, text=True
+    )
+    assert done.returncode == 0 and "--stop_stage" in done.stdout
+
+
+def python_blocks() -> list[tuple[Path, str]]:
+    return [
+        (document, block)
+        for document in DOCUMENTS
+        for block in re.findall(r"(?ms)^```python\n(.*?)^```$", document.read_text(encoding="utf-8"))
+    ]
+
+
+@pytest.mark.parametrize(("document", "block"), python_blocks(), ids=lambda value: getattr(value, "name", ""))
+def test_python_examples(document, block, clone, monkeypatch, capsys):
+    from distill.streaming import StreamingRecognizer
+
+    monkeypatch.chdir(clone / "egs2/fsdd/asr_distill1")
+    samples = 0.1 * np.random.default_rng(2).standard_normal(20000).astype(np.float32)
+    one = StreamingRecognizer.from_pretrained("exp/student_stream")
+    other = StreamingRecognizer(one.network, one.token_list, {"chunk_conf": {"chunk_ms": 480}})
+    one = StreamingRecognizer(one.network, one.token_list, {"chunk_conf": {"chunk_ms": 480}})
+    scores = torch.randn(2, 30, 5).log_softmax(-1)
+    names = {
+        "samples": samples,
+        "sessions": [one, other],
+        "pieces": [samples, samples[:9000]],
+        "token_ids_of_each_line": [[1, 2], [3, 1, 1]],
+        "V": 5,
+        "log_probs": scores,
+        "teacher": scores.flip(0),
+        "lengths": torch.tensor([30, 20]),
+        "tokens": torch.tensor([[1, 2, 3], [3, 1, -1]]),
+        "token_lengths": torch.tensor([3, 2]),
+    }
+    exec(compile(block, str(document), "exec"), names)
+    if "loss" in names:
+        assert torch.isfinite(names["loss"]).all()
+
+
+def test_the_servers_messages_are_the_recognisers():
+    from distill.streaming.recognizer import Result, TokenResult
+
+    (block,) = re.findall(r"(?ms)^```json\n(.*?)^```$", (ROOT / "docs/server.md").read_text(encoding="utf-8"))
+    message = json.loads(block)
+    assert message.keys() == Result.__annotations__.keys()
+    assert all(token.keys() == TokenResult.__annotations__.keys() for token in message["tokens"])

@@ -1,0 +1,243 @@
+"""The page of an experiment: what it says, that it needs nothing else, and that it goes without what is missing."""
+
+import asyncio
+import base64
+import io
+import json
+import re
+import shutil
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+import small_experiment
+import soundfile
+import torch
+from browser import CHROMIUM, browse
+
+from distill.bin import report
+from distill.report import figures
+from distill.report.errors import aligned
+from distill.report.history import read_history
+from distill.report.similarity import linear_cka
+
+
+class Elements(HTMLParser):
+    """Start tags with their attributes, and whether every element is closed in its turn."""
+
+    VOID = {"meta", "line", "rect", "path", "circle", "br"}
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.found: list[tuple[str, dict]] = []
+        self.open: list[str] = []
+        self.feed(page)
+        assert not self.open, self.open
+
+    def handle_starttag(self, tag, attrs):
+        self.found.append((tag, dict(attrs)))
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.found.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        if tag not in self.VOID:
+            assert self.open.pop() == tag, tag
+
+    def all(self, tag: str) -> list[dict]:
+        return [attributes for name, attributes in self.found if name == tag]
+
+
+@pytest.fixture(scope="module")
+def exp(tmp_path_factory) -> Path:
+    return small_experiment.make(tmp_path_factory.mktemp("small"))
+
+
+def page_of(exp: Path, *options: str) -> str:
+    report.main(["--expdir", str(exp), "--data", str(exp.parent / "dump/raw"), *options])
+    return (exp / "report/index.html").read_text()
+
+
+@pytest.fixture(scope="module")
+def page(exp) -> str:
+    return page_of(exp, "--num_errors", "3", "--num_utts", "2")
+
+
+def test_says_the_result_first(exp, page):
+    rows = json.loads((exp / "results.json").read_text())["rows"]
+    row = next(r for r in rows if (r["system"], r["latency_ms"], r["test_set"]) == ("student_stream", 480, "test"))
+    teacher = next(r for r in rows if (r["system"], r["test_set"]) == ("teacher", "test"))
+    heading = re.search(r"<h1>(.*?)</h1>", page).group(1)
+    assert heading.startswith("4.1× smaller and streaming at 480 ms:")
+    assert f"{row['wer']:.2f} % of the words" in heading and f"teacher has {teacher['wer']:.2f} %" in heading
+    for r in rows:
+        assert f"<b>{r['wer']:.2f}</b>" in page
+    assert page.count('<tr class="main">') == 1
+
+
+def test_needs_no_other_file(page):
+    elements = Elements(page)
+    for tag, attributes in elements.found:
+        for name in ("src", "href", "xlink:href", "srcset", "poster"):
+            assert attributes.get(name, "#").startswith(("#", "data:")), (tag, attributes[name][:80])
+    assert not elements.all("script") and not elements.all("link")
+    assert "url(" not in page and "@import" not in page
+    assert all("aria-label" in attributes for tag in ("svg", "audio") for attributes in elements.all(tag))
+    assert all("scope" in attributes for attributes in elements.all("th"))
+
+
+def test_every_section_is_there(page):
+    sections = [attributes["id"] for attributes in Elements(page).all("section")]
+    assert sections == ["results", "latency", "size", "training", "layers", "errors", "about"]
+    assert {attributes["href"][1:] for attributes in Elements(page).all("a")} == set(sections)
+    for said in ("hidden layers (MSE)", "LF-MMI, per frame", "published: 8× faster, 12× smaller", "teacher layer"):
+        assert said in page
+
+
+def test_audio_is_what_was_recognised(exp, page):
+    audio = Elements(page).all("audio")
+    assert len(audio) == 3
+    name = audio[0]["aria-label"].removeprefix("Audio of ")
+    content = base64.b64decode(audio[0]["src"].removeprefix("data:audio/flac;base64,"))
+    heard, rate = soundfile.read(io.BytesIO(content))
+    told, _ = soundfile.read(exp.parent / f"dump/raw/test/{name}.wav")
+    assert rate == 16000 and abs(heard - told).max() < 1e-4
+
+
+def test_text_of_data_files_is_never_markup(exp, tmp_path):
+    root = tmp_path / "evil"
+    shutil.copytree(exp.parent, root)
+    evil = "<script>alert(1)</script>"
+    results = json.loads((root / "exp/results.json").read_text())
+    results["recipe"] = results["environment"]["python"] = evil
+    for row in results["rows"]:
+        row["test_set"] = row["test_set"].replace("test_unseen", "<b>unseen</b>")
+    (root / "exp/results.json").write_text(json.dumps(results))
+    for path in [root / "dump/raw/test/text", *root.glob("exp/student_stream/decode_480ms/test/hyp.1.jsonl")]:
+        path.write_text(path.read_text().replace("nine", "<img/src=x>").replace("eight", "'onload='x"))
+    page = page_of(root / "exp", "--num_utts", "0")
+    elements = Elements(page)
+    assert not elements.all("script") and not elements.all("img") and "&lt;img/src=x&gt;" in page
+    assert not [attributes for _, attributes in elements.found if "onload" in attributes]
+
+
+def test_no_path_of_this_machine(exp, page):
+    assert "/home/bob" not in page and str(exp) not in page
+
+
+@pytest.mark.parametrize("missing", ["bench.json", "student_full_no_kd", "teacher", "student_stream", "checkpoints"])
+def test_goes_without_what_is_missing(exp, tmp_path, missing, capsys):
+    root = tmp_path / "less"
+    shutil.copytree(exp.parent, root)
+    results = json.loads((root / "exp/results.json").read_text())
+    results["rows"] = [row for row in results["rows"] if row["system"] != missing]
+    if missing == "teacher":
+        for row in results["rows"]:
+            row.pop("relative_loss", None)
+    (root / "exp/results.json").write_text(json.dumps(results))
+    for path in root.glob("exp/*/checkpoint.pth") if missing == "checkpoints" else [root / "exp" / missing]:
+        path.unlink() if path.is_file() else shutil.rmtree(path)
+    page = page_of(root / "exp", "--num_utts", "1")
+    sections = {attributes["id"] for attributes in Elements(page).all("section")}
+    gone = {"teacher": {"size", "layers"}, "student_stream": {"latency"}}.get(missing, set())
+    assert {"results", "about"} <= sections and not gone & sections
+
+
+def test_without_data_there_are_no_errors_to_show(exp, tmp_path, capsys):
+    report.main(["--expdir", str(exp), "--data", str(tmp_path), "--output", str(tmp_path / "x.html")])
+    page = (tmp_path / "x.html").read_text()
+    assert '<section id="errors">' not in page and '<section id="layers">' not in page
+    assert "errors are left out" in capsys.readouterr().err
+
+
+CONTRAST = """(() => {
+    const parse = (c) => c.match(/[\\d.]+/g).map(Number);
+    const light = ([r, g, b]) => [r, g, b].map((v) => (v /= 255) <= .03928 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4)
+        .reduce((sum, v, i) => sum + v * [.2126, .7152, .0722][i], 0);
+    const behind = (e) => { while (e) { const c = parse(getComputedStyle(e).backgroundColor);
+        if (c.length < 4 || c[3] > 0) return c; e = e.parentElement; } return [255, 255, 255]; };
+    const poor = [];
+    for (const e of document.querySelectorAll('body *')) {
+        if (![...e.childNodes].some((n) => n.nodeType === 3 && n.data.trim()) || e.closest('.sr, audio')) continue;
+        const style = getComputedStyle(e), on = light(behind(e));
+        const ink = light(parse(e.closest('svg') ? style.fill : style.color));
+        if (e.tagName === 'title' || e.classList.contains('value')) continue;  // not shown; on a coloured cell
+        const ratio = (Math.max(ink, on) + .05) / (Math.min(ink, on) + .05);
+        if (ratio < 4.5) poor.push(e.className + ' ' + e.textContent.slice(0, 20) + ' ' + ratio.toFixed(2));
+    }
+    return poor;
+})()"""
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed (apt-get install chromium)")
+def test_in_a_browser_on_a_desk_on_a_phone_in_the_dark_and_on_paper(exp, page, tmp_path):
+    async def scenario():
+        url = (exp / "report/index.html").resolve().as_uri()
+        async with browse(url, tmp_path / "profile", ready="document.querySelectorAll('audio').length > 0") as tab:
+            assert await tab.evaluate("document.querySelectorAll('section').length") == 7
+            for width, dark in ((1200, False), (390, False), (390, True)):
+                await tab.screenshot(tmp_path / "page.png", width, 800, dark)
+                # Nothing but tables sticks out, and those scroll by themselves.
+                assert await tab.evaluate("document.documentElement.scrollWidth") <= width
+                assert await tab.evaluate(CONTRAST) == []
+                assert await tab.evaluate("document.querySelector('.tile .value').getBoundingClientRect().bottom") < 400
+            heard = """new Promise((done, failed) => { const audio = document.querySelector('audio');
+                audio.onloadedmetadata = () => done(audio.duration); audio.onerror = () => failed('no audio');
+                audio.load(); audio.preload = 'auto'; })"""
+            assert 0.5 < await tab.evaluate(heard) < 3
+            await tab.call("Emulation.clearDeviceMetricsOverride")
+            paper = await tab.call("Page.printToPDF", printBackground=True)
+            assert len(re.findall(rb"/Type\s*/Page\b", base64.b64decode(paper["data"]))) <= 8
+
+    asyncio.run(asyncio.wait_for(scenario(), 90))
+
+
+def test_no_results_no_page(tmp_path, capsys):
+    with pytest.raises(SystemExit) as end:
+        report.main(["--expdir", str(tmp_path)])
+    assert end.value.code == 2 and "results.json: not found; run the stage" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_history_is_the_trainers_own(exp):
+    curves = read_history(exp / "student_stream")
+    assert list(curves) == ["loss", "loss_hidden", "loss_logits", "loss_mmi"]
+    assert curves["loss"]["valid"][2] == (3, pytest.approx(1.2))
+
+
+def test_cka_is_one_up_to_rotation_and_scale_and_small_for_noise():
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(400, 12, generator=generator)
+    rotation = torch.linalg.qr(torch.randn(12, 12, generator=generator))[0]
+    assert linear_cka(x, 3 * x @ rotation + 5) == pytest.approx(1)
+    assert linear_cka(x, torch.randn(400, 12, generator=generator)) < 0.1
+    assert linear_cka(x, torch.ones(400, 3)) == 0
+    # By the definition with n x n kernels, HSIC(K, L) / sqrt(HSIC(K, K) HSIC(L, L))
+    y = x[:, :5].tanh() + 0.1 * torch.randn(400, 5, generator=generator)
+    centre = torch.eye(400) - 1 / 400
+    k, other = (centre @ (z @ z.T) @ centre for z in (x, y))
+    expected = (k * other).sum() / ((k * k).sum() * (other * other).sum()).sqrt()
+    assert linear_cka(x, y) == pytest.approx(float(expected), rel=1e-3)
+
+
+def test_alignment_is_scored_as_sclite_scores():
+    pairs = aligned("One two three", "one too three four")
+    assert [(pair.ref, pair.hyp, pair.kind) for pair in pairs] == [
+        ("One", "one", ""),
+        ("two", "too", "S"),
+        ("three", "three", ""),
+        ("", "four", "I"),
+    ]
+    assert [pair.kind for pair in aligned("a b", "")] == ["D", "D"]
+
+
+def test_a_measured_speed_is_compared_with_a_measured_speed():
+    row = {"system": "student_stream", "latency_ms": 480, "rtf": 0.5}
+    teacher = {"system": "teacher", "latency_ms": None, "rtf": 0.1}
+    measured = {"runtime": "torch", "threads": 1}
+    speeds = figures.Speeds({"speed": [{**row, **measured, "rtf": 0.02}, {**teacher, **measured, "rtf": 0.16}]})
+    assert speeds.faster(row, teacher) == pytest.approx(8)
+    assert figures.Speeds({}).faster(row, teacher) == pytest.approx(0.2)
+    assert figures.Speeds({"speed": [{**row, **measured}]}).faster(row, teacher) is None
