@@ -4,7 +4,7 @@
 # make python  prints the interpreter of the environment (make -s python), and builds it first if need be
 # make env-k2, make python-k2    the same for the environment that holds k2, the judge of the LF-MMI
 # make bench   speed of the LF-MMI beside k2's and torch's, of streaming beside real time, of targets beside the teacher,
-#              and the delay of a server with 20 clients
+#              of exported models beside torch, and the delay of a server with 20 clients
 # make clean   removes what the recipes of this clone made; the environment stays
 SHELL := /bin/bash
 .PHONY: demo test lint env python env-k2 python-k2 clean bench
@@ -43,7 +43,7 @@ bench: env
 	@k2=$$(utils/make_env.sh k2) || echo "note: k2 cannot be installed here, so it is left out" >&2; \
 	python=$$(utils/make_env.sh); \
 	export PYTHONPATH=.; "$$python" utils/bench_lfmmi.py $${k2:+--k2_python "$$k2"} && "$$python" utils/bench_streaming.py && \
-	"$$python" utils/bench_targets.py && "$$python" utils/bench_serve.py
+	"$$python" utils/bench_targets.py && "$$python" utils/bench_export.py && "$$python" utils/bench_serve.py
 
 clean:
 	rm -rf tools/espnet egs2/*/asr_distill1/{data,dump,exp,downloads,utils,steps,scripts,pyscripts}

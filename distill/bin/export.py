@@ -80,16 +80,19 @@ def export(
         for kind, path in files.items()
     }
     reference = parity.torch_reference(network, token_list, config, chunk_ms)
+    difference_as_heard = 0.0
     for utterance in tqdm(utterances, desc=f"check of {chunk_ms} ms", unit="utt", mininterval=1):
         log_probs, text = reference(utterance.audio)
-        for comparison in compared.values():
-            comparison.add(utterance, log_probs, text)
+        through = {kind: comparison.add(utterance, log_probs, text) for kind, comparison in compared.items()}
+        heard = parity.largest_difference(through["sherpa_float32"], reference(parity.as_heard(utterance.audio))[0])
+        difference_as_heard = max(difference_as_heard, heard)
     times = parity.step_times([files["float32"], files["int8"]], utterances)
     report: dict[str, Any] = {"chunk_ms": chunk_ms}
     for kind, path in files.items():
         report[kind] = {"file": path.name, "bytes": path.stat().st_size, **compared[kind].report()}
     for kind, milliseconds in zip(("float32", "int8"), times, strict=True):
         report[kind]["ms_per_chunk"] = milliseconds
+    report["sherpa_float32"]["max_log_prob_difference_as_heard"] = difference_as_heard
     difference = report["float32"]["max_log_prob_difference"]
     if not difference <= parity.LOG_PROB_BOUND:
         raise UserError(
@@ -124,6 +127,10 @@ def table(report: dict[str, Any]) -> str:
             f"{kind:15} {row['max_log_prob_difference']:20.2g} {row['identical_texts']:15} of {row['utterances']:<8} "
             f"{row['word_errors']:6} of {row['words']:<7} {row['bytes'] / 1e6:8.1f} {milliseconds}"
         )
+    lines.append(
+        f"of sherpa_float32 {report['sherpa_float32']['max_log_prob_difference_as_heard']:.2g} where torch hears what "
+        "sherpa-onnx hands over (samples of +-1 as 0)"
+    )
     if report["int8_reasons"]:
         lines.append(f"int8 is not offered: {'; '.join(report['int8_reasons'])}")
     return "\n".join(lines)

@@ -36,25 +36,24 @@ class Comparison:
     """How one runtime compares with torch, over utterances.
 
     Args:
-        recognize: log-posteriors (t, V), None if they are not to be compared, and text of an utterance's audio.
+        recognize: log-posteriors (t, V) and text of an utterance's audio.
     """
 
-    def __init__(self, recognize: Callable[[np.ndarray], tuple[np.ndarray | None, str]]) -> None:
+    def __init__(self, recognize: Callable[[np.ndarray], tuple[np.ndarray, str]]) -> None:
         self._recognize = recognize
-        self.difference: float | None = None
+        self.difference = 0.0
         self.identical, self.utterances, self.errors, self.words = 0, 0, 0, 0
 
-    def add(self, utterance: Utterance, log_probs: np.ndarray, text: str) -> None:
-        """Compare an utterance with what torch gives."""
+    def add(self, utterance: Utterance, log_probs: np.ndarray, text: str) -> np.ndarray:
+        """Compare an utterance with what torch gives, and return the log-posteriors that it was compared with."""
         mine, said = self._recognize(utterance.audio)
-        if mine is not None:
-            here = float(np.abs(mine - log_probs).max()) if mine.shape == log_probs.shape else float("inf")
-            self.difference = max(self.difference or 0.0, here)
+        self.difference = max(self.difference, largest_difference(mine, log_probs))
         self.identical += said == text
         self.utterances += 1
         counts = count_errors(utterance.text.split(), said.split())
         self.errors += counts["sub"] + counts["del"] + counts["ins"]
         self.words += counts["words"]
+        return mine
 
     def report(self) -> dict[str, Any]:
         """The figures by name."""
@@ -65,6 +64,11 @@ class Comparison:
             "word_errors": self.errors,
             "words": self.words,
         }
+
+
+def largest_difference(mine: np.ndarray, theirs: np.ndarray) -> float:
+    """Between (t, V) log-posteriors; infinite if they are not of as many frames."""
+    return float(np.abs(mine - theirs).max(initial=0)) if mine.shape == theirs.shape else float("inf")
 
 
 class _RecordingSearch(GreedySearch):
@@ -126,9 +130,20 @@ def with_end(audio: np.ndarray) -> np.ndarray:
     return np.concatenate((audio, np.ones(3 * BLOCK, np.float32)))
 
 
+def handed_over(audio: np.ndarray) -> np.ndarray:
+    """The int32 samples that sherpa-onnx makes of audio."""
+    return np.trunc(audio.clip(-1, 1) * np.float32(FULL_SCALE)).astype(np.int32)
+
+
+def as_heard(audio: np.ndarray) -> np.ndarray:
+    """Audio as it arrives behind sherpa-onnx: 16-bit audio as it was, but that samples of +-1 have become 0."""
+    samples = handed_over(audio)
+    return ((samples + np.sign(samples)) / 32768).astype(np.float32)
+
+
 def sherpa_log_probs(session: onnxruntime.InferenceSession, audio: np.ndarray) -> np.ndarray:
     """Log-posteriors (t, V) of a sherpa_*.onnx, handed the blocks that sherpa-onnx would hand it."""
-    samples = np.trunc(with_end(audio).clip(-1, 1) * np.float32(FULL_SCALE)).astype(np.int32)
+    samples = handed_over(with_end(audio))
     state = np.zeros(session.get_inputs()[1].shape, np.float16)
     pieces = []
     for start in range(0, len(samples) - 2 * BLOCK + 1, BLOCK):

@@ -6,9 +6,8 @@ import numpy as np
 import onnxruntime
 import pytest
 import sherpa_onnx
-import tiny_networks as tiny
 import torch
-from tiny_exports import FRONT_ENDS, TOKENS, audio_16_bit, config, export
+from tiny_exports import FRONT_ENDS, TOKENS, audio_16_bit, config, export, student
 
 from distill.export.parity import sherpa_log_probs, sherpa_text
 from distill.export.recognizer import open_session
@@ -33,7 +32,7 @@ def recognizer(front_end: str, chunk_ms: int, hop: float) -> sherpa_onnx.OnlineR
 
 
 def reference(front_end: str, chunk_ms: int, hop: float) -> StreamingRecognizer:
-    return StreamingRecognizer(tiny.student(front_end), TOKENS, config(chunk_ms, hop), chunk_ms)
+    return StreamingRecognizer(student(front_end), TOKENS, config(chunk_ms, hop), chunk_ms)
 
 
 @pytest.mark.parametrize("setting", SETTINGS)
