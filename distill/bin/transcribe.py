@@ -76,7 +76,7 @@ def main(argv: list[str] | None = None) -> None:
 
     decoding = conf_of(args, args.decoder)
     recognizer: StreamingRecognizer | OnnxRecognizer
-    if exported(args.model):
+    if exported(args.model) or (args.int8 and args.model.is_file()):  # a packed file may hold both
         from distill.export.recognizer import OnnxRecognizer
 
         if args.decoder != "greedy":

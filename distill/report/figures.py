@@ -362,3 +362,47 @@ def loss_plots(curves: Curves) -> list[Plot]:
         plot.description = f"{TERMS[term]}, {'; '.join(told)}"
         plots.append(plot)
     return plots
+
+
+class Exported(NamedTuple):
+    """A model of an export, as parity.json tells of it."""
+
+    name: str
+    latency: str
+    megabytes: float
+    ms_per_chunk: float | None
+    same_text: str
+    word_errors: str
+    difference: float
+    offered: bool
+
+
+RUNTIMES = {
+    "float32": "onnxruntime, float32",
+    "int8": "onnxruntime, int8",
+    "sherpa_float32": "sherpa-onnx, float32",
+    "sherpa_int8": "sherpa-onnx, int8",
+}
+
+
+def export_rows(parity: Mapping[str, Any]) -> list[Exported]:
+    """Size, speed and agreement with torch of every exported model."""
+    rows = []
+    for report in parity.get("exports") or []:
+        for kind, name in RUNTIMES.items():
+            if kind not in report:
+                continue
+            row = report[kind]
+            rows.append(
+                Exported(
+                    name,
+                    latency_name(report["chunk_ms"]),
+                    row["bytes"] / 1e6,
+                    row.get("ms_per_chunk"),
+                    f"{row['identical_texts']:,} of {row['utterances']:,}",
+                    f"{row['word_errors']:,} of {row['words']:,}",
+                    row["max_log_prob_difference"],
+                    "int8" not in kind or report.get("int8_offered", True),
+                )
+            )
+    return rows

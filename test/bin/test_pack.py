@@ -192,10 +192,13 @@ def test_an_export_alone_needs_no_torch(exp, tmp_path):
     shapes = shapes_for(network, config, 480, exp)
     save(step_model(network, shapes), folder / "student_480ms.onnx", metadata(network, shapes, tokens, "char", 480))
     (folder / ".lock").write_bytes(b"")
+    (folder / "parity.json").write_text(json.dumps({"data": [f"{SECRET}/test"]}))
     pack.main(command)
     with zipfile.ZipFile(tmp_path / "x.zip") as archive:
         graph = "exp/export/student_480ms.onnx"
-        assert sorted(archive.namelist()) == ["LICENSE.txt", "README.md", graph, "meta.yaml"]
+        parity = "exp/export/parity.json"
+        assert sorted(archive.namelist()) == ["LICENSE.txt", "README.md", parity, graph, "meta.yaml"]
+        assert json.loads(archive.read(parity)) == {"data": ["test"]}
         assert os.getcwd().encode() not in archive.read(graph)
     wav = str(exp / "wavs/1.wav")
     command = [sys.executable, "-c", NO_TORCH, str(tmp_path / "x.zip"), wav]
