@@ -49,7 +49,9 @@ class BlockCache:
         return seen
 
 
-def rotary_tables(length: int, dim: int, device: torch.device, first: int | Tensor = 0) -> tuple[Tensor, Tensor]:
+def rotary_tables(
+    length: int, dim: int, device: torch.device, first: int | Tensor = 0
+) -> tuple[Tensor, Tensor]:
     """Cosines and sines (length, dim / 2) of rotary position embedding, angle = position * 10000^(-2j / dim).
 
     Positions begin at ``first``; it may be (B, 1), and the tables are (B, length, dim / 2) then. In float64 until the
