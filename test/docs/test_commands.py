@@ -133,8 +133,8 @@ def check(command: Command) -> None:
     words = [word for word in command.words if not re.match(r"cmd_backend=\w+$", word)]
     program, rest = words[0], words[1:]
     if program == "?":
-        everything = [options_of_recipes(), *map(options_of, modules())]
-        assert any(given(rest) <= options for options in everything), command
+        recipes = given(rest) <= options_of_recipes()
+        assert recipes or any(given(rest) <= options_of(module) for module in modules()), command
     elif program == "./run.sh":
         check_recipe(command, rest)
     elif program == "make":
@@ -195,7 +195,7 @@ def save(directory: Path, network: torch.nn.Module, config: dict[str, object]) -
 @pytest.fixture(scope="module")
 def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A clone's top folder as a finished run of a recipe leaves it, as far as commands on models need it."""
-    from distill.bin import make_lm
+    from distill.bin import make_lm, pack
 
     assert len(TOKENS) == VOCAB
     root = tmp_path_factory.mktemp("clone")
@@ -206,6 +206,7 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     save(recipe / "exp/student_stream", student(), config)
     teacher_conf = {"config": {**TEACHER_CONF, "conv_dim": list(CHANNELS)}}
     save(recipe / "exp/teacher", teacher(), {"network": "teacher", "network_conf": teacher_conf})
+    pack.main(["--model", str(recipe / "exp/student_stream"), "--output", str(root / "student_stream.zip")])
     for directory in (root, recipe):
         audio = 0.1 * np.random.default_rng(0).standard_normal(24000).astype(np.float32)
         soundfile.write(directory / "some.wav", audio, 16000)
