@@ -49,9 +49,7 @@ class BlockCache:
         return seen
 
 
-def rotary_tables(
-    length: int, dim: int, device: torch.device, first: int | Tensor = 0
-) -> tuple[Tensor, Tensor]:
+def rotary_tables(length: int, dim: int, device: torch.device, first: int | Tensor = 0) -> tuple[Tensor, Tensor]:
     """Cosines and sines (length, dim / 2) of rotary position embedding, angle = position * 10000^(-2j / dim).
 
     Positions begin at ``first``; it may be (B, 1), and the tables are (B, length, dim / 2) then. In float64 until the
@@ -64,7 +62,7 @@ def rotary_tables(
 
 
 def for_rotation(cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
-    """The tables as :func:`rotate` takes them, once for all blocks: over both halves of ``dim``, with the sines' sign."""
+    """The tables as :func:`rotate` takes them, once for all blocks: for both halves of ``dim``."""
     return torch.cat((cos, cos), -1), torch.cat((-sin, sin), -1)
 
 
