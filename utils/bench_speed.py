@@ -4,8 +4,8 @@
     make bench
 
 Networks are built as conf/students and wav2vec 2.0 Base and Large define them; speed does not depend on their weights.
-Each works in a process of its own, one at a time, and they take turns, round by round: whole utterances of 15 s with full
-context, and for students streams in chunks, from when the history of 6 s is full; in torch, and in onnxruntime as
+Each works in a process of its own, one at a time, and they take turns, round by round: whole utterances of 15 s with
+full context, and for students streams in chunks, from when the history of 6 s is full; in torch, and in onnxruntime as
 distill.bin.export writes them. A teacher is tried with both of Hugging Face's ways to compute attention, and students
 are compared with the faster.
 """
@@ -249,7 +249,7 @@ def show(sizes: dict[str, dict[str, float]], rows: list[dict[str, Any]]) -> None
     for system, size in sizes.items():
         print(f"{system}: {size['params'] / 1e6:.1f} M parameters, {size['gmacs']:.2f} GMAC per second of audio")
     print(
-        f"{'system':6} {'latency':>7} {'runtime':20} {'threads':>7} {'RTF':>8} {'least':>8} {'largest':>8} {'CPU':>8} MB"
+        f"{'system':6} {'latency':>7} {'runtime':20} {'threads':>7} {'RTF':>8} {'least':>8} {'largest':>8} {'CPU':>7} MB"
     )
     for row in rows:
         rtf, latency = row["rtf"], "full" if row["latency_ms"] is None else f"{row['latency_ms']} ms"

@@ -20,22 +20,7 @@ from distill import __version__
 from distill.errors import UserError, cli
 from distill.pack.archive import write_archive
 from distill.pack.card import UNSTATED, Licence, model_card
-from distill.pack.contents import export_members, public_config, training_members, without_paths
-
-
-def read_json(path: Path | None) -> dict[str, Any] | None:
-    """A JSON object without paths of this machine."""
-    if path is None:
-        return None
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{path}: not found; leave the option out, or run the stage that makes it") from None
-    except ValueError as error:
-        raise UserError(f"{path}: not JSON ({error}); make it again") from None
-    if not isinstance(content, dict):
-        raise UserError(f"{path}: not a JSON object; make it again")
-    return without_paths(content)
+from distill.pack.contents import export_members, public_config, read_json, training_members
 
 
 @cli
@@ -63,7 +48,7 @@ def main(argv: list[str] | None = None) -> None:
         except (OSError, UnicodeDecodeError):
             raise UserError(f"{args.license_file}: not a text file; give the text of the licence") from None
     licence = Licence(args.license, text)
-    results, bench = read_json(args.results), read_json(args.bench)
+    results, bench = (None if path is None else read_json(path) for path in (args.results, args.bench))
 
     members: dict[str, bytes | Path] = {"LICENSE.txt": (text.strip() + "\n").encode()}
     meta: dict[str, Any] = {"distillw2v2": __version__, "files": {}, "yaml_files": {}, "models": {}}

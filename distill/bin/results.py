@@ -72,12 +72,17 @@ def matched_pairs(errors: np.ndarray, teacher: np.ndarray) -> float:
     return math.erfc(abs(differences.mean()) * math.sqrt(len(differences)) / spread / math.sqrt(2))
 
 
+def systems_of(expdir: Path) -> list[str]:
+    """Names of all systems that an experiment may hold, and of the students for one chunk length that it holds."""
+    fixed = sorted((path.name for path in expdir.glob(f"{FIXED}[0-9]*")), key=lambda name: int(name[len(FIXED) :]))
+    return [*SYSTEMS, *fixed]
+
+
 def collect(expdir: Path, test_sets: list[str]) -> list[dict]:
     """A row per system, test set, latency and decoder that has been scored."""
     rows: list[dict] = []
     teacher_errors: dict[tuple[str, str], np.ndarray] = {}
-    fixed = sorted((path.name for path in expdir.glob(f"{FIXED}[0-9]*")), key=lambda name: int(name[len(FIXED) :]))
-    systems = [*SYSTEMS, *fixed]
+    systems = systems_of(expdir)
     for system in systems:
         for test_set in test_sets:
             for decode_dir in sorted(expdir.glob(f"{system}/decode_*/{test_set}")):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
@@ -46,6 +47,19 @@ def without_paths(value: Any) -> Any:
     if isinstance(value, str) and (PurePath(value).is_absolute() or value.startswith(("../", "~"))):
         return PurePath(value).name
     return value
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object of an experiment, such as results.json, without paths of this machine."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: not found; run the stage that makes it first") from None
+    except ValueError as error:
+        raise UserError(f"{path}: not JSON ({error}); run the stage that makes it again") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: not a JSON object; run the stage that makes it again")
+    return without_paths(content)
 
 
 def public_config(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,9 +11,9 @@ import jinja2
 import yaml
 from markupsafe import Markup
 
-from distill.bin.results import FIXED, SYSTEMS
+from distill.bin.results import systems_of
 from distill.errors import UserError
-from distill.pack.contents import public_config, without_paths
+from distill.pack.contents import public_config, read_json
 from distill.report import figures
 from distill.report.errors import Utterance, worst_utterances
 from distill.report.history import read_history
@@ -43,33 +42,19 @@ class Similarity(NamedTuple):
     compared: set[tuple[int, int]]
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object, empty if the file is not there."""
-    if not path.is_file():
-        return {}
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{path}: not JSON ({error}); run the stage that makes it again") from None
-    if not isinstance(content, dict):
-        raise UserError(f"{path}: not a JSON object; run the stage that makes it again")
-    return without_paths(content)
-
-
 def note(missing: str) -> None:
     print(f"report: {missing}", file=sys.stderr)
 
 
-def systems_of(expdir: Path) -> list[str]:
-    """Trainings that are there, in the order of the results."""
-    fixed = sorted(expdir.glob(f"{FIXED}[0-9]*"), key=lambda path: int(path.name[len(FIXED) :]))
-    return [name for name in (*SYSTEMS, *(path.name for path in fixed)) if (expdir / name / "config.yaml").is_file()]
+def trained(expdir: Path) -> list[str]:
+    """Systems whose training is there, in the order of the results."""
+    return [name for name in systems_of(expdir) if (expdir / name / "config.yaml").is_file()]
 
 
 def trainings(expdir: Path) -> list[Training]:
     """Configuration and losses of every system."""
     found = []
-    for system in systems_of(expdir):
+    for system in trained(expdir):
         config = yaml.safe_load((expdir / system / "config.yaml").read_text(encoding="utf-8"))
         shown = {key: value for key, value in public_config(config).items() if key != "token_list"}
         text = yaml.safe_dump(shown, sort_keys=False, allow_unicode=True, width=100)
@@ -108,8 +93,8 @@ def similarities(expdir: Path, valid_dir: Path, num_utts: int, chunk_ms: int | N
     from distill.report.similarity import compared_layers, layer_similarity
     from distill.tasks.load import read_config
 
-    students = [system for system in ("student_full", "student_stream") if system in systems_of(expdir)]
-    if num_utts < 1 or not students or "teacher" not in systems_of(expdir):
+    students = [system for system in ("student_full", "student_stream") if system in trained(expdir)]
+    if num_utts < 1 or not students or "teacher" not in trained(expdir):
         return []
     try:
         paths = list(read_wav_scp(valid_dir / "wav.scp").values())[:num_utts]
@@ -143,8 +128,8 @@ def render(expdir: Path, data: Path, valid_set: str, num_errors: int, num_utts: 
     results = read_json(expdir / "results.json")
     rows = results.get("rows") or []
     if not rows:
-        raise UserError(f"{expdir / 'results.json'}: has no results; run stages 12 and 13 first")
-    bench = read_json(expdir / "bench.json")
+        raise UserError(f"{expdir / 'results.json'}: has no results; run stages 12 and 13")
+    bench = read_json(expdir / "bench.json") if (expdir / "bench.json").is_file() else {}
     main, speeds = figures.main_row(rows), figures.Speeds(bench)
     sentence, sure, tiles = figures.headline(rows, main, speeds)
     test_sets, table = figures.result_table(rows, main, speeds)

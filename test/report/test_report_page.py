@@ -197,7 +197,7 @@ def test_in_a_browser_on_a_desk_on_a_phone_in_the_dark_and_on_paper(exp, page, t
 def test_no_results_no_page(tmp_path, capsys):
     with pytest.raises(SystemExit) as end:
         report.main(["--expdir", str(tmp_path)])
-    assert end.value.code == 2 and "run stages 12 and 13" in capsys.readouterr().err
+    assert end.value.code == 2 and "results.json: not found; run the stage" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
 
