@@ -344,7 +344,6 @@ def test_transcribe_with_each_model(recipe: Path) -> None:
         (["--token_type", "phn", "--lexicon", "lexicon.txt", "--decoders", "beam"], "take wfst"),
         (["--lexicon", "lexicon.txt"], "need --token_type phn"),
         (["--scoring", "kindly"], "plain or gigaspeech"),
-        (["--stage", "15", "--stop_stage", "15"], "not built yet"),
         (["--teacher_targets", "somewhere"], "stored or online"),
         (["--decoders", "greedy viterbi"], "any of greedy, beam and wfst"),
         (["stray"], "unexpected argument"),

@@ -13,10 +13,8 @@ help_message="Usage: ./run.sh [options]     (options of run.sh come first, yours
  4 drop too long and too short           12 recognise the test sets
  5 token list                            13 score; results.json and RESULTS.md
  6 denominator graph                     14 latency, size and speed
- 7 train the teacher                     15 export
+ 7 train the teacher                     15 export student_stream to ONNX and sherpa-onnx
  8 extract the teacher's targets         16 report and packed model
-
-Stage 15 is not built yet.
 
 Stages
   --stage N --stop_stage M   first and last stage (default: 1 and 13)
@@ -69,7 +67,8 @@ Recognition
   --lm_order N               order of that estimate (default: 3)
   --decode_options \"STR\"    more options of beam and wfst, such as \"--nbest 10 --hotwords FILE --lexicon FILE\"
   --scoring HOW              plain, or gigaspeech: hyphens split, fillers and tags not counted (default: plain)
-Report and packed model
+Export, report and packed model
+  --export_chunks \"480\"    chunk lengths in ms to export student_stream for (default: 480)
   --pack_options \"STR\"       such as \"--license cc-by-4.0 --language en\"; python -m distill.bin.pack --help has more
 Machine
   --ngpu N --num_nodes N     GPUs (of each node) and nodes of a training; 0 GPUs trains on the CPU (default: 0, 1)
@@ -122,6 +121,7 @@ lm=
 lm_order=3
 decode_options=
 scoring=plain
+export_chunks=480
 pack_options=
 ngpu=0
 num_nodes=1
@@ -746,7 +746,16 @@ if wanted 14; then
         finish "${stamps}/14"
     fi
 fi
-if wanted 15; then fail "distill.sh: stage 15 is not built yet"; fi
+if wanted 15; then
+    inputs=("${stamps}/11")
+    for dir in "${test_dirs[@]}"; do inputs+=("${dir}/wav.scp" "${dir}/text"); done
+    if begin "${stamps}/15" "export student_stream" "${export_chunks}" "${expdir}/export" "${inputs[@]}"; then
+        # shellcheck disable=SC2086
+        python3 -m distill.bin.export --model "${expdir}/student_stream" --data_dirs "${test_dirs[@]}" \
+            --chunk_ms ${export_chunks} --output "${expdir}/export"
+        finish "${stamps}/15"
+    fi
+fi
 if wanted 16; then
     inputs=("${expdir}/results.json" "${stamps}/11")
     packed=(--model "${expdir}/student_stream" --results "${expdir}/results.json")
