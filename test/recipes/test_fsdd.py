@@ -130,8 +130,11 @@ def test_ablation(recipe: Path) -> None:
 
 def test_latency_of_every_chunk_length(recipe: Path) -> None:
     run(recipe, "--stage", "14", "--stop_stage", "14")
-    rows = json.loads((recipe / "exp/bench.json").read_text())["latency"]
+    bench = json.loads((recipe / "exp/bench.json").read_text())
+    rows = bench["latency"]
     assert [row["chunk_ms"] for row in rows] == [160, 480]
+    of_all = [(row["system"], row["latency_ms"]) for row in bench["speed"] if row["runtime"] == "torch"]
+    assert of_all == [("teacher", None), ("student_full", None), ("student_stream", 160), ("student_stream", 480)]
     assert all(row["compute_p99_ms"] >= row["compute_median_ms"] > 0 for row in rows)
 
 
