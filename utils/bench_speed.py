@@ -249,7 +249,7 @@ def show(sizes: dict[str, dict[str, float]], rows: list[dict[str, Any]]) -> None
     for system, size in sizes.items():
         print(f"{system}: {size['params'] / 1e6:.1f} M parameters, {size['gmacs']:.2f} GMAC per second of audio")
     print(
-        f"{'system':6} {'latency':>7} {'runtime':20} {'threads':>7} {'RTF':>8} {'least':>8} {'largest':>8} {'CPU':>6} MB"
+        f"{'system':6} {'latency':>7} {'runtime':20} {'threads':>7} {'RTF':>8} {'least':>8} {'most':>8} {'CPU':>6} MB"
     )
     for row in rows:
         rtf, latency = row["rtf"], "full" if row["latency_ms"] is None else f"{row['latency_ms']} ms"
