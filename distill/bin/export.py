@@ -57,7 +57,6 @@ def export(
     from distill.export import parity
     from distill.export.sherpa import sherpa_metadata, sherpa_model
     from distill.models.student import Student
-    from distill.streaming import StreamingRecognizer
 
     network, token_list, config = loaded
     shapes = onnx_model.shapes_for(network, config, chunk_ms, origin)
@@ -80,10 +79,9 @@ def export(
         else parity.onnx_comparison(path)
         for kind, path in files.items()
     }
-    reference = StreamingRecognizer(network, token_list, config, chunk_ms)
+    reference = parity.torch_reference(network, token_list, config, chunk_ms)
     for utterance in tqdm(utterances, desc=f"check of {chunk_ms} ms", unit="utt", mininterval=1):
-        log_probs = parity.torch_log_probs(network, shapes, utterance.audio)
-        text = parity.whole_text(reference, utterance.audio)
+        log_probs, text = reference(utterance.audio)
         for comparison in compared.values():
             comparison.add(utterance, log_probs, text)
     times = parity.step_times([files["float32"], files["int8"]], utterances)

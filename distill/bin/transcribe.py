@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING
 from distill.decode.settings import DECODERS, add_arguments, conf_of
 from distill.errors import UserError, cli
 from distill.export import exported
+from distill.pack.archive import model_directory
 
 if TYPE_CHECKING:
     import numpy as np
@@ -76,14 +77,13 @@ def main(argv: list[str] | None = None) -> None:
 
     decoding = conf_of(args, args.decoder)
     recognizer: StreamingRecognizer | OnnxRecognizer
-    if exported(args.model) or (args.int8 and args.model.is_file()):  # a packed file may hold both
+    directory = model_directory(args.model, "onnx" if args.int8 else None)
+    if exported(directory):
         from distill.export.recognizer import OnnxRecognizer
 
         if args.decoder != "greedy":
             raise UserError(f"--decoder {args.decoder}: exported models decode greedily; give the training's directory")
-        recognizer = OnnxRecognizer.from_pretrained(
-            args.model, args.chunk_ms, args.endpoint_ms, args.int8, args.threads
-        )
+        recognizer = OnnxRecognizer.from_pretrained(directory, args.chunk_ms, args.endpoint_ms, args.int8, args.threads)
     else:
         import torch
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 import onnxruntime
 import torch
+from torch import Tensor
 
 from distill.bin.score import count_errors
-from distill.export.recognizer import LogProbStream, OnnxModel, OnnxRecognizer
+from distill.decode.greedy import GreedySearch
+from distill.export.recognizer import OnnxModel, OnnxRecognizer, open_session
 from distill.export.sherpa import BLOCK, FULL_SCALE
-from distill.export.step import Shapes
 from distill.models.student import Student
 from distill.streaming import StreamingRecognizer
 
@@ -35,21 +36,20 @@ class Comparison:
     """How one runtime compares with torch, over utterances.
 
     Args:
-        log_probs: of an utterance's audio, (t, V).
-        text: of an utterance's audio.
+        recognize: log-posteriors (t, V), None if they are not to be compared, and text of an utterance's audio.
     """
 
-    def __init__(self, log_probs: Callable[[np.ndarray], np.ndarray], text: Callable[[np.ndarray], str]) -> None:
-        self._log_probs, self._text = log_probs, text
-        self.difference, self.identical, self.utterances, self.errors, self.words = 0.0, 0, 0, 0, 0
+    def __init__(self, recognize: Callable[[np.ndarray], tuple[np.ndarray | None, str]]) -> None:
+        self._recognize = recognize
+        self.difference: float | None = None
+        self.identical, self.utterances, self.errors, self.words = 0, 0, 0, 0
 
     def add(self, utterance: Utterance, log_probs: np.ndarray, text: str) -> None:
         """Compare an utterance with what torch gives."""
-        mine, said = self._log_probs(utterance.audio), self._text(utterance.audio)
-        if mine.shape != log_probs.shape:
-            self.difference = float("inf")
-        elif len(mine):
-            self.difference = max(self.difference, float(np.abs(mine - log_probs).max()))
+        mine, said = self._recognize(utterance.audio)
+        if mine is not None:
+            here = float(np.abs(mine - log_probs).max()) if mine.shape == log_probs.shape else float("inf")
+            self.difference = max(self.difference or 0.0, here)
         self.identical += said == text
         self.utterances += 1
         counts = count_errors(utterance.text.split(), said.split())
@@ -67,29 +67,58 @@ class Comparison:
         }
 
 
-def torch_log_probs(network: Student, shapes: Shapes, audio: np.ndarray) -> np.ndarray:
-    """Log-posteriors (t, V) of a stream of the student in torch."""
-    state = network.initial_state(1, shapes.chunk, shapes.left, shapes.lookahead)
-    return network.stream(torch.from_numpy(audio)[None], state, final=True)[0].log_softmax(-1).numpy()
+class _RecordingSearch(GreedySearch):
+    """Greedy decoding that adds what it decodes to a list."""
+
+    def __init__(self, heard: list[Tensor]) -> None:
+        super().__init__()
+        self._heard = heard
+
+    def accept(self, logits: Tensor) -> None:
+        self._heard.append(logits)
+        super().accept(logits)
 
 
-def whole_text(recognizer: StreamingRecognizer | OnnxRecognizer, audio: np.ndarray) -> str:
-    """The text of one utterance."""
-    recognizer.reset()
-    recognizer.accept_waveform(audio)
-    return recognizer.finish()["text"]
+class _RecordingRecognizer(OnnxRecognizer):
+    """The recogniser, with the log-posteriors that it decoded."""
+
+    def reset(self) -> None:
+        super().reset()
+        self.heard: list[np.ndarray] = []
+
+    def _search(self, log_probs: np.ndarray) -> None:
+        self.heard.append(log_probs)
+        super()._search(log_probs)
+
+
+def torch_reference(
+    network: Student, token_list: Sequence[str], config: Mapping[str, Any], chunk_ms: int
+) -> Callable[[np.ndarray], tuple[np.ndarray, str]]:
+    """Log-posteriors and text of an utterance, as a session in torch has them."""
+    heard: list[Tensor] = []
+    recognizer = StreamingRecognizer(network, token_list, config, chunk_ms, new_search=lambda: _RecordingSearch(heard))
+
+    def recognize(audio: np.ndarray) -> tuple[np.ndarray, str]:
+        heard.clear()
+        recognizer.reset()
+        recognizer.accept_waveform(audio)
+        text = recognizer.finish()["text"]
+        return torch.cat(heard).log_softmax(-1).numpy(), text
+
+    return recognize
 
 
 def onnx_comparison(path: Path) -> Comparison:
     """Compare a student_*.onnx, through the recogniser of onnxruntime and numpy."""
-    model = OnnxModel(path)
-    recognizer = OnnxRecognizer(model)
+    recognizer = _RecordingRecognizer(OnnxModel(path))
 
-    def log_probs(audio: np.ndarray) -> np.ndarray:
-        stream = LogProbStream(model)
-        return np.concatenate((stream.accept(audio), stream.finish()))
+    def recognize(audio: np.ndarray) -> tuple[np.ndarray, str]:
+        recognizer.reset()
+        recognizer.accept_waveform(audio)
+        text = recognizer.finish()["text"]
+        return np.concatenate(recognizer.heard), text
 
-    return Comparison(log_probs, lambda audio: whole_text(recognizer, audio))
+    return Comparison(recognize)
 
 
 def with_end(audio: np.ndarray) -> np.ndarray:
@@ -97,35 +126,38 @@ def with_end(audio: np.ndarray) -> np.ndarray:
     return np.concatenate((audio, np.ones(3 * BLOCK, np.float32)))
 
 
+def sherpa_log_probs(session: onnxruntime.InferenceSession, audio: np.ndarray) -> np.ndarray:
+    """Log-posteriors (t, V) of a sherpa_*.onnx, handed the blocks that sherpa-onnx would hand it."""
+    samples = np.trunc(with_end(audio).clip(-1, 1) * np.float32(FULL_SCALE)).astype(np.int32)
+    state = np.zeros(session.get_inputs()[1].shape, np.float16)
+    pieces = []
+    for start in range(0, len(samples) - 2 * BLOCK + 1, BLOCK):
+        block = samples[start : start + BLOCK].reshape(1, BLOCK, 1)
+        piece, state = session.run(None, {"signal": block, "state": state})
+        pieces.append(piece[0])
+    return np.concatenate(pieces)
+
+
+def sherpa_text(recognizer: Any, audio: np.ndarray) -> str:
+    """The text of sherpa-onnx itself (an OnlineRecognizer)."""
+    stream = recognizer.create_stream()
+    stream.accept_waveform(8000, with_end(audio))
+    while recognizer.is_ready(stream):
+        recognizer.decode_stream(stream)
+    return " ".join(recognizer.get_result(stream).split())
+
+
 def sherpa_comparison(path: Path, tokens: Path) -> Comparison:
-    """Compare a sherpa_*.onnx: texts through sherpa-onnx itself, log-posteriors as it would compute them."""
+    """Compare a sherpa_*.onnx: texts as sherpa-onnx gives them, and log-posteriors, which it keeps to itself."""
     import sherpa_onnx
 
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    session = open_session(path)
     recognizer = sherpa_onnx.OnlineRecognizer.from_t_one_ctc(tokens=str(tokens), model=str(path), num_threads=1)
-
-    def log_probs(audio: np.ndarray) -> np.ndarray:
-        samples = np.trunc(with_end(audio).clip(-1, 1) * np.float32(FULL_SCALE)).astype(np.int32)
-        state = np.zeros(session.get_inputs()[1].shape, np.float16)
-        pieces = []
-        for start in range(0, len(samples) - 2 * BLOCK + 1, BLOCK):
-            block = samples[start : start + BLOCK].reshape(1, BLOCK, 1)
-            piece, state = session.run(None, {"signal": block, "state": state})
-            pieces.append(piece[0])
-        return np.concatenate(pieces)
-
-    def text(audio: np.ndarray) -> str:
-        stream = recognizer.create_stream()
-        stream.accept_waveform(8000, with_end(audio))
-        while recognizer.is_ready(stream):
-            recognizer.decode_stream(stream)
-        return " ".join(recognizer.get_result(stream).split())
-
-    return Comparison(log_probs, text)
+    return Comparison(lambda audio: (sherpa_log_probs(session, audio), sherpa_text(recognizer, audio)))
 
 
 def step_times(paths: Sequence[Path], utterances: Sequence[Utterance], rounds: int = 60) -> list[float]:
-    """Median milliseconds of a step on one thread for each model, by turns: a machine's other work comes and goes."""
+    """Median milliseconds of computation of a step on one thread for each model, by turns."""
     models = [OnnxModel(path) for path in paths]
     audio = np.concatenate([utterance.audio for utterance in utterances[:20]])
     audio = np.resize(audio, (rounds, models[0].samples)).astype(np.float32)
@@ -133,7 +165,7 @@ def step_times(paths: Sequence[Path], utterances: Sequence[Utterance], rounds: i
     times = np.zeros((rounds, len(models)))
     for number, samples in enumerate(audio):
         for place, model in enumerate(models):
-            started = time.perf_counter()
+            started = time.process_time()
             _, states[place] = model.step(samples, model.chunk + model.lookahead, model.left, states[place])
-            times[number, place] = 1000 * (time.perf_counter() - started)
+            times[number, place] = 1000 * (time.process_time() - started)
     return np.median(times[rounds // 6 :], 0).tolist()

@@ -113,6 +113,9 @@ class ConvLayer(nn.Module):
         # Audio is small (0.05 on average) beside the usual random bias, which would be all that the layer norm passes
         # on: a network from scratch would hear nothing for hundreds of steps.
         nn.init.zeros_(self.conv.bias)
+        # The taps come first in memory, as block_conv multiplies by them; a chunk of audio is too short to rearrange
+        # megabytes for it.
+        self.conv.weight.data = self.conv.weight.data.permute(2, 1, 0).contiguous().permute(2, 1, 0)
 
 
 class ConvFrontEnd(nn.Module):

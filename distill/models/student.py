@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from distill.errors import UserError
 from distill.models.chunk_mask import chunk_mask, copied_frames
 from distill.models.cnn import SAMPLE_RATE, ConvFrontEnd, frame_counts
-from distill.models.conformer import BlockCache, ConformerBlock, rotary_tables
+from distill.models.conformer import BlockCache, ConformerBlock, for_rotation, rotary_tables
 from distill.models.fbank import FbankFrontEnd
 from distill.models.output import NetworkOutput
 
@@ -116,7 +116,7 @@ class Student(nn.Module):
         return int(frame_counts(self.front_end, torch.tensor(samples)))
 
     def _tables(self, length: int) -> tuple[Tensor, Tensor]:
-        return rotary_tables(length, self.width // self.heads, self.output.weight.device)
+        return for_rotation(*rotary_tables(length, self.width // self.heads, self.output.weight.device))
 
     def _project(self, features: Tensor) -> Tensor:
         return self.dropout(self.projection(self.feature_norm(features)))
@@ -184,7 +184,7 @@ class Student(nn.Module):
                 x = torch.cat((x, self._project(front.encode(rest))), 1)
             while x.shape[1]:
                 chunk = x[:, : state.chunk_frames + state.lookahead_frames]
-                pieces.append(self._blocks(chunk, min(state.chunk_frames, x.shape[1]), state.caches, state.left_frames))
+                pieces.append(self._blocks(chunk, min(state.chunk_frames, x.shape[1]), [state]))
                 x = x[:, state.chunk_frames :]
         return torch.cat(pieces, 1) if pieces else self.output.weight.new_zeros(len(samples), 0, self.vocab_size)
 
@@ -198,7 +198,7 @@ class Student(nn.Module):
 
         The streams may have begun at different times, but must be alike in chunk, history and look-ahead.
         """
-        chunk, left, hop = states[0].chunk_frames, states[0].left_frames, self.front_end.hop
+        chunk, hop = states[0].chunk_frames, self.front_end.hop
         for wanted in {state.wanted for state in states}:
             alike = [state for state in states if state.wanted == wanted]
             audio = torch.cat([state.samples[:, : hop * wanted + self.lookahead_samples] for state in alike])
@@ -206,40 +206,22 @@ class Student(nn.Module):
             for state, new in zip(alike, frames, strict=True):
                 state.features = torch.cat((state.features, new), 1)
                 state.samples = state.samples[:, hop * wanted :].clone()
-        x = torch.cat([state.features for state in states])
-        past = [state.caches[0].keys.shape[2] for state in states]
-        sizes = [len(state.samples) for state in states]
-        if len(states) == 1:
-            logits = self._blocks(x, chunk, states[0].caches, left)
-        else:
-            longest = max(past)
-            caches = [joined([state.caches[layer] for state in states], longest) for layer in range(len(self.blocks))]
-            mask = None
-            if min(past) < longest:
-                rows = torch.tensor(past, device=x.device).repeat_interleave(torch.tensor(sizes, device=x.device))
-                mask = torch.arange(longest + x.shape[1], device=x.device) >= longest - rows[:, None]
-                mask = mask[:, None, None]
-            logits = self._blocks(x, chunk, caches, left, mask)
-            for layer, cache in enumerate(caches):
-                parts = (cache.keys.split(sizes), cache.values.split(sizes), cache.conv.split(sizes))
-                for state, before, keys, values, conv in zip(states, past, *parts, strict=True):
-                    own = before + chunk if left is None else min(before + chunk, left)
-                    start = keys.shape[2] - own
-                    state.caches[layer] = BlockCache(
-                        keys[:, :, start:].clone(), values[:, :, start:].clone(), conv.clone()
-                    )
+        logits = self._blocks(torch.cat([state.features for state in states]), chunk, states)
         for state in states:
             state.features = state.features[:, chunk:].clone()
-            state.frames += chunk
-        return list(logits.split(sizes))
+        return list(logits.split([len(state.samples) for state in states]))
 
-    def _blocks(
-        self, x: Tensor, frames: int, caches: list[BlockCache], left: int | None, mask: Tensor | None = None
-    ) -> Tensor:
-        """Logits (B, frames, V) of a chunk and its look-ahead (B, T, width); the caches take the chunk in."""
-        tables = self._tables(caches[0].keys.shape[2] + x.shape[1])
-        for block, cache in zip(self.blocks, caches, strict=True):
-            x = block(x, mask, tables, frames, cache=cache, left=left)
+    def _blocks(self, x: Tensor, frames: int, states: Sequence[StreamState]) -> Tensor:
+        """Logits (B, frames, V) of a chunk of every stream and its look-ahead (B, T, width); the states move on."""
+        first = [[state.frames] for state in states for _ in state.samples]
+        dim, device = self.width // self.heads, x.device
+        tables = rotary_tables(x.shape[1], dim, device, torch.tensor(first, device=device))
+        rotation = for_rotation(*(table[:, None] for table in tables))
+        for layer, block in enumerate(self.blocks):
+            caches = [state.caches[layer] for state in states]
+            x = block(x, None, rotation, frames, caches=caches, left=states[0].left_frames)
+        for state in states:
+            state.frames += frames
         return self.output(x[:, :frames])
 
     @torch.no_grad()
@@ -272,19 +254,6 @@ class Student(nn.Module):
         if cnn_copied and teacher.normalize:
             report.append("CNN: the teacher normalises each utterance's audio, which a stream cannot; scale may differ")
         return report
-
-
-def joined(caches: Sequence[BlockCache], length: int) -> BlockCache:
-    """The pasts of several streams as those of one batch, shorter ones filled up to ``length`` at their beginning."""
-
-    def filled(x: Tensor) -> Tensor:
-        return F.pad(x, (0, 0, length - x.shape[2], 0))
-
-    return BlockCache(
-        torch.cat([filled(cache.keys) for cache in caches]),
-        torch.cat([filled(cache.values) for cache in caches]),
-        torch.cat([cache.conv for cache in caches]),
-    )
 
 
 def mismatch(mine: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> str | None:

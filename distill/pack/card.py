@@ -43,6 +43,7 @@ def model_card(
 ) -> str:
     """The card of ``system`` in ``file_name``; what is None is left out."""
     rows = [row for row in (results or {}).get("rows", []) if row["system"] in ("teacher", system)]
+    rows = [row for row in rows if row["wer"] is not None]  # phones without a lexicon make no words
     title = system if results is None else f"{system} of {results['recipe']}"
     lines = ["---", front_matter(title, system, licence, language, rows, (results or {}).get("recipe")), "---", ""]
     lines += [f"# {title}", "", METHODS.get(system, METHODS["student_stream"]), ""]

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from distill.decode.lm import NgramLM, write_arpa
+from distill.decode.settings import DecodeConf, graph_builder
 from distill.decode.wfst import GraphBuilder, WfstSearch, read_lexicon, spell
 from distill.errors import UserError
 
@@ -162,3 +163,14 @@ def test_foreign_n_grams_are_refused(arpa):
         GraphBuilder(arpa, {}, TOKENS)
     with pytest.raises(UserError, match="not found"):
         GraphBuilder(arpa.with_name("none.arpa"), LEXICON, TOKENS)
+
+
+def test_phones_need_a_lexicon(tmp_path, arpa):
+    with pytest.raises(UserError, match="give --lexicon FILE"):
+        graph_builder(DecodeConf("wfst", lm=arpa), TOKENS, {"token_type": "phn"})
+    (tmp_path / "lexicon.txt").write_text("ex x\nwhy y\n")
+    conf = DecodeConf("wfst", lm=arpa, lexicon=tmp_path / "lexicon.txt")
+    search = WfstSearch(graph_builder(conf, TOKENS, {"token_type": "phn"}).build(0.1))
+    search.accept(9.0 * torch.eye(4)[[1, 0, 2]])
+    (best,) = search.finish()
+    assert [word.text for word in best.words or ()] == ["ex", "why"] and [t.id for t in best.tokens] == [1, 2]

@@ -12,11 +12,9 @@ help_message="Usage: ./run.sh [options]     (options of run.sh come first, yours
  3 format wav.scp                        11 distil student_full -> student_stream
  4 drop too long and too short           12 recognise the test sets
  5 token list                            13 score; results.json and RESULTS.md
- 6 denominator graph                     14 latency of student_stream
- 7 train the teacher                     15 export
+ 6 denominator graph                     14 latency, size and speed
+ 7 train the teacher                     15 export student_stream to ONNX and sherpa-onnx
  8 extract the teacher's targets         16 report and packed model
-
-Stage 15 is not built yet.
 
 Stages
   --stage N --stop_stage M   first and last stage (default: 1 and 13)
@@ -69,7 +67,8 @@ Recognition
   --lm_order N               order of that estimate (default: 3)
   --decode_options \"STR\"    more options of beam and wfst, such as \"--nbest 10 --hotwords FILE --lexicon FILE\"
   --scoring HOW              plain, or gigaspeech: hyphens split, fillers and tags not counted (default: plain)
-Report and packed model
+Export, report and packed model
+  --export_chunks \"480\"    chunk lengths in ms to export student_stream for (default: 480)
   --pack_options \"STR\"       such as \"--license cc-by-4.0 --language en\"; python -m distill.bin.pack --help has more
 Machine
   --ngpu N --num_nodes N     GPUs (of each node) and nodes of a training; 0 GPUs trains on the CPU (default: 0, 1)
@@ -122,6 +121,7 @@ lm=
 lm_order=3
 decode_options=
 scoring=plain
+export_chunks=480
 pack_options=
 ngpu=0
 num_nodes=1
@@ -730,14 +730,32 @@ if wanted 13; then
 fi
 if wanted 14; then
     set=${test_sets%% *}
-    if begin "${stamps}/14" "latency of student_stream on ${set}" "${set} ${latencies}" "" "${stamps}/7" "${stamps}/11"; then
+    inputs=("${stamps}/7" "${stamps}/10" "${stamps}/11")
+    export_options=()
+    if [ -e "${stamps}/15" ]; then
+        inputs+=("${stamps}/15")
+        export_options=(--export "${expdir}/export")
+    fi
+    if begin "${stamps}/14" "latency of student_stream on ${set}, size and speed" "${set} ${latencies}" "" "${inputs[@]}"; then
         # shellcheck disable=SC2086
         python3 -m distill.bin.latency --model "${expdir}/student_stream" --teacher "${expdir}/teacher" \
+            --data_dir "${raw}/${set}" --chunk_ms ${latencies//full/} --output "${expdir}/bench.json"
+        # shellcheck disable=SC2086
+        python3 -m distill.bin.speed --models "${expdir}"/{teacher,student_full,student_stream} "${export_options[@]}" \
             --data_dir "${raw}/${set}" --chunk_ms ${latencies//full/} --output "${expdir}/bench.json"
         finish "${stamps}/14"
     fi
 fi
-if wanted 15; then fail "distill.sh: stage 15 is not built yet"; fi
+if wanted 15; then
+    inputs=("${stamps}/11")
+    for dir in "${test_dirs[@]}"; do inputs+=("${dir}/wav.scp" "${dir}/text"); done
+    if begin "${stamps}/15" "export student_stream" "${export_chunks}" "${expdir}/export" "${inputs[@]}"; then
+        # shellcheck disable=SC2086
+        python3 -m distill.bin.export --model "${expdir}/student_stream" --data_dirs "${test_dirs[@]}" \
+            --chunk_ms ${export_chunks} --output "${expdir}/export"
+        finish "${stamps}/15"
+    fi
+fi
 if wanted 16; then
     inputs=("${expdir}/results.json" "${stamps}/11")
     packed=(--model "${expdir}/student_stream" --results "${expdir}/results.json")
