@@ -48,6 +48,8 @@ def main(argv: list[str] | None = None) -> None:
             raise UserError(f"{args.license_file}: not a text file; give the text of the licence") from None
     licence = Licence(args.license, text)
     results, bench = (None if path is None else read_json(path) for path in (args.results, args.bench))
+    for row in (results or {}).get("rows", []):
+        row.pop("speakers", None)  # who they are is not for everyone who gets the model
 
     members: dict[str, bytes | Path] = {"LICENSE.txt": (text.strip() + "\n").encode()}
     meta: dict[str, Any] = {"distillw2v2": __version__, "files": {}, "yaml_files": {}, "models": {}}

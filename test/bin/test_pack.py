@@ -49,6 +49,7 @@ def exp(tmp_path_factory) -> Path:
         state["projections.0.weight"] = torch.zeros(2, 2)  # of the loss alone
         torch.save(state, folder / "valid.loss.ave.pth")
     row = {"test_set": "test", "decoder": "greedy", "wer": 4.0, "wer_low": 3.0, "wer_high": 5.0, "params": 1000000}
+    row["speakers"] = {SECRET: [10, 1]}
     rows = [{**row, "system": "teacher", "latency_ms": None}]
     rows += [{**row, "system": "student_stream", "latency_ms": 480, "relative_loss": 0.0, "lm": f"{SECRET}/lm.arpa"}]
     rows += [{**row, "system": "student_stream", "latency_ms": 480, "wer": None}]  # phones alone are in no table
