@@ -15,7 +15,7 @@ from torch import Tensor
 
 from distill.bin.score import count_errors
 from distill.decode.greedy import GreedySearch
-from distill.export.recognizer import OnnxModel, OnnxRecognizer
+from distill.export.recognizer import OnnxModel, OnnxRecognizer, open_session
 from distill.export.sherpa import BLOCK, FULL_SCALE
 from distill.models.student import Student
 from distill.streaming import StreamingRecognizer
@@ -151,7 +151,7 @@ def sherpa_comparison(path: Path, tokens: Path) -> Comparison:
     """Compare a sherpa_*.onnx: texts as sherpa-onnx gives them, and log-posteriors, which it keeps to itself."""
     import sherpa_onnx
 
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    session = open_session(path)
     recognizer = sherpa_onnx.OnlineRecognizer.from_t_one_ctc(tokens=str(tokens), model=str(path), num_threads=1)
     return Comparison(lambda audio: (sherpa_log_probs(session, audio), sherpa_text(recognizer, audio)))
 

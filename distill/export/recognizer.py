@@ -31,6 +31,14 @@ if TYPE_CHECKING:
 SAMPLE_RATE = 16000
 
 
+def open_session(path: str | Path, threads: int = 1) -> onnxruntime.InferenceSession:
+    """An ONNX file, ready to run on so many CPU threads."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # idle between two chunks
+    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+
 class OnnxModel:
     """An exported step and its numbers; many sessions may share one.
 
@@ -40,11 +48,8 @@ class OnnxModel:
     """
 
     def __init__(self, path: str | Path, threads: int = 1) -> None:
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # idle between two chunks
         try:
-            self.session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+            self.session = open_session(path, threads)
             about = self.session.get_modelmeta().custom_metadata_map
             self.token_list: list[str] = json.loads(about["tokens"])
         except Exception as error:  # whatever onnxruntime raises

@@ -16,9 +16,9 @@ UNSTATED = (
 PAPER = "[DistillW2V2](https://arxiv.org/abs/2303.09278) (Fu, Kang, Cao, Ma, 2023)"
 METHODS = {
     "teacher": "A wav2vec 2.0 recogniser, full context, of the kind that small students are distilled from.",
-    "student_full": "A small recogniser, full context, distilled from a large wav2vec 2.0.",
+    "student_full": "A small recogniser, full context, distilled from a wav2vec 2.0.",
     "student_full_no_kd": "A small recogniser, full context, trained without a teacher.",
-    "student_stream": "A small streaming recogniser, distilled from a large wav2vec 2.0 in two stages.",
+    "student_stream": "A small streaming recogniser, distilled from a wav2vec 2.0 in two stages.",
 }
 
 
@@ -43,6 +43,7 @@ def model_card(
 ) -> str:
     """The card of ``system`` in ``file_name``; what is None is left out."""
     rows = [row for row in (results or {}).get("rows", []) if row["system"] in ("teacher", system)]
+    rows = [row for row in rows if row["wer"] is not None]  # phones without a lexicon make no words
     title = system if results is None else f"{system} of {results['recipe']}"
     lines = ["---", front_matter(title, system, licence, language, rows, (results or {}).get("recipe")), "---", ""]
     lines += [f"# {title}", "", METHODS.get(system, METHODS["student_stream"]), ""]
@@ -79,10 +80,9 @@ def front_matter(
     about["pipeline_tag"] = "automatic-speech-recognition"
     mine = [row for row in rows if row["system"] == system and row["decoder"] == "greedy"]
     if mine:
-        task = {"type": "automatic-speech-recognition", "name": "Automatic Speech Recognition"}
         found = [
             {
-                "task": task,
+                "task": {"type": "automatic-speech-recognition", "name": "Automatic Speech Recognition"},
                 "dataset": {"type": recipe, "name": recipe, "split": row["test_set"]},
                 "metrics": [{"type": "wer", "value": round(row["wer"], 2), "name": f"WER, {latency_name(row)}"}],
             }

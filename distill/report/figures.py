@@ -16,6 +16,7 @@ PAPER_LATENCY_MS = 480
 PAPER_FASTER, PAPER_SMALLER = 8.0, 12.0
 PAPER_LOSS = (9.0, 23.4)  # relative, per cent
 SIGNIFICANT = 0.05
+LARGEST = 20  # px, radius of the largest bubble
 STYLES = {"teacher": "teacher", "student_full": "full", "student_stream": "stream", "student_full_no_kd": "plain"}
 NAMES = {
     "teacher": "teacher",
@@ -230,7 +231,8 @@ def latency_plot(rows: Sequence[Row], test_set: str) -> Plot | None:
     plot.x_ticks = [Tick(places[latency], latency_name(latency)) for latency in latencies]
     plot.y_ticks = y.ticks()
     for row in flat:
-        line = Line(f"{system_name(row['system'])}: {row['wer']:.2f} %", style_of(row["system"]) + " dashed")
+        which = f", {row['decoder']}" if len(decoders) > 1 else ""
+        line = Line(f"{system_name(row['system'])}{which}: {row['wer']:.2f} %", style_of(row["system"]) + " dashed")
         line.path = f"M{plot.left:g} {y(row['wer']):g} L{plot.right:g} {y(row['wer']):g}"
         plot.lines.append(line)
     told = [f"{system_name(row['system'])} {row['wer']:.2f} %" for row in flat]
@@ -293,8 +295,8 @@ def bubble_plot(rows: Sequence[Row], test_set: str, speeds: Speeds) -> Plot | No
     claimed = [teacher["wer"] * (1 + loss / 100) for loss in PAPER_LOSS]
     speeds_shown = [faster for _, faster, _, _ in points] + [PAPER_FASTER]
     wers = [row["wer"] for row, *_ in points] + claimed
-    x = Scale(min(speeds_shown) / 1.6, max(speeds_shown) * 1.6, plot.left, plot.right, log=True)
-    y = Scale(min(wers) / 1.25, max(wers) * 1.35, plot.bottom, plot.top, log=True)
+    x = Scale(min(speeds_shown) / 1.6, max(speeds_shown) * 1.8, plot.left, plot.right, log=True)
+    y = Scale(min(wers) / 1.2, max(wers) * 1.2, plot.bottom - LARGEST, plot.top + LARGEST, log=True)
     plot.x_ticks = [Tick(tick.at, f"{tick.label}×") for tick in x.ticks(7)]
     plot.y_ticks = y.ticks(7)
     biggest = max(size for _, _, size, _ in points)
@@ -307,14 +309,14 @@ def bubble_plot(rows: Sequence[Row], test_set: str, speeds: Speeds) -> Plot | No
         latency = latency_name(row["latency_ms"])
         said = f"{name}, {latency}{runtime and ', ' + runtime}: {number(faster)}× as fast, {size / 1e6:.3g} MB, "
         said += f"WER {row['wer']:.2f} %"
-        mark = Mark(x(faster), y(row["wer"]), round(max(4.0, 26 * math.sqrt(size / biggest)), 1), said)
+        mark = Mark(x(faster), y(row["wer"]), round(max(4.0, LARGEST * math.sqrt(size / biggest)), 1), said)
         if row["system"] == "student_stream":
-            mark.label = f"{latency}{runtime and ' ' + runtime}"
+            mark.label = runtime or latency
             mark.label_y = round(mark.y - mark.radius - 4, 1)
         line.marks.append(mark)
     plot.lines = list(lines.values())
     separate_labels([mark for line in plot.lines for mark in line.marks if mark.label])
-    side = max(8.0, 26 / math.sqrt(PAPER_SMALLER)) * 2
+    side = 2 * max(4.0, LARGEST / math.sqrt(PAPER_SMALLER))
     low, high = y(claimed[0]), y(claimed[1])
     plot.box = (x(PAPER_FASTER) - side / 2, min(high, low), side, max(3.0, abs(low - high)))
     plot.box_label = f"published: {PAPER_FASTER:g}× faster, {PAPER_SMALLER:g}× smaller"
@@ -336,7 +338,7 @@ def loss_plots(curves: Curves) -> list[Plot]:
             description="",
             width=200,
             height=140,
-            left=36,
+            left=44,
             right=194,
             top=10,
             bottom=112,
@@ -362,3 +364,47 @@ def loss_plots(curves: Curves) -> list[Plot]:
         plot.description = f"{TERMS[term]}, {'; '.join(told)}"
         plots.append(plot)
     return plots
+
+
+class Exported(NamedTuple):
+    """A model of an export, as parity.json tells of it."""
+
+    name: str
+    latency: str
+    megabytes: float
+    ms_per_chunk: float | None
+    same_text: str
+    word_errors: str
+    difference: float
+    offered: bool
+
+
+RUNTIMES = {
+    "float32": "onnxruntime, float32",
+    "int8": "onnxruntime, int8",
+    "sherpa_float32": "sherpa-onnx, float32",
+    "sherpa_int8": "sherpa-onnx, int8",
+}
+
+
+def export_rows(parity: Mapping[str, Any]) -> list[Exported]:
+    """Size, speed and agreement with torch of every exported model."""
+    rows = []
+    for report in parity.get("exports") or []:
+        for kind, name in RUNTIMES.items():
+            if kind not in report:
+                continue
+            row = report[kind]
+            rows.append(
+                Exported(
+                    name,
+                    latency_name(report["chunk_ms"]),
+                    row["bytes"] / 1e6,
+                    row.get("ms_per_chunk"),
+                    f"{row['identical_texts']:,} of {row['utterances']:,}",
+                    f"{row['word_errors']:,} of {row['words']:,}",
+                    row["max_log_prob_difference"],
+                    "int8" not in kind or report.get("int8_offered", True),
+                )
+            )
+    return rows

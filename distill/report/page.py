@@ -126,10 +126,15 @@ def render(expdir: Path, data: Path, valid_set: str, num_errors: int, num_utts: 
         num_errors: utterances with errors that are shown.
     """
     results = read_json(expdir / "results.json")
-    rows = results.get("rows") or []
+    # What a model of phones says without a lexicon has no words.
+    rows = [row for row in results.get("rows") or [] if row["wer"] is not None]
     if not rows:
-        raise UserError(f"{expdir / 'results.json'}: has no results; run stages 12 and 13")
+        raise UserError(
+            f"{expdir / 'results.json'}: has no word error rates; run stages 12 and 13 (of phones with wfst)"
+        )
     bench = read_json(expdir / "bench.json") if (expdir / "bench.json").is_file() else {}
+    parity_file = expdir / "export" / "parity.json"
+    parity = read_json(parity_file) if parity_file.is_file() else {}
     main, speeds = figures.main_row(rows), figures.Speeds(bench)
     sentence, sure, tiles = figures.headline(rows, main, speeds)
     test_sets, table = figures.result_table(rows, main, speeds)
@@ -166,6 +171,7 @@ def render(expdir: Path, data: Path, valid_set: str, num_errors: int, num_utts: 
         latency_plots=latency_plots,
         bubbles=figures.bubble_plot(rows, main["test_set"], speeds),
         delays=bench.get("latency") or [],
+        exports=figures.export_rows(parity),
         trainings=trainings(expdir),
         similarities=similarities(expdir, data / valid_set, num_utts, main["latency_ms"]),
         worst=worst,

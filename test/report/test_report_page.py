@@ -90,7 +90,7 @@ def test_needs_no_other_file(page):
 
 def test_every_section_is_there(page):
     sections = [attributes["id"] for attributes in Elements(page).all("section")]
-    assert sections == ["results", "latency", "size", "training", "layers", "errors", "about"]
+    assert sections == ["results", "latency", "size", "export", "training", "layers", "errors", "about"]
     assert {attributes["href"][1:] for attributes in Elements(page).all("a")} == set(sections)
     for said in ("hidden layers (MSE)", "LF-MMI, per frame", "published: 8× faster, 12× smaller", "teacher layer"):
         assert said in page
@@ -127,7 +127,9 @@ def test_no_path_of_this_machine(exp, page):
     assert "/home/bob" not in page and str(exp) not in page
 
 
-@pytest.mark.parametrize("missing", ["bench.json", "student_full_no_kd", "teacher", "student_stream", "checkpoints"])
+@pytest.mark.parametrize(
+    "missing", ["bench.json", "export", "student_full_no_kd", "teacher", "student_stream", "checkpoints"]
+)
 def test_goes_without_what_is_missing(exp, tmp_path, missing, capsys):
     root = tmp_path / "less"
     shutil.copytree(exp.parent, root)
@@ -141,7 +143,7 @@ def test_goes_without_what_is_missing(exp, tmp_path, missing, capsys):
         path.unlink() if path.is_file() else shutil.rmtree(path)
     page = page_of(root / "exp", "--num_utts", "1")
     sections = {attributes["id"] for attributes in Elements(page).all("section")}
-    gone = {"teacher": {"size", "layers"}, "student_stream": {"latency"}}.get(missing, set())
+    gone = {"teacher": {"size", "layers"}, "student_stream": {"latency"}, "export": {"export"}}.get(missing, set())
     assert {"results", "about"} <= sections and not gone & sections
 
 
@@ -176,7 +178,7 @@ def test_in_a_browser_on_a_desk_on_a_phone_in_the_dark_and_on_paper(exp, page, t
     async def scenario():
         url = (exp / "report/index.html").resolve().as_uri()
         async with browse(url, tmp_path / "profile", ready="document.querySelectorAll('audio').length > 0") as tab:
-            assert await tab.evaluate("document.querySelectorAll('section').length") == 7
+            assert await tab.evaluate("document.querySelectorAll('section').length") == 8
             for width, dark in ((1200, False), (390, False), (390, True)):
                 await tab.screenshot(tmp_path / "page.png", width, 800, dark)
                 # Nothing but tables sticks out, and those scroll by themselves.

@@ -1,0 +1,119 @@
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import tiny_networks as tiny
+import torch
+from tiny_exports import FRONT_ENDS, TOKENS, audio, config, export
+
+from distill.errors import UserError
+from distill.export.recognizer import LogProbStream, OnnxModel, OnnxRecognizer
+from distill.streaming import StreamingRecognizer
+
+# samples: none, less than a window, a window (cnn, fbank), less than a chunk, a chunk to the sample, history not yet
+# full, and full with a shorter last chunk
+LENGTHS = (0, 1, 399, 400, 1360, 7000, 7760, 8400, 20000, 60001)
+
+
+def torch_log_probs(front_end: str, samples: np.ndarray, chunk_ms: int, hop: float) -> np.ndarray:
+    session = StreamingRecognizer(tiny.student(front_end), TOKENS, config(chunk_ms, hop), chunk_ms)
+    state = session._new_state()
+    return session.network.stream(torch.from_numpy(samples)[None], state, final=True)[0].log_softmax(-1).numpy()
+
+
+@pytest.mark.parametrize("front_end", FRONT_ENDS)
+@pytest.mark.parametrize(("chunk_ms", "hop"), [(480, 1.0), (480, 0.5), (400, 0.3), (80, 1.0)])
+def test_log_posteriors_are_those_of_torch(front_end, chunk_ms, hop):
+    model = OnnxModel(export(front_end, chunk_ms, hop) / f"student_{chunk_ms}ms.onnx")
+    for length in LENGTHS[1:]:
+        samples = audio(length, length)
+        stream = LogProbStream(model)
+        pieces = [stream.accept(piece) for piece in np.array_split(samples, 1 + length // 3000)]
+        mine, expected = np.concatenate((*pieces, stream.finish())), torch_log_probs(front_end, samples, chunk_ms, hop)
+        assert mine.shape == expected.shape
+        np.testing.assert_allclose(mine, expected, atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize("front_end", FRONT_ENDS)
+def test_after_ten_minutes_it_is_still_torch(front_end):
+    model = OnnxModel(export(front_end) / "student_480ms.onnx")
+    network = tiny.student(front_end)
+    conf = model.chunk, model.left, model.lookahead
+    state, stream, furthest = network.initial_state(1, *conf), LogProbStream(model), 0.0
+    minute = audio(16000 * 60)
+    for _ in range(10):
+        expected = network.stream(torch.from_numpy(minute)[None], state)[0].log_softmax(-1).numpy()
+        furthest = max(furthest, np.abs(stream.accept(minute) - expected).max())
+    assert furthest < 1e-3
+    lengths = (stream._state["origin"].numpy() ** 2).sum(0)
+    np.testing.assert_allclose(lengths, 1, atol=1e-6)
+
+
+@pytest.mark.parametrize("endpoint_ms", [None, 200])
+@pytest.mark.parametrize("front_end", FRONT_ENDS)
+def test_results_are_those_of_the_recogniser_in_torch(front_end, endpoint_ms):
+    reference = StreamingRecognizer(tiny.student(front_end), TOKENS, config(hop=0.5), 480, endpoint_ms)
+    session = OnnxRecognizer.from_pretrained(export(front_end, hop=0.5), 480, endpoint_ms)
+    assert (session.wait_ms, session.step_ms) == (reference.wait_ms, reference.step_ms)
+    finals = 0
+    for length in LENGTHS:
+        samples = audio(length, length)
+        samples[length // 3 : length // 2] = 0
+        results = []
+        for recognizer in (session, reference):
+            recognizer.reset()
+            mine = [r for at in range(0, length, 700) for r in recognizer.accept_waveform(samples[at : at + 700])]
+            results.append([*mine, recognizer.finish()])
+        assert len(results[0]) == len(results[1])
+        for mine, expected in zip(*results, strict=True):
+            assert all(mine[key] == expected[key] for key in ("event", "text", "audio_s"))
+            assert mine["emitted_after_s"] >= 0
+            for token, other in zip(mine["tokens"], expected["tokens"], strict=True):
+                assert token["confidence"] == pytest.approx(other["confidence"], abs=1e-3)
+                assert {**token, "confidence": 0} == {**other, "confidence": 0}
+        finals += sum(result["event"] == "final" for result in results[0])
+    assert finals > len(LENGTHS) if endpoint_ms else finals == len(LENGTHS)
+
+
+def test_sessions_share_a_model_and_not_their_state():
+    model = OnnxModel(export("cnn") / "student_480ms.onnx")
+    alone = OnnxRecognizer(model)
+    alone.accept_waveform(audio(30000, 1))
+    expected = alone.finish()["text"]
+    first, second = OnnxRecognizer(model), OnnxRecognizer(model)
+    for at in range(0, 30000, 5000):
+        second.accept_waveform(audio(5000, at))
+        first.accept_waveform(audio(30000, 1)[at : at + 5000])
+    assert first.finish()["text"] == expected != second.finish()["text"]
+
+
+def test_what_is_no_audio_is_refused():
+    session = OnnxRecognizer.from_pretrained(export("cnn"))
+    with pytest.raises(UserError, match="finite"):
+        session.accept_waveform(np.array([0.0, np.nan]))
+    with pytest.raises(ValueError, match="floating-point"):
+        session.accept_waveform(np.zeros(10, np.int16))
+    session.finish()
+    for call in (session.finish, lambda: session.accept_waveform(np.zeros(10))):
+        with pytest.raises(RuntimeError, match="reset"):
+            call()
+
+
+def test_what_is_not_there_is_named(tmp_path):
+    with pytest.raises(UserError, match="was exported for 480 ms"):
+        OnnxRecognizer.from_pretrained(export("cnn"), chunk_ms=320)
+    with pytest.raises(UserError, match="int8 is not offered"):
+        OnnxRecognizer.from_pretrained(export("cnn"), int8=True)
+    with pytest.raises(UserError, match="distill.bin.export wrote"):
+        OnnxRecognizer.from_pretrained(tmp_path)
+    (tmp_path / "student_480ms.onnx").write_bytes(b"graph")
+    with pytest.raises(UserError, match="not a model that was exported here"):
+        OnnxRecognizer.from_pretrained(tmp_path)
+    with pytest.raises(UserError, match="endpoint_ms: 0"):
+        OnnxRecognizer.from_pretrained(export("cnn"), endpoint_ms=0)
+
+
+def test_the_recogniser_needs_no_torch():
+    program = "import sys; sys.modules['torch'] = None; import distill.export.recognizer"
+    subprocess.run([sys.executable, "-c", program], check=True)
