@@ -12,7 +12,6 @@ of this machine, and the same inputs give the same bytes. --export alone packs a
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ from distill import __version__
 from distill.errors import UserError, cli
 from distill.pack.archive import write_archive
 from distill.pack.card import UNSTATED, Licence, model_card
-from distill.pack.contents import export_members, public_config, read_json, training_members
+from distill.pack.contents import export_members, json_bytes, public_config, read_json, training_members
 
 
 @cli
@@ -49,6 +48,8 @@ def main(argv: list[str] | None = None) -> None:
             raise UserError(f"{args.license_file}: not a text file; give the text of the licence") from None
     licence = Licence(args.license, text)
     results, bench = (None if path is None else read_json(path) for path in (args.results, args.bench))
+    for row in (results or {}).get("rows", []):
+        row.pop("speakers", None)  # who they are is not for everyone who gets the model
 
     members: dict[str, bytes | Path] = {"LICENSE.txt": (text.strip() + "\n").encode()}
     meta: dict[str, Any] = {"distillw2v2": __version__, "files": {}, "yaml_files": {}, "models": {}}
@@ -72,7 +73,7 @@ def main(argv: list[str] | None = None) -> None:
         meta["models"]["onnx"] = "exp/export"
     for name, content in (("results", results), ("bench", bench)):
         if content is not None:
-            members[f"exp/{name}.json"] = (json.dumps(content, indent=1) + "\n").encode()
+            members[f"exp/{name}.json"] = json_bytes(content)
     card = model_card(
         args.output.name,
         system,

@@ -168,6 +168,23 @@ def teachers_of(rows: list[dict]) -> dict[tuple[str, str], dict]:
     return {(row["test_set"], row["decoder"]): row for row in rows if row["system"] == "teacher"}
 
 
+def in_one_unit(rows: list[dict]) -> list[dict]:
+    """The rows that are scored in words, or, if none is, all of them with the scores of their tokens in those places.
+
+    ``unit`` says which: ``wer`` or ``ter``.
+    """
+    words = [{**row, "unit": "wer"} for row in rows if row["wer"] is not None]
+    if words:
+        return words
+    in_tokens = []
+    for row in rows:
+        score = row["scores"]["ter"]
+        counts = {name: score[name] for name in ("sub", "del", "ins")}
+        interval_of = {"wer_low": row["ter_low"], "wer_high": row["ter_high"]}
+        in_tokens.append({**row, **counts, **interval_of, "wer": score["err"], "words": score["units"], "unit": "ter"})
+    return in_tokens
+
+
 def paper_table(rows: list[dict]) -> list[str]:
     """Systems by test sets: WER and relative loss, size and speed, and the paper's figures for what they are of."""
     sets = list(dict.fromkeys(row["test_set"] for row in rows))

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import ctypes
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +22,9 @@ from distill.files import atomic_write
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 
-def save_whole() -> None:
-    """Let torch.save, with which ESPnet's trainer writes its checkpoints, write beside and rename.
+@contextmanager
+def save_whole() -> Iterator[None]:
+    """Within this, let torch.save, with which ESPnet's trainer writes its checkpoints, write beside and rename.
 
     A training that is killed while it saves then finds its previous checkpoint instead of half a new one. The trainer
     writes checkpoint.pth before the epoch's own weights, which the average at the end needs; here it comes after them,
@@ -46,6 +49,10 @@ def save_whole() -> None:
                     save(checkpoint, stream)
 
     torch.save = save_beside
+    try:
+        yield
+    finally:
+        torch.save = save
 
 
 def keep_memory() -> None:
@@ -65,9 +72,9 @@ def keep_memory() -> None:
 def main(cmd: list[str] | None = None) -> None:
     from distill.tasks.distill_task import DistillTask
 
-    save_whole()
     keep_memory()
-    DistillTask.main(cmd=cmd)
+    with save_whole():
+        DistillTask.main(cmd=cmd)
 
 
 if __name__ == "__main__":

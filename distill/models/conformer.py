@@ -62,7 +62,7 @@ def rotary_tables(length: int, dim: int, device: torch.device, first: int | Tens
 
 
 def for_rotation(cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
-    """The tables as :func:`rotate` takes them, once for all blocks: over both halves of ``dim``, with the sines' sign."""
+    """The tables as :func:`rotate` takes them, once for all blocks: for both halves of ``dim``."""
     return torch.cat((cos, cos), -1), torch.cat((-sin, sin), -1)
 
 

@@ -70,6 +70,8 @@ def model_directory(path: str | Path, kind: str | None = None) -> Path:
     """
     path = Path(path)
     if not path.is_file():
+        if path.suffix == ".zip" and not path.exists():
+            raise UserError(f"{path}: not found; give a packed model, or the directory of a training")
         return path
     status = path.stat()
     key = (str(path.resolve()), status.st_size, status.st_mtime_ns)

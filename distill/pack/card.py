@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from distill.bin.results import interval
+from distill.bin.results import in_one_unit, interval
 
 UNSTATED = (
     "The licence of these weights was not stated when they were packed. They derive from the training data and from "
@@ -16,9 +16,9 @@ UNSTATED = (
 PAPER = "[DistillW2V2](https://arxiv.org/abs/2303.09278) (Fu, Kang, Cao, Ma, 2023)"
 METHODS = {
     "teacher": "A wav2vec 2.0 recogniser, full context, of the kind that small students are distilled from.",
-    "student_full": "A small recogniser, full context, distilled from a large wav2vec 2.0.",
+    "student_full": "A small recogniser, full context, distilled from a wav2vec 2.0.",
     "student_full_no_kd": "A small recogniser, full context, trained without a teacher.",
-    "student_stream": "A small streaming recogniser, distilled from a large wav2vec 2.0 in two stages.",
+    "student_stream": "A small streaming recogniser, distilled from a wav2vec 2.0 in two stages.",
 }
 
 
@@ -42,7 +42,7 @@ def model_card(
     has_onnx: bool,
 ) -> str:
     """The card of ``system`` in ``file_name``; what is None is left out."""
-    rows = [row for row in (results or {}).get("rows", []) if row["system"] in ("teacher", system)]
+    rows = in_one_unit([row for row in (results or {}).get("rows", []) if row["system"] in ("teacher", system)])
     title = system if results is None else f"{system} of {results['recipe']}"
     lines = ["---", front_matter(title, system, licence, language, rows, (results or {}).get("recipe")), "---", ""]
     lines += [f"# {title}", "", METHODS.get(system, METHODS["student_stream"]), ""]
@@ -79,12 +79,17 @@ def front_matter(
     about["pipeline_tag"] = "automatic-speech-recognition"
     mine = [row for row in rows if row["system"] == system and row["decoder"] == "greedy"]
     if mine:
-        task = {"type": "automatic-speech-recognition", "name": "Automatic Speech Recognition"}
         found = [
             {
-                "task": task,
+                "task": {"type": "automatic-speech-recognition", "name": "Automatic Speech Recognition"},
                 "dataset": {"type": recipe, "name": recipe, "split": row["test_set"]},
-                "metrics": [{"type": "wer", "value": round(row["wer"], 2), "name": f"WER, {latency_name(row)}"}],
+                "metrics": [
+                    {
+                        "type": row["unit"],
+                        "value": round(row["wer"], 2),
+                        "name": f"{row['unit'].upper()}, {latency_name(row)}",
+                    }
+                ],
             }
             for row in mine
         ]
@@ -137,7 +142,11 @@ def usage(file_name: str, has_torch: bool, has_onnx: bool) -> list[str]:
 
 def results_table(rows: list[dict]) -> list[str]:
     """WER of the system and its teacher, by test set, latency and decoder."""
-    lines = ["| test set | system | latency | decoder | WER % (95 %) | loss against the teacher % |", "|---" * 6 + "|"]
+    rate = rows[0]["unit"].upper()
+    lines = [
+        f"| test set | system | latency | decoder | {rate} % (95 %) | loss against the teacher % |",
+        "|---" * 6 + "|",
+    ]
     for row in rows:
         loss = row.get("relative_loss")
         low, high = row.get("wer_low"), row.get("wer_high")

@@ -96,4 +96,10 @@ def export_members(directory: Path) -> dict[str, bytes | Path]:
     }
     if not any(name.endswith(".onnx") for name in members):
         raise UserError(f"{directory}: holds no .onnx file; export the model first (stage 15)")
-    return {name: path for name, path in members.items() if not name.startswith(".")}
+    members |= {name: json_bytes(read_json(directory / name)) for name in members if name.endswith(".json")}
+    return {name: content for name, content in members.items() if not name.startswith(".")}
+
+
+def json_bytes(content: Mapping[str, Any]) -> bytes:
+    """As the stages write it."""
+    return (json.dumps(content, indent=1) + "\n").encode()

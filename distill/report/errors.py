@@ -6,14 +6,13 @@ import base64
 import contextlib
 import io
 from collections import Counter
-from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 import soundfile
 
 from distill.audio import read_audio, read_wav_scp
-from distill.bin.score import align, fold, read_hypotheses, read_text
+from distill.bin.score import SPELLING, align, fold, read_hypotheses
 from distill.errors import UserError
 from distill.models.cnn import SAMPLE_RATE
 
@@ -59,33 +58,51 @@ def data_url(path: str) -> str:
     return "data:audio/flac;base64," + base64.b64encode(out.getvalue()).decode()
 
 
+def scored_texts(trn: Path) -> list[str]:
+    """Texts of a trn file that :mod:`distill.bin.score` wrote, in the order of their ids."""
+    texts = []
+    for line in trn.read_text(encoding="utf-8").splitlines():
+        text = line.rpartition("(utt-")[0].strip()
+        for character, spelled in SPELLING.items():
+            text = text.replace(spelled, chr(character))
+        texts.append(text)
+    return texts
+
+
 def worst_utterances(
-    decode_dir: Path, teacher_dir: Path | None, data_dir: Path, count: int, audio_s: float
+    decode_dir: Path, teacher_dir: Path, wav_scp: Path, unit: str, count: int, audio_s: float
 ) -> tuple[list[Utterance], list[tuple[str, str, int]]]:
     """The ``count`` utterances with most errors, and the most frequent errors of all as (said, heard, times).
 
-    Audio is put in from the worst on, ``audio_s`` seconds in all. Of utterances with as many errors the one with fewer
-    words comes first.
+    Of utterances with as many errors the one with fewer words comes first.
+
+    Args:
+        decode_dir: of the system, scored in ``unit``, wer or ter.
+        teacher_dir: of the teacher, on the same test set; it may be missing.
+        wav_scp: where the audio is; it may be missing.
+        audio_s: seconds of audio in all, put in from the worst utterance on.
     """
-    refs = read_text(data_dir / "text")
     rows = read_hypotheses(decode_dir)
-    of_teacher: Mapping[str, dict] = {} if teacher_dir is None else read_hypotheses(teacher_dir)
+    score = decode_dir / f"score_{unit}"
+    refs, hyps = scored_texts(score / "ref.trn"), scored_texts(score / "hyp.trn")
+    trn = teacher_dir / f"score_{unit}" / "hyp.trn"
+    of_teacher = scored_texts(trn) if trn.is_file() else []
     found, confusions = [], Counter[tuple[str, str]]()
-    for name in sorted(refs.keys() & rows.keys()):
-        pairs = aligned(refs[name], rows[name]["text"])
+    for index, (name, ref, hyp) in enumerate(zip(sorted(rows), refs, hyps, strict=True)):
+        pairs = aligned(ref, hyp)
         confusions.update((fold(pair.ref), fold(pair.hyp)) for pair in pairs if pair.kind)
         errors = sum(bool(pair.kind) for pair in pairs)
         if errors:
-            found.append((-errors, len(refs[name].split()), name, pairs))
-    wavs = read_wav_scp(data_dir / "wav.scp") if (data_dir / "wav.scp").is_file() else {}
+            found.append((-errors, len(ref.split()), name, pairs, index))
+    wavs = read_wav_scp(wav_scp) if wav_scp.is_file() else {}
     worst = []
-    for errors, words, name, pairs in sorted(found)[:count]:
+    for errors, words, name, pairs, index in sorted(found)[:count]:
         seconds, audio = rows[name]["audio_s"], ""
         if name in wavs and seconds <= audio_s:
             with contextlib.suppress(UserError):  # the audio may be elsewhere by now
                 audio = data_url(wavs[name])
                 audio_s -= seconds
-        teacher = aligned(refs[name], of_teacher[name]["text"]) if name in of_teacher else []
+        teacher = aligned(refs[index], of_teacher[index]) if len(of_teacher) == len(refs) else []
         worst.append(Utterance(name, pairs, -errors, words, teacher, audio, seconds))
     frequent = sorted(confusions.items(), key=lambda item: (-item[1], item[0]))[:10]
     return worst, [(ref, hyp, times) for (ref, hyp), times in frequent]

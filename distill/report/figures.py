@@ -6,16 +6,16 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from distill.bin.results import FIXED, interval
+from distill.bin.results import FIXED, PUBLISHED, interval
 from distill.report.history import TERMS, Curves
 from distill.report.plots import Line, Mark, Plot, Scale, Tick, number, polyline, separate_labels
 
 Row = Mapping[str, Any]
 
-PAPER_LATENCY_MS = 480
-PAPER_FASTER, PAPER_SMALLER = 8.0, 12.0
-PAPER_LOSS = (9.0, 23.4)  # relative, per cent
+PAPER_LOSS = (PUBLISHED["relative_loss_low"], PUBLISHED["relative_loss_high"])  # relative, per cent
+UNITS = {"wer": "words", "ter": "tokens"}
 SIGNIFICANT = 0.05
+LARGEST = 20  # px, radius of the largest bubble
 STYLES = {"teacher": "teacher", "student_full": "full", "student_stream": "stream", "student_full_no_kd": "plain"}
 NAMES = {
     "teacher": "teacher",
@@ -63,7 +63,7 @@ def main_row(rows: Sequence[Row]) -> Row:
     mine = [row for row in rows if row["test_set"] == rows[0]["test_set"] and row["decoder"] == decoder]
     streaming = [row for row in mine if row["system"] == "student_stream" and row["latency_ms"] is not None]
     if streaming:
-        return min(streaming, key=lambda row: abs(math.log(row["latency_ms"] / PAPER_LATENCY_MS)))
+        return min(streaming, key=lambda row: abs(math.log(row["latency_ms"] / PUBLISHED["latency_ms"])))
     return next((row for row in mine if row["system"] in ("student_stream", "student_full")), mine[-1])
 
 
@@ -119,9 +119,10 @@ def headline(rows: Sequence[Row], row: Row, speeds: Speeds) -> tuple[str, str, l
     teacher = teacher_of(rows, row)
     where = "with full context" if row["latency_ms"] is None else f"at {row['latency_ms']} ms"
     wer = f"{row['wer']:.2f} %"
-    tiles = [Tile(f"WER {where}", wer, f"95 %: {interval(row['wer_low'], row['wer_high'])}", "")]
+    unit, words = row["unit"].upper(), UNITS[row["unit"]]
+    tiles = [Tile(f"{unit} {where}", wer, f"95 %: {interval(row['wer_low'], row['wer_high'])}", "")]
     if teacher is None or row is teacher:
-        return f"The {system_name(row['system'])} has a word error rate of {wer} {where}.", "", tiles
+        return f"The {system_name(row['system'])} has {wer} of the {words} wrong {where}.", "", tiles
     detail = f"teacher {teacher['wer']:.2f} %"
     if row.get("relative_loss") is not None:
         span = interval(row.get("relative_low"), row.get("relative_high"))
@@ -129,16 +130,16 @@ def headline(rows: Sequence[Row], row: Row, speeds: Speeds) -> tuple[str, str, l
     tiles[0] = tiles[0]._replace(detail=detail, paper=f"+{PAPER_LOSS[0]:g} to +{PAPER_LOSS[1]:g} % relative")
     smaller, faster = teacher["params"] / row["params"], speeds.faster(row, teacher)
     params = f"{millions(row['params'])} of {millions(teacher['params'])} parameters"
-    tiles.append(Tile("Size", times(smaller, "smaller", "larger"), params, f"{PAPER_SMALLER:g}× smaller"))
+    tiles.append(Tile("Size", times(smaller, "smaller", "larger"), params, f"{PUBLISHED['smaller']}× smaller"))
     if faster is not None:
         mine, theirs = speeds.row(row), speeds.row(teacher)
         threads = "1 thread" if mine["threads"] == 1 else f"{mine['threads']} threads"
         detail = f"real-time factor {mine['rtf']:.3g}, teacher {theirs['rtf']:.3g}, {threads}"
-        tiles.append(Tile("Speed", times(faster, "faster", "slower"), detail, f"{PAPER_FASTER:g}× faster"))
+        tiles.append(Tile("Speed", times(faster, "faster", "slower"), detail, f"{PUBLISHED['faster']}× faster"))
     sentence = f"{times(smaller, 'smaller', 'larger')} and {'streaming ' if row['latency_ms'] else ''}{where}: "
-    sentence += f"{wer} of the words wrong, where the teacher has {teacher['wer']:.2f} %"
+    sentence += f"{wer} of the {words} wrong, where the teacher has {teacher['wer']:.2f} %"
     wrong, wrong_teacher = (r["sub"] + r["del"] + r["ins"] for r in (row, teacher))
-    sure = f"{wrong:,} errors in {row['words']:,} words against {wrong_teacher:,}"
+    sure = f"{wrong:,} errors in {row['words']:,} {words} against {wrong_teacher:,}"
     p = row.get("p_value")
     if p is not None:
         sure += ", a significant difference" if p < SIGNIFICANT else ", no significant difference"
@@ -211,7 +212,7 @@ def latency_plot(rows: Sequence[Row], test_set: str) -> Plot | None:
     flat = [row for row in mine if row["system"] in ("teacher", "student_full") and row["decoder"] in decoders[:1]]
     top = max([row["wer_high"] for row in streams] + [row["wer"] for row in flat])
     plot = Plot(
-        title=f"WER against latency, {test_set}",
+        title=f"{streams[0]['unit'].upper()} against latency, {test_set}",
         description="",
         width=400,
         height=270,
@@ -220,7 +221,7 @@ def latency_plot(rows: Sequence[Row], test_set: str) -> Plot | None:
         top=14,
         bottom=222,
         x_label="chunk length",
-        y_label="WER %",
+        y_label=f"{streams[0]['unit'].upper()} %",
         x_ticks=[],
         y_ticks=[],
     )
@@ -230,7 +231,8 @@ def latency_plot(rows: Sequence[Row], test_set: str) -> Plot | None:
     plot.x_ticks = [Tick(places[latency], latency_name(latency)) for latency in latencies]
     plot.y_ticks = y.ticks()
     for row in flat:
-        line = Line(f"{system_name(row['system'])}: {row['wer']:.2f} %", style_of(row["system"]) + " dashed")
+        which = f", {row['decoder']}" if len(decoders) > 1 else ""
+        line = Line(f"{system_name(row['system'])}{which}: {row['wer']:.2f} %", style_of(row["system"]) + " dashed")
         line.path = f"M{plot.left:g} {y(row['wer']):g} L{plot.right:g} {y(row['wer']):g}"
         plot.lines.append(line)
     told = [f"{system_name(row['system'])} {row['wer']:.2f} %" for row in flat]
@@ -257,9 +259,12 @@ def latency_plot(rows: Sequence[Row], test_set: str) -> Plot | None:
     return plot
 
 
-def bubble_plot(rows: Sequence[Row], test_set: str, speeds: Speeds) -> Plot | None:
-    """WER against speed, both as ratios to the teacher, areas in proportion to size; the paper's claim as a box."""
-    decoder = first_decoder(rows)
+def bubble_plot(rows: Sequence[Row], main: Row, speeds: Speeds) -> Plot | None:
+    """Errors against speed on the main row's test set, areas in proportion to size; the paper's claim as a box.
+
+    Exported models are there at the main row's latency, with the errors of torch.
+    """
+    decoder, test_set = main["decoder"], main["test_set"]
     mine = [row for row in rows if row["test_set"] == test_set and row["decoder"] == decoder]
     teacher = next((row for row in mine if row["system"] == "teacher"), None)
     if teacher is None:
@@ -271,13 +276,14 @@ def bubble_plot(rows: Sequence[Row], test_set: str, speeds: Speeds) -> Plot | No
             points.append((row, faster, row["model_bytes"], ""))
     rtf = speeds.row(teacher).get("rtf")
     for other in speeds.rows:
-        same = [row for row in mine if (row["system"], row["latency_ms"]) == (other["system"], other["latency_ms"])]
-        if other.get("runtime") not in (None, "torch") and same and rtf and other["rtf"] and same[0]["wer"] > 0:
-            points.append((same[0], rtf / other["rtf"], other["model_bytes"], other["runtime"]))
+        same = (other["system"], other["latency_ms"]) == (main["system"], main["latency_ms"])
+        if other["runtime"] != "torch" and same and rtf and other["rtf"] and main["wer"] > 0:
+            runtime = other["runtime"].replace("onnxruntime", "ONNX")
+            points.append((main, rtf / other["rtf"], other["model_bytes"], runtime))
     if len(points) < 2 or teacher["wer"] <= 0:
         return None
     plot = Plot(
-        title="Size, speed and WER",
+        title=f"Size, speed and {teacher['unit'].upper()}",
         description="",
         width=400,
         height=310,
@@ -286,15 +292,15 @@ def bubble_plot(rows: Sequence[Row], test_set: str, speeds: Speeds) -> Plot | No
         top=14,
         bottom=262,
         x_label="times as fast as the teacher",
-        y_label="WER %",
+        y_label=f"{teacher['unit'].upper()} %",
         x_ticks=[],
         y_ticks=[],
     )
     claimed = [teacher["wer"] * (1 + loss / 100) for loss in PAPER_LOSS]
-    speeds_shown = [faster for _, faster, _, _ in points] + [PAPER_FASTER]
+    speeds_shown = [faster for _, faster, _, _ in points] + [PUBLISHED["faster"]]
     wers = [row["wer"] for row, *_ in points] + claimed
-    x = Scale(min(speeds_shown) / 1.6, max(speeds_shown) * 1.6, plot.left, plot.right, log=True)
-    y = Scale(min(wers) / 1.25, max(wers) * 1.35, plot.bottom, plot.top, log=True)
+    x = Scale(min(speeds_shown) / 1.6, max(speeds_shown) * 1.8, plot.left, plot.right, log=True)
+    y = Scale(min(wers) / 1.2, max(wers) * 1.2, plot.bottom - LARGEST, plot.top + LARGEST, log=True)
     plot.x_ticks = [Tick(tick.at, f"{tick.label}×") for tick in x.ticks(7)]
     plot.y_ticks = y.ticks(7)
     biggest = max(size for _, _, size, _ in points)
@@ -306,18 +312,18 @@ def bubble_plot(rows: Sequence[Row], test_set: str, speeds: Speeds) -> Plot | No
         line = lines.setdefault(name, Line(name, style_of(row["system"])))
         latency = latency_name(row["latency_ms"])
         said = f"{name}, {latency}{runtime and ', ' + runtime}: {number(faster)}× as fast, {size / 1e6:.3g} MB, "
-        said += f"WER {row['wer']:.2f} %"
-        mark = Mark(x(faster), y(row["wer"]), round(max(4.0, 26 * math.sqrt(size / biggest)), 1), said)
+        said += f"{row['unit'].upper()} {row['wer']:.2f} %"
+        mark = Mark(x(faster), y(row["wer"]), round(max(4.0, LARGEST * math.sqrt(size / biggest)), 1), said)
         if row["system"] == "student_stream":
-            mark.label = f"{latency}{runtime and ' ' + runtime}"
+            mark.label = runtime or latency
             mark.label_y = round(mark.y - mark.radius - 4, 1)
         line.marks.append(mark)
     plot.lines = list(lines.values())
     separate_labels([mark for line in plot.lines for mark in line.marks if mark.label])
-    side = max(8.0, 26 / math.sqrt(PAPER_SMALLER)) * 2
+    side = 2 * max(4.0, LARGEST / math.sqrt(PUBLISHED["smaller"]))
     low, high = y(claimed[0]), y(claimed[1])
-    plot.box = (x(PAPER_FASTER) - side / 2, min(high, low), side, max(3.0, abs(low - high)))
-    plot.box_label = f"published: {PAPER_FASTER:g}× faster, {PAPER_SMALLER:g}× smaller"
+    plot.box = (x(PUBLISHED["faster"]) - side / 2, min(high, low), side, max(3.0, abs(low - high)))
+    plot.box_label = f"published: {PUBLISHED['faster']}× faster, {PUBLISHED['smaller']}× smaller"
     told = [mark.title for line in plot.lines for mark in line.marks]
     plot.description = "; ".join([*told, f"{plot.box_label}, +{PAPER_LOSS[0]:g} to +{PAPER_LOSS[1]:g} % relative loss"])
     return plot
@@ -336,7 +342,7 @@ def loss_plots(curves: Curves) -> list[Plot]:
             description="",
             width=200,
             height=140,
-            left=36,
+            left=44,
             right=194,
             top=10,
             bottom=112,
@@ -362,3 +368,47 @@ def loss_plots(curves: Curves) -> list[Plot]:
         plot.description = f"{TERMS[term]}, {'; '.join(told)}"
         plots.append(plot)
     return plots
+
+
+class Exported(NamedTuple):
+    """A model of an export, as parity.json tells of it."""
+
+    name: str
+    latency: str
+    megabytes: float
+    ms_per_chunk: float | None
+    same_text: str
+    word_errors: str
+    difference: float
+    offered: bool
+
+
+RUNTIMES = {
+    "float32": "onnxruntime, float32",
+    "int8": "onnxruntime, int8",
+    "sherpa_float32": "sherpa-onnx, float32",
+    "sherpa_int8": "sherpa-onnx, int8",
+}
+
+
+def export_rows(parity: Mapping[str, Any]) -> list[Exported]:
+    """Size, speed and agreement with torch of every exported model."""
+    rows = []
+    for report in parity.get("exports") or []:
+        for kind, name in RUNTIMES.items():
+            if kind not in report:
+                continue
+            row = report[kind]
+            rows.append(
+                Exported(
+                    name,
+                    latency_name(report["chunk_ms"]),
+                    row["bytes"] / 1e6,
+                    row.get("ms_per_chunk"),
+                    f"{row['identical_texts']:,} of {row['utterances']:,}",
+                    f"{row['word_errors']:,} of {row['words']:,}",
+                    row["max_log_prob_difference"],
+                    "int8" not in kind or report.get("int8_offered", True),
+                )
+            )
+    return rows

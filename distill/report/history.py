@@ -12,6 +12,7 @@ TERMS = {
     "loss_hidden": "hidden layers (MSE)",
     "loss_logits": "logits (MSE)",
     "loss_mmi": "LF-MMI, per frame",
+    "loss_kl": "KL of frames",
     "loss_ctc": "CTC",
     "ter": "token error rate",
 }

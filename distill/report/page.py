@@ -11,7 +11,7 @@ import jinja2
 import yaml
 from markupsafe import Markup
 
-from distill.bin.results import systems_of
+from distill.bin.results import in_one_unit, systems_of
 from distill.errors import UserError
 from distill.pack.contents import public_config, read_json
 from distill.report import figures
@@ -126,10 +126,12 @@ def render(expdir: Path, data: Path, valid_set: str, num_errors: int, num_utts: 
         num_errors: utterances with errors that are shown.
     """
     results = read_json(expdir / "results.json")
-    rows = results.get("rows") or []
+    rows = in_one_unit(results.get("rows") or [])
     if not rows:
         raise UserError(f"{expdir / 'results.json'}: has no results; run stages 12 and 13")
     bench = read_json(expdir / "bench.json") if (expdir / "bench.json").is_file() else {}
+    parity_file = expdir / "export" / "parity.json"
+    parity = read_json(parity_file) if parity_file.is_file() else {}
     main, speeds = figures.main_row(rows), figures.Speeds(bench)
     sentence, sure, tiles = figures.headline(rows, main, speeds)
     test_sets, table = figures.result_table(rows, main, speeds)
@@ -137,16 +139,14 @@ def render(expdir: Path, data: Path, valid_set: str, num_errors: int, num_utts: 
     folder = "decode_full" if main["latency_ms"] is None else f"decode_{main['latency_ms']}ms"
     suffix = "" if main["decoder"] == "greedy" else f"_{main['decoder']}"
     decode_dir = expdir / main["system"] / (folder + suffix) / main["test_set"]
-    teacher_dir: Path | None = expdir / "teacher" / f"decode_full{suffix}" / main["test_set"]
-    if teacher_dir is not None and (main["system"] == "teacher" or not teacher_dir.is_dir()):
-        teacher_dir = None
+    teacher_dir = expdir / "teacher" / f"decode_full{suffix}" / main["test_set"]
     worst: list[Utterance] = []
     confusions: list[tuple[str, str, int]] = []
-    if decode_dir.is_dir() and (data / main["test_set"] / "text").is_file():
-        data_dir = data / main["test_set"]
-        worst, confusions = worst_utterances(decode_dir, teacher_dir, data_dir, num_errors, MOST_AUDIO_S)
+    if (decode_dir / f"score_{main['unit']}" / "ref.trn").is_file():
+        wav_scp = data / main["test_set"] / "wav.scp"
+        worst, confusions = worst_utterances(decode_dir, teacher_dir, wav_scp, main["unit"], num_errors, MOST_AUDIO_S)
     else:
-        note(f"errors are left out: {decode_dir} or {data / main['test_set'] / 'text'} is not there")
+        note(f"errors are left out: {decode_dir} is not there, or not scored")
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(HERE), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
@@ -162,10 +162,12 @@ def render(expdir: Path, data: Path, valid_set: str, num_errors: int, num_utts: 
         table=table,
         decoders={row["decoder"] for row in rows},
         main=main,
+        units=figures.UNITS[main["unit"]],
         measured=speeds.measured,
         latency_plots=latency_plots,
-        bubbles=figures.bubble_plot(rows, main["test_set"], speeds),
+        bubbles=figures.bubble_plot(rows, main, speeds),
         delays=bench.get("latency") or [],
+        exports=figures.export_rows(parity),
         trainings=trainings(expdir),
         similarities=similarities(expdir, data / valid_set, num_utts, main["latency_ms"]),
         worst=worst,

@@ -49,8 +49,10 @@ def exp(tmp_path_factory) -> Path:
         state["projections.0.weight"] = torch.zeros(2, 2)  # of the loss alone
         torch.save(state, folder / "valid.loss.ave.pth")
     row = {"test_set": "test", "decoder": "greedy", "wer": 4.0, "wer_low": 3.0, "wer_high": 5.0, "params": 1000000}
+    row["speakers"] = {SECRET: [10, 1]}
     rows = [{**row, "system": "teacher", "latency_ms": None}]
     rows += [{**row, "system": "student_stream", "latency_ms": 480, "relative_loss": 0.0, "lm": f"{SECRET}/lm.arpa"}]
+    rows += [{**row, "system": "student_stream", "latency_ms": 480, "wer": None}]  # phones alone are in no table
     (expdir / "results.json").write_text(json.dumps({"recipe": "egs2/x", "rows": rows}))
     (expdir / "wavs").mkdir()
     scp = []
@@ -192,10 +194,13 @@ def test_an_export_alone_needs_no_torch(exp, tmp_path):
     shapes = shapes_for(network, config, 480, exp)
     save(step_model(network, shapes), folder / "student_480ms.onnx", metadata(network, shapes, tokens, "char", 480))
     (folder / ".lock").write_bytes(b"")
+    (folder / "parity.json").write_text(json.dumps({"data": [f"{SECRET}/test"]}))
     pack.main(command)
     with zipfile.ZipFile(tmp_path / "x.zip") as archive:
         graph = "exp/export/student_480ms.onnx"
-        assert sorted(archive.namelist()) == ["LICENSE.txt", "README.md", graph, "meta.yaml"]
+        parity = "exp/export/parity.json"
+        assert sorted(archive.namelist()) == ["LICENSE.txt", "README.md", parity, graph, "meta.yaml"]
+        assert json.loads(archive.read(parity)) == {"data": ["test"]}
         assert os.getcwd().encode() not in archive.read(graph)
     wav = str(exp / "wavs/1.wav")
     command = [sys.executable, "-c", NO_TORCH, str(tmp_path / "x.zip"), wav]

@@ -47,6 +47,11 @@ def test_unpacks_for_this_process_what_was_packed(packed, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["student.zip"]
 
 
+def test_a_file_that_is_not_there(tmp_path):
+    with pytest.raises(UserError, match="lost.zip: not found"):
+        model_directory(tmp_path / "lost.zip")
+
+
 def test_same_inputs_same_bytes(packed, tmp_path):
     file = tmp_path / "weights"
     file.write_bytes(b"weights")

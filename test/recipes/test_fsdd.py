@@ -130,9 +130,23 @@ def test_ablation(recipe: Path) -> None:
 
 def test_latency_of_every_chunk_length(recipe: Path) -> None:
     run(recipe, "--stage", "14", "--stop_stage", "14")
-    rows = json.loads((recipe / "exp/bench.json").read_text())["latency"]
+    bench = json.loads((recipe / "exp/bench.json").read_text())
+    rows = bench["latency"]
     assert [row["chunk_ms"] for row in rows] == [160, 480]
+    of_all = [(row["system"], row["latency_ms"]) for row in bench["speed"] if row["runtime"] == "torch"]
+    assert of_all == [("teacher", None), ("student_full", None), ("student_stream", 160), ("student_stream", 480)]
     assert all(row["compute_p99_ms"] >= row["compute_median_ms"] > 0 for row in rows)
+
+
+def test_export_says_what_torch_says(recipe: Path) -> None:
+    run(recipe, "--stage", "15", "--stop_stage", "15")
+    (exported,) = json.loads((recipe / "exp/export/parity.json").read_text())["exports"]
+    assert exported["float32"]["max_log_prob_difference"] < 1e-3
+    for kind in ("float32", "sherpa_float32"):
+        assert exported[kind]["identical_texts"] == exported[kind]["utterances"] > 0
+        assert (recipe / "exp/export" / exported[kind]["file"]).is_file()
+    for kind in ("int8", "sherpa_int8"):
+        assert (recipe / "exp/export" / exported[kind]["file"]).is_file() == exported["int8_offered"]
 
 
 def test_report_page_and_packed_model(recipe: Path) -> None:

@@ -1,4 +1,4 @@
-"""An experiment as stages 1 to 14 leave it, with untrained networks and made-up errors."""
+"""An experiment as stages 1 to 15 leave it, with untrained networks and made-up errors."""
 
 from __future__ import annotations
 
@@ -102,4 +102,9 @@ def make(root: Path, test_sets: tuple[str, ...] = ("test", "test_unseen"), utter
     delays = {"wait_worst_ms": 485.0, "wait_mean_ms": 245.0, "compute_median_ms": 3.5, "delay_median_ms": 310.0}
     latency = [{"chunk_ms": 480, **delays, "first_median_ms": None}]
     (expdir / "bench.json").write_text(json.dumps({"data": "test", "threads": 1, "latency": latency}))
+    row = {"file": "student_480ms.onnx", "bytes": 1_400_000, "max_log_prob_difference": 1.2e-5, "ms_per_chunk": 2.5}
+    row |= {"identical_texts": 12, "utterances": 12, "word_errors": 5, "words": 48}
+    exports = [{"chunk_ms": 480, "float32": row, "int8": row, "int8_offered": False, "int8_reasons": ["slower"]}]
+    (expdir / "export").mkdir()
+    (expdir / "export/parity.json").write_text(json.dumps({"data": ["/home/bob/test"], "exports": exports}))
     return expdir

@@ -12,7 +12,7 @@ help_message="Usage: ./run.sh [options]     (options of run.sh come first, yours
  3 format wav.scp                        11 distil student_full -> student_stream
  4 drop too long and too short           12 recognise the test sets
  5 token list                            13 score; results.json and RESULTS.md
- 6 denominator graph                     14 latency of student_stream
+ 6 denominator graph                     14 latency, size and speed
  7 train the teacher                     15 export student_stream to ONNX and sherpa-onnx
  8 extract the teacher's targets         16 report and packed model
 
@@ -730,9 +730,18 @@ if wanted 13; then
 fi
 if wanted 14; then
     set=${test_sets%% *}
-    if begin "${stamps}/14" "latency of student_stream on ${set}" "${set} ${latencies}" "" "${stamps}/7" "${stamps}/11"; then
+    inputs=("${stamps}/7" "${stamps}/10" "${stamps}/11")
+    export_options=()
+    if [ -e "${stamps}/15" ]; then
+        inputs+=("${stamps}/15")
+        export_options=(--export "${expdir}/export")
+    fi
+    if begin "${stamps}/14" "latency of student_stream on ${set}, size and speed" "${set} ${latencies}" "" "${inputs[@]}"; then
         # shellcheck disable=SC2086
         python3 -m distill.bin.latency --model "${expdir}/student_stream" --teacher "${expdir}/teacher" \
+            --data_dir "${raw}/${set}" --chunk_ms ${latencies//full/} --output "${expdir}/bench.json"
+        # shellcheck disable=SC2086
+        python3 -m distill.bin.speed --models "${expdir}"/{teacher,student_full,student_stream} "${export_options[@]}" \
             --data_dir "${raw}/${set}" --chunk_ms ${latencies//full/} --output "${expdir}/bench.json"
         finish "${stamps}/14"
     fi

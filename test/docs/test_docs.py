@@ -122,6 +122,7 @@ def check_recipe(command: Command, words: list[str]) -> None:
     corpus = command.document.parents[1].name
     data = f"distill.data.{corpus}" if corpus in DATA_PREPARATION else "distill.bin.import_data"
     inner = {"--local_data_opts": data, "--decode_options": "distill.bin.decode", "--plan_options": "distill.bin.plan"}
+    inner["--pack_options"] = "distill.bin.pack"
     for option, value in zip(words, words[1:], strict=False):
         if option in inner and option != value:
             assert given(shlex.split(value)) <= options_of(inner[option]), command
@@ -133,8 +134,8 @@ def check(command: Command) -> None:
     words = [word for word in command.words if not re.match(r"cmd_backend=\w+$", word)]
     program, rest = words[0], words[1:]
     if program == "?":
-        everything = [options_of_recipes(), *map(options_of, modules())]
-        assert any(given(rest) <= options for options in everything), command
+        recipes = given(rest) <= options_of_recipes()
+        assert recipes or any(given(rest) <= options_of(module) for module in modules()), command
     elif program == "./run.sh":
         check_recipe(command, rest)
     elif program == "make":
@@ -195,7 +196,7 @@ def save(directory: Path, network: torch.nn.Module, config: dict[str, object]) -
 @pytest.fixture(scope="module")
 def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A clone's top folder as a finished run of a recipe leaves it, as far as commands on models need it."""
-    from distill.bin import make_lm
+    from distill.bin import make_lm, pack
 
     assert len(TOKENS) == VOCAB
     root = tmp_path_factory.mktemp("clone")
@@ -204,8 +205,10 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     conf |= {"ffn": 48, "kernel": 7}
     config = {"network": "student", "network_conf": conf, "chunk_conf": {"chunk_ms": 480, "left_ms": 2000}}
     save(recipe / "exp/student_stream", student(), config)
+    pack.main(["--model", str(recipe / "exp/student_stream"), "--output", str(root / "student_stream.zip")])
     teacher_conf = {"config": {**TEACHER_CONF, "conv_dim": list(CHANNELS)}}
     save(recipe / "exp/teacher", teacher(), {"network": "teacher", "network_conf": teacher_conf})
+    pack.main(["--model", str(recipe / "exp/student_stream"), "--output", str(root / "student_stream.zip")])
     for directory in (root, recipe):
         audio = 0.1 * np.random.default_rng(0).standard_normal(24000).astype(np.float32)
         soundfile.write(directory / "some.wav", audio, 16000)

@@ -90,7 +90,7 @@ def test_needs_no_other_file(page):
 
 def test_every_section_is_there(page):
     sections = [attributes["id"] for attributes in Elements(page).all("section")]
-    assert sections == ["results", "latency", "size", "training", "layers", "errors", "about"]
+    assert sections == ["results", "latency", "size", "export", "training", "layers", "errors", "about"]
     assert {attributes["href"][1:] for attributes in Elements(page).all("a")} == set(sections)
     for said in ("hidden layers (MSE)", "LF-MMI, per frame", "published: 8× faster, 12× smaller", "teacher layer"):
         assert said in page
@@ -115,7 +115,7 @@ def test_text_of_data_files_is_never_markup(exp, tmp_path):
     for row in results["rows"]:
         row["test_set"] = row["test_set"].replace("test_unseen", "<b>unseen</b>")
     (root / "exp/results.json").write_text(json.dumps(results))
-    for path in [root / "dump/raw/test/text", *root.glob("exp/student_stream/decode_480ms/test/hyp.1.jsonl")]:
+    for path in (root / "exp/student_stream/decode_480ms/test/score_wer").glob("*.trn"):
         path.write_text(path.read_text().replace("nine", "<img/src=x>").replace("eight", "'onload='x"))
     page = page_of(root / "exp", "--num_utts", "0")
     elements = Elements(page)
@@ -127,7 +127,9 @@ def test_no_path_of_this_machine(exp, page):
     assert "/home/bob" not in page and str(exp) not in page
 
 
-@pytest.mark.parametrize("missing", ["bench.json", "student_full_no_kd", "teacher", "student_stream", "checkpoints"])
+@pytest.mark.parametrize(
+    "missing", ["bench.json", "export", "student_full_no_kd", "teacher", "student_stream", "checkpoints"]
+)
 def test_goes_without_what_is_missing(exp, tmp_path, missing, capsys):
     root = tmp_path / "less"
     shutil.copytree(exp.parent, root)
@@ -141,15 +143,33 @@ def test_goes_without_what_is_missing(exp, tmp_path, missing, capsys):
         path.unlink() if path.is_file() else shutil.rmtree(path)
     page = page_of(root / "exp", "--num_utts", "1")
     sections = {attributes["id"] for attributes in Elements(page).all("section")}
-    gone = {"teacher": {"size", "layers"}, "student_stream": {"latency"}}.get(missing, set())
+    gone = {"teacher": {"size", "layers"}, "student_stream": {"latency"}, "export": {"export"}}.get(missing, set())
     assert {"results", "about"} <= sections and not gone & sections
 
 
-def test_without_data_there_are_no_errors_to_show(exp, tmp_path, capsys):
+def test_without_audio_errors_are_shown_but_not_heard(exp, tmp_path, capsys):
     report.main(["--expdir", str(exp), "--data", str(tmp_path), "--output", str(tmp_path / "x.html")])
     page = (tmp_path / "x.html").read_text()
-    assert '<section id="errors">' not in page and '<section id="layers">' not in page
-    assert "errors are left out" in capsys.readouterr().err
+    assert '<section id="errors">' in page and "<audio" not in page and '<section id="layers">' not in page
+    assert "similarity of layers is left out" in capsys.readouterr().err
+
+
+def test_tokens_where_no_words_were_scored(exp, tmp_path):
+    """As after greedy decoding of phones."""
+    root = tmp_path / "phones"
+    shutil.copytree(exp.parent, root)
+    results = json.loads((root / "exp/results.json").read_text())
+    for row in results["rows"]:
+        counts = {name: row[name] for name in ("sub", "del", "ins", "utterances")}
+        row["scores"] = {"ter": {"err": row["wer"], "units": row["words"], **counts}}
+        row |= {"ter_low": row.pop("wer_low"), "ter_high": row.pop("wer_high")}
+        row |= dict.fromkeys(("wer", "sub", "del", "ins", "words"))
+    (root / "exp/results.json").write_text(json.dumps(results))
+    for folder in root.glob("exp/*/decode_*/test/score_wer"):
+        folder.rename(folder.with_name("score_ter"))
+    page = page_of(root / "exp", "--num_utts", "0")
+    assert "of the tokens wrong" in page and "TER against latency" in page and '<section id="errors">' in page
+    assert "WER" not in page and ">None<" not in page
 
 
 CONTRAST = """(() => {
@@ -176,7 +196,7 @@ def test_in_a_browser_on_a_desk_on_a_phone_in_the_dark_and_on_paper(exp, page, t
     async def scenario():
         url = (exp / "report/index.html").resolve().as_uri()
         async with browse(url, tmp_path / "profile", ready="document.querySelectorAll('audio').length > 0") as tab:
-            assert await tab.evaluate("document.querySelectorAll('section').length") == 7
+            assert await tab.evaluate("document.querySelectorAll('section').length") == 8
             for width, dark in ((1200, False), (390, False), (390, True)):
                 await tab.screenshot(tmp_path / "page.png", width, 800, dark)
                 # Nothing but tables sticks out, and those scroll by themselves.
