@@ -4,7 +4,8 @@
 # make python  prints the interpreter of the environment (make -s python), and builds it first if need be
 # make env-k2, make python-k2    the same for the environment that holds k2, the judge of the LF-MMI
 # make bench   size and speed of students beside wav2vec 2.0, of exported ones beside torch, of the LF-MMI beside k2's and
-#              torch's, of training steps with and without a teacher; writes docs/performance.md. Then the delay of a server with 20 clients
+#              torch's, of training steps with and without a teacher; writes docs/performance.md. Then the delay of a
+#              server with 20 clients
 # make clean   removes what the recipes of this clone made; the environment stays
 SHELL := /bin/bash
 .PHONY: demo test lint env python env-k2 python-k2 clean bench

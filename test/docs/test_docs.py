@@ -52,7 +52,8 @@ class Command(NamedTuple):
 def blocks(document: Path) -> list[str]:
     """Indented blocks and fenced ones without a language or of a shell, without indentation."""
     text = document.read_text(encoding="utf-8")
-    fenced = re.findall(r"(?ms)^```(?:bash|sh|console)?\n(.*?)^```$", text)
+    fences = re.findall(r"(?ms)^```(\w*)\n(.*?)^```$", text)
+    fenced = [block for language, block in fences if language in ("", "bash", "sh", "console")]
     text = re.sub(r"(?ms)^```.*?^```$", "", text)
     indented = re.findall(r"(?m)^\n((?: {4,}\S.*\n)+)", text)
     return [*fenced, *("\n".join(line.strip() for line in block.splitlines()) for block in indented)]
