@@ -213,6 +213,7 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for directory in (root, recipe):
         audio = 0.1 * np.random.default_rng(0).standard_normal(24000).astype(np.float32)
         soundfile.write(directory / "some.wav", audio, 16000)
+    save_export(recipe / "exp/export", config)
     (recipe / "text").write_text("u1 a cab\nu2 bad cab a\n")
     for arpa in ("words.arpa", "exp/lm/words.arpa"):
         make_lm.main(["--text", str(recipe / "text"), "--order", "2", "--output", str(recipe / arpa)])
@@ -221,6 +222,24 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     lexicon.parent.mkdir(parents=True)
     lexicon.write_text("a a\ncab c a b\nbad b a d\n")
     return root
+
+
+def save_export(folder: Path, config: dict) -> None:
+    """What stage 15 would write, without its check."""
+    from distill.export import model as onnx_model
+    from distill.export.sherpa import sherpa_metadata, sherpa_model, sherpa_tokens
+
+    network = student()
+    tokens = TOKENS[: network.vocab_size]
+    shapes = onnx_model.shapes_for(network, config, 480, folder)
+    step = onnx_model.step_model(network, shapes)
+    folder.mkdir()
+    (folder / "tokens.txt").write_text(sherpa_tokens(tokens, "char"))
+    for model, end in ((step, ".onnx"), (onnx_model.quantized(step), ".int8.onnx")):
+        wrapped = sherpa_model(model, shapes)
+        onnx_model.save(wrapped, folder / f"sherpa_480ms{end}", sherpa_metadata(wrapped))
+        about = onnx_model.metadata(network, shapes, tokens, "char", 480)
+        onnx_model.save(model, folder / f"student_480ms{end}", about)
 
 
 TRANSCRIBE = [command for command in ALL if "distill.bin.transcribe" in command.words and "--model" in command.words]
