@@ -3,8 +3,8 @@
 # make env     the environment and ESPnet's scripts alone
 # make python  prints the interpreter of the environment (make -s python), and builds it first if need be
 # make env-k2, make python-k2    the same for the environment that holds k2, the judge of the LF-MMI
-# make bench   speed of the LF-MMI beside k2's and torch's, of streaming beside real time, of targets beside the teacher,
-#              and the delay of a server with 20 clients
+# make bench   size and speed of students beside wav2vec 2.0, of the LF-MMI beside k2's and torch's, of training steps with
+#              and without a teacher; writes docs/performance.md. Then the delay of a server with 20 clients
 # make clean   removes what the recipes of this clone made; the environment stays
 SHELL := /bin/bash
 .PHONY: demo test lint env python env-k2 python-k2 clean bench
@@ -41,9 +41,11 @@ python-k2:
 
 bench: env
 	@k2=$$(utils/make_env.sh k2) || echo "note: k2 cannot be installed here, so it is left out" >&2; \
-	python=$$(utils/make_env.sh); \
-	export PYTHONPATH=.; "$$python" utils/bench_lfmmi.py $${k2:+--k2_python "$$k2"} && "$$python" utils/bench_streaming.py && \
-	"$$python" utils/bench_targets.py && "$$python" utils/bench_serve.py
+	python=$$(utils/make_env.sh); results=$$(mktemp -d); trap 'rm -rf "$$results"' EXIT; \
+	bench() { echo "--- $$1" >&2; PYTHONPATH=. "$$python" "utils/bench_$$1.py" "$${@:2}" --output "$$results/$$1.json"; }; \
+	bench lfmmi $${k2:+--k2_python "$$k2"} && bench speed && bench streaming && bench targets && bench scaling && \
+	PYTHONPATH=. "$$python" utils/bench_page.py --results "$$results" --output docs/performance.md && \
+	PYTHONPATH=. "$$python" utils/bench_serve.py
 
 clean:
 	rm -rf tools/espnet egs2/*/asr_distill1/{data,dump,exp,downloads,utils,steps,scripts,pyscripts}

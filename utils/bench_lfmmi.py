@@ -90,23 +90,12 @@ def k2_times() -> None:
         print(ANSWER, json.dumps([seconds, denominator(log_probs, lengths, gradient=False)[0].tolist()]), flush=True)
 
 
-def peak_mb() -> float:
-    """Largest resident memory since :func:`forget_peak` (Linux)."""
-    status = Path("/proc/self/status").read_text()
-    return int(status.split("VmHWM:")[1].split()[0]) / 1024
-
-
-def forget_peak() -> None:
-    """Let the peak be what is resident now."""
-    Path("/proc/self/clear_refs").write_text("5")
-
-
 def memory_mb(case: tuple[int, int, int, str]) -> tuple[float, float]:
     """(resident memory with the inputs, what a score and its gradient add at most), in a process of its own."""
     code = (
-        f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); import bench_lfmmi as b\n"
+        f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); import bench_lfmmi as b, bench_parts as p\n"
         f"graph, x, n = b.inputs(*{case!r}); b.native(graph, x[:, :2], n.clamp(max=2))()\n"
-        "b.forget_peak(); before = b.peak_mb(); b.native(graph, x, n)(); print(before, b.peak_mb() - before)"
+        "p.forget_peak(); before = p.peak_mb(); b.native(graph, x, n)(); print(before, p.peak_mb() - before)"
     )
     before, added = subprocess.check_output([sys.executable, "-c", code], text=True).split()
     return float(before), float(added)

@@ -1,4 +1,7 @@
-"""What the benchmarks have in common: networks of full size with random weights, noise, memory, the machine."""
+"""What the benchmarks have in common: networks of full size with random weights, noise, memory, the machine.
+
+Neither torch nor a network is loaded before it is needed: a process that runs without has its memory measured.
+"""
 
 from __future__ import annotations
 
@@ -6,14 +9,14 @@ import os
 import platform
 import statistics
 from collections.abc import Sequence
+from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-import yaml
 
-from distill.models.student import Student
+if TYPE_CHECKING:
+    from distill.models.student import Student
 
 ROOT = Path(__file__).resolve().parents[1]
 RATE = 16000
@@ -35,11 +38,17 @@ def noise(seconds: float, seed: int = 0) -> np.ndarray:
 
 def student_conf(name: str) -> dict[str, Any]:
     """network_conf of a student in conf/students."""
+    import yaml
+
     return yaml.safe_load((ROOT / "conf/students" / f"{name}.yaml").read_text())["network_conf"]
 
 
 def random_student(name: str) -> Student:
     """A student of conf/students in evaluation mode."""
+    import torch
+
+    from distill.models.student import Student
+
     torch.manual_seed(0)
     return Student(len(TOKENS), **student_conf(name)).eval()
 
@@ -62,8 +71,6 @@ def middle(values: Sequence[float]) -> dict[str, float]:
 
 def machine() -> dict[str, str]:
     """What the figures were measured on."""
-    import onnxruntime
-
     info = Path("/proc/cpuinfo").read_text()
     model = next((line.split(":")[1].strip() for line in info.splitlines() if line.startswith("model name")), "unknown")
     flags = next((line.split(":")[1].split() for line in info.splitlines() if line.startswith("flags")), [])
@@ -73,6 +80,6 @@ def machine() -> dict[str, str]:
         "processor": f"{model}, {os.cpu_count()} cores ({', '.join(vectors)})",
         "memory": f"{memory:.0f} GiB",
         "system": platform.platform(),
-        "software": f"Python {platform.python_version()}, torch {torch.__version__.split('+')[0]}, "
-        f"onnxruntime {onnxruntime.__version__}",
+        "software": f"Python {platform.python_version()}, "
+        + ", ".join(f"{name} {version(name)}" for name in ("torch", "onnxruntime")),
     }

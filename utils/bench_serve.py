@@ -23,22 +23,17 @@ import numpy as np
 import psutil
 import torch
 import yaml
+from bench_parts import CONFIG, noise, random_student, student_conf
 
 from distill.audio import read_audio, read_wav_scp
-from distill.models.student import Student
 from distill.serve.client import SAMPLE_RATE, in_real_time, pcm, pieces, recognize
 
-ROOT = Path(__file__).resolve().parents[1]
 
-
-def random_student(name: str, directory: Path) -> Path:
+def save_student(name: str, directory: Path) -> Path:
     """A student of conf/students with random weights, saved as a training saves it."""
-    torch.manual_seed(0)
-    conf = yaml.safe_load((ROOT / "conf/students" / f"{name}.yaml").read_text())["network_conf"]
-    tokens = ["<blank>", *map(str, range(31))]
-    config = {"network": "student", "network_conf": conf, "token_list": tokens, "token_type": "word"}
-    (directory / "config.yaml").write_text(yaml.safe_dump({**config, "chunk_conf": {"chunk_ms": 480}}))
-    weights = Student(len(tokens), **conf).state_dict()
+    config = {**CONFIG, "network": "student", "network_conf": student_conf(name)}
+    (directory / "config.yaml").write_text(yaml.safe_dump(config))
+    weights = random_student(name).state_dict()
     torch.save({f"network.{key}": value for key, value in weights.items()}, directory / "model.pth")
     return directory
 
@@ -46,8 +41,7 @@ def random_student(name: str, directory: Path) -> Path:
 def speech(data_dir: Path | None, seconds: float, clients: int) -> list[bytes]:
     """Audio for every client: utterances one after another, beginning with another each."""
     if data_dir is None:
-        rng = np.random.default_rng(0)
-        return [pcm(0.05 * rng.standard_normal(int(SAMPLE_RATE * seconds))) for _ in range(clients)]
+        return [pcm(noise(seconds, client)) for client in range(clients)]
     files = list(read_wav_scp(data_dir / "wav.scp").values())
     root = next(path for path in (Path(), *data_dir.resolve().parents) if (path / files[0]).exists())
     streams = []
@@ -96,7 +90,7 @@ def main() -> None:
     args = parser.parse_args()
     streams = speech(args.data_dir, args.seconds, args.clients)
     with tempfile.TemporaryDirectory() as made:
-        model = args.model or random_student(args.student, Path(made))
+        model = args.model or save_student(args.student, Path(made))
         command = [sys.executable, "-m", "distill.bin.serve", "--model", str(model), "--port", "0"]
         command += ["--sessions", str(args.clients), "--chunk_ms", str(args.chunk_ms)]
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:

@@ -21,9 +21,8 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
 from bench_parts import (
     CONFIG,
     LAYER_NORM,
@@ -42,16 +41,21 @@ from bench_parts import (
 
 from distill.files import atomic_write
 
+if TYPE_CHECKING:
+    from torch import nn
+
 LATENCIES = (160, 320, 480, 960)
 EXPORTED_MS = 480
 WHOLE_S = 15.0
 TEACHER_CONF = {"base": TEACHERS["base"], "large": {**TEACHERS["large"], **LAYER_NORM}}
 
 
-def build(system: str) -> torch.nn.Module:
+def build(system: str) -> nn.Module:
     """A network in evaluation mode."""
     if system not in TEACHERS:
         return random_student(system)
+    import torch
+
     from distill.models.teacher import Teacher
 
     torch.manual_seed(0)
@@ -60,6 +64,7 @@ def build(system: str) -> torch.nn.Module:
 
 def computation(system: str) -> dict[str, float]:
     """Parameters, and 10^9 multiply-adds per second of audio: counted by torch, and by the formulae of the plan."""
+    import torch
     from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
     from distill.bin.plan import student_network, teacher_network
@@ -94,6 +99,8 @@ class Torch:
 
     def whole(self, attention: str | None) -> float:
         """Seconds of audio, computed at once."""
+        import torch
+
         if attention is not None:
             self.network.encoder.set_attn_implementation(attention)  # type: ignore[union-attr, operator]
         audio = torch.from_numpy(noise(WHOLE_S))[None]
@@ -136,6 +143,8 @@ def feed(session: Any, chunk_ms: int, seconds: float) -> float:
 def work(system: str, runtime: str, threads: int, path: str) -> None:
     """The process of one network: a request a line on stdin, a measurement a line on stdout."""
     if runtime == "torch":
+        import torch
+
         torch.set_num_threads(threads)
         subject: Any = Torch(system)
     else:
@@ -191,7 +200,7 @@ def tasks(worker: Worker, seconds: float) -> Iterator[tuple[dict[str, Any], tupl
     if about["runtime"] != "torch":
         yield {**about, "latency_ms": EXPORTED_MS}, ("stream", EXPORTED_MS, seconds)
     elif about["system"] in TEACHERS:
-        for attention in ("sdpa", "eager"):
+        for attention in ("sdpa", "eager") if about["threads"] == 1 else ("sdpa",):
             yield {**about, "runtime": f"torch ({attention})", "latency_ms": None}, ("whole", attention)
     else:
         yield {**about, "latency_ms": None}, ("whole", None)
@@ -203,7 +212,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     systems = (*TEACHERS, *STUDENTS)
     parser.add_argument("--systems", nargs="+", choices=systems, default=systems, help="(default: all)")
-    parser.add_argument("--rounds", type=int, default=5, help="repetitions; medians are shown (default: 5)")
+    parser.add_argument("--rounds", type=int, default=3, help="repetitions; medians are shown (default: 3)")
     parser.add_argument("--seconds", type=float, default=4.8, help="of audio for a stream in a round (default: 4.8)")
     parser.add_argument("--output", type=Path, help="write the figures here as well, as JSON")
     parser.add_argument("--work", nargs=4, help=argparse.SUPPRESS)
@@ -249,7 +258,7 @@ def show(sizes: dict[str, dict[str, float]], rows: list[dict[str, Any]]) -> None
     for system, size in sizes.items():
         print(f"{system}: {size['params'] / 1e6:.1f} M parameters, {size['gmacs']:.2f} GMAC per second of audio")
     print(
-        f"{'system':6} {'latency':>7} {'runtime':20} {'threads':>7} {'RTF':>8} {'least':>8} {'most':>8} {'CPU':>6} MB"
+        f"{'system':6} {'latency':>7} {'runtime':20} {'threads':>7} {'RTF':>8} {'least':>8} {'most':>8} {'CPU':>8} MB"
     )
     for row in rows:
         rtf, latency = row["rtf"], "full" if row["latency_ms"] is None else f"{row['latency_ms']} ms"

@@ -11,40 +11,25 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import sys
 import time
 from pathlib import Path
 
 import numpy as np
 import torch
-import yaml
+from bench_parts import CONFIG, TOKENS, noise, peak_mb, random_student
 
 from distill.files import atomic_write
 from distill.models.student import Student
 from distill.streaming import StreamingRecognizer, accept_together
 
-ROOT = Path(__file__).resolve().parents[1]
-
-TOKENS = ["<blank>", *map(str, range(31))]
-CONFIG = {"token_type": "word", "chunk_conf": {"chunk_ms": 480}}
 CHUNK_MS = 480
 PIECE = CHUNK_MS * 16
 
 
-def speech_like(seconds: float, seed: int) -> np.ndarray:
-    return 0.05 * np.random.default_rng(seed).standard_normal(int(16000 * seconds)).astype(np.float32)
-
-
-def build(name: str) -> Student:
-    torch.manual_seed(0)
-    conf = yaml.safe_load((ROOT / "conf/students" / f"{name}.yaml").read_text())["network_conf"]
-    return Student(len(TOKENS), **conf).eval()
-
-
 def chunk_times(network: Student, seconds: float) -> np.ndarray:
     session = StreamingRecognizer(network, TOKENS, CONFIG, CHUNK_MS)
-    audio, times = speech_like(seconds, 0), []
+    audio, times = noise(seconds), []
     for start in range(0, len(audio), PIECE):
         times += [result["emitted_after_s"] for result in session.accept_waveform(audio[start : start + PIECE])]
     return 1000 * np.array(times[13:])  # from when the history is full
@@ -52,7 +37,7 @@ def chunk_times(network: Student, seconds: float) -> np.ndarray:
 
 def together(network: Student, count: int, seconds: float) -> tuple[float, float]:
     """Seconds of computation for ``count`` sessions one after another, and together."""
-    audio = [speech_like(seconds, seed) for seed in range(count)]
+    audio = [noise(seconds, seed) for seed in range(count)]
     texts: list[list[str]] = []
     took = []
     for at_once in (False, True):
@@ -76,12 +61,12 @@ def long_session(network: Student, minutes: int) -> list[tuple[float, float]]:
     session = StreamingRecognizer(network, TOKENS, CONFIG, CHUNK_MS)
     figures = []
     for minute in range(minutes):
-        audio = speech_like(60, minute)
+        audio = noise(60, minute)
         started = time.perf_counter()
         for start in range(0, len(audio), PIECE):
             session.accept_waveform(audio[start : start + PIECE])
         seconds = time.perf_counter() - started
-        figures.append((seconds / 60, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024))
+        figures.append((seconds / 60, peak_mb()))
     return figures
 
 
@@ -95,10 +80,10 @@ def main() -> None:
     parser.add_argument("--output", type=Path, help="write the figures here as well, as JSON")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    report: dict[str, object] = {"students": []}
+    report: dict[str, object] = {"students": [], "sessions": args.sessions}
     print(f"one thread, chunks of {CHUNK_MS} ms, history of 6 s")
     for name in args.students:
-        network = build(name)
+        network = random_student(name)
         times = chunk_times(network, 40)
         median, p99 = float(np.median(times)), float(np.percentile(times, 99))
         apart, joint = together(network, args.sessions, 4.8)
@@ -112,7 +97,7 @@ def main() -> None:
         report["students"].append(  # type: ignore[attr-defined]
             {"name": name, "chunk_median_ms": median, "chunk_p99_ms": p99, "together_gain": apart / joint}
         )
-    figures = long_session(build(args.students[0]), args.minutes)
+    figures = long_session(random_student(args.students[0]), args.minutes)
     print(
         f"{args.students[0]}, a session of {args.minutes} min: real-time factor {figures[1][0]:.4f} in the second and "
         f"{figures[-1][0]:.4f} in the last minute; memory grew by {figures[-1][1] - figures[1][1]:.1f} MB between them"

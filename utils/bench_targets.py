@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import statistics
 import subprocess
 import sys
@@ -22,28 +21,22 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import soundfile
 import torch
-import yaml
+from bench_parts import LAYER_NORM, RATE, TEACHERS, noise, peak_mb, student_conf
 
 from distill.files import atomic_write
 
-ROOT = Path(__file__).resolve().parents[1]
-RATE = 16000
 TOKENS = ["<blank>", "<unk>", "<space>", *"abcdefghijklmnopqrstuvwxyz'", "<sos/eos>"]
-SIZES = {
-    "base": {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 3072},
-    "large": {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "intermediate_size": 4096},
-}
-# The CNN of Large-LV60; Base's own, with group norm, is about half as dear.
-CNN = {"feat_extract_norm": "layer", "conv_bias": True, "do_stable_layer_norm": True}
 
 
 def make_teacher(size: str, directory: Path) -> None:
-    """A Wav2Vec2ForCTC of random weights in Hugging Face's format, then adopted."""
+    """A Wav2Vec2ForCTC of random weights in Hugging Face's format, then adopted.
+
+    With Large-LV60's CNN; Base's own, with group norm, is about half as dear.
+    """
     from transformers import Wav2Vec2Config, Wav2Vec2ForCTC
 
     from distill.bin import adopt_teacher
@@ -52,7 +45,7 @@ def make_teacher(size: str, directory: Path) -> None:
     vocabulary |= {letter: 5 + i for i, letter in enumerate("ABCDEFGHIJKLMNOPQRSTUVWXYZ'")}
     torch.manual_seed(0)
     source = directory / "source"
-    Wav2Vec2ForCTC(Wav2Vec2Config(vocab_size=len(vocabulary), **SIZES[size], **CNN)).save_pretrained(source)
+    Wav2Vec2ForCTC(Wav2Vec2Config(vocab_size=len(vocabulary), **TEACHERS[size], **LAYER_NORM)).save_pretrained(source)
     (source / "vocab.json").write_text(json.dumps(vocabulary), encoding="utf-8")
     (directory / "tokens.txt").write_text("\n".join(TOKENS) + "\n", encoding="utf-8")
     tokens = ["--token_list", str(directory / "tokens.txt"), "--token_type", "char"]
@@ -61,18 +54,12 @@ def make_teacher(size: str, directory: Path) -> None:
 
 def make_audio(directory: Path, seconds: int) -> None:
     """Noise in utterances of 15 s, as Kaldi's wav.scp names them."""
-    rng = np.random.default_rng(0)
     lines = []
     for number in range(max(1, seconds // 15)):
         path = directory / f"utt{number:03d}.wav"
-        soundfile.write(path, 0.05 * rng.standard_normal(15 * RATE), RATE)
+        soundfile.write(path, noise(15, number), RATE)
         lines.append(f"{path.stem} {path}\n")
     (directory / "wav.scp").write_text("".join(lines), encoding="utf-8")
-
-
-def peak_mb() -> float:
-    """Largest resident memory of this process so far."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def timed(call: Callable[[], object]) -> float:
@@ -80,11 +67,6 @@ def timed(call: Callable[[], object]) -> float:
     started = time.perf_counter()
     call()
     return time.perf_counter() - started
-
-
-def student_conf(name: str) -> dict[str, Any]:
-    """network_conf of a student in conf/students."""
-    return yaml.safe_load((ROOT / "conf/students" / f"{name}.yaml").read_text())["network_conf"]
 
 
 def measure_extraction(directory: Path, student: str, rounds: int) -> dict[str, object]:
@@ -179,7 +161,7 @@ def measure_step(directory: Path, student: str, teacher: str, rounds: int) -> di
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--teacher", choices=tuple(SIZES), default="large", help="(default: large)")
+    parser.add_argument("--teacher", choices=tuple(TEACHERS), default="large", help="(default: large)")
     parser.add_argument("--student", default="s3", help="a name in conf/students (default: s3)")
     parser.add_argument("--seconds", type=int, default=60, help="of audio to extract (default: 60)")
     parser.add_argument("--rounds", type=int, default=3, help="repetitions; medians are shown (default: 3)")
