@@ -10,8 +10,7 @@ no state of its own:
   turned at every step and brought back to length one.
 - What is linear is one matrix: mean, pre-emphasis, window and Fourier transform of the log-mel; the 0.5 of the
   feed-forwards and the scale of attention within their weights.
-- Activations are (time, channel), so that nothing is transposed but the heads of attention and the depthwise
-  convolution.
+- Activations are (time, channel), so that nothing is transposed but the heads of attention.
 """
 
 from __future__ import annotations
@@ -241,7 +240,10 @@ class StreamStep(nn.Module):
         x = torch.cat((past, F.glu(module.gate(module.norm(x)), -1)))
         chunk = self.shapes.chunk
         kept = x[chunk : chunk + module.kernel - 1]
-        x = module.depthwise(x.t()[None])[0].t()
+        # Written out, as runtimes are two to three times as slow with a depthwise convolution of so few frames.
+        taps = module.depthwise.weight[:, 0].t()
+        seen = torch.arange(x.shape[0] - module.kernel + 1)[:, None] + torch.arange(module.kernel)
+        x = (x[seen] * taps).sum(1) + cast(Tensor, module.depthwise.bias)
         return module.out(F.silu(module.inner_norm(x))), kept
 
 

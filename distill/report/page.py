@@ -164,6 +164,7 @@ def render(expdir: Path, data: Path, valid_set: str, num_errors: int, num_utts: 
         main=main,
         units=figures.UNITS[main["unit"]],
         measured=speeds.measured,
+        measured_exports=any(row["runtime"] != "torch" for row in speeds.rows),
         latency_plots=latency_plots,
         bubbles=figures.bubble_plot(rows, main, speeds),
         delays=bench.get("latency") or [],
