@@ -231,10 +231,10 @@ stamps=${expdir}/.stages
 data_stamps=${dumpdir}/.stages
 mkdir -p "${stamps}" "${data_stamps}"
 # One run at a time in an experiment directory; whoever a killed run left behind counts as one. The lock goes with the
-# last process that has it open.
+# last process that has it open; those of a run that was killed a moment ago may need a few seconds to die.
 if command -v flock > /dev/null; then
     exec 9> "${expdir}/.lock"
-    flock -n 9 || fail "${expdir}: another run is at work there (fuser ${expdir}/.lock names it); end it, or give --expdir"
+    flock -w 5 9 || fail "${expdir}: another run is at work there (fuser ${expdir}/.lock names it); end it, or give --expdir"
     exec 8> "${dumpdir}/.lock"
     flock -n 8 || { log "waiting for another run to end its data preparation in ${dumpdir}"; flock 8; }
 fi
