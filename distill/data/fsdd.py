@@ -88,7 +88,7 @@ def connected(
     training: bool = False,
 ) -> Iterator[Utterance]:
     """``count`` spliced utterances of 1 to 7 digits, one speaker each, speakers in turn."""
-    for number in tqdm(range(count), desc=name, unit="utt"):
+    for number in tqdm(range(count), desc=name, unit="utt", mininterval=1):
         rng = np.random.default_rng([seed, zlib.crc32(name.encode()), number])
         speaker = speakers[number % len(speakers)]
         if training:

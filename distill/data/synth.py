@@ -152,7 +152,7 @@ def utterances(
 ) -> Iterator[Utterance]:
     """``count`` random commands, voices in turn, each with its own speed and pitch."""
     tqdm.monitor_interval = 0  # its thread would be one too many for fork
-    for number in tqdm(range(count), desc=name, unit="utt"):
+    for number in tqdm(range(count), desc=name, unit="utt", mininterval=1):
         rng = np.random.default_rng([seed, zlib.crc32(name.encode()), number])
         voice, text = speakers[number % len(speakers)], sentence(rng)
         speech = say(text, voice, int(rng.integers(*WORDS_PER_MINUTE)), int(rng.integers(*PITCH)))
