@@ -42,6 +42,7 @@ class Speed:
     def __init__(self, report: dict[str, Any]) -> None:
         self.sizes: dict[str, dict[str, float]] = report["sizes"]
         self.rows: list[dict[str, Any]] = report["rows"]
+        self.profiles: dict[str, dict[str, Any]] = report["profiles"]
 
     def find(self, system: str, latency_ms: int | None, runtime: str = "torch", threads: int = 1) -> dict[str, Any]:
         """The measurement; the faster one of a teacher's."""
@@ -148,6 +149,41 @@ def real_time_factors(speed: Speed) -> list[str]:
     return lines + table(head, rows)
 
 
+def profile(speed: Speed) -> list[str]:
+    if not speed.profiles:
+        return []
+    lines = [
+        "## Where F's time goes",
+        "",
+        "Milliseconds of a chunk of 480 ms in onnxruntime, one thread, by operator, as its profiler has them (which "
+        "costs time itself), with the number of calls. A chunk is 12 frames, so a product does 12 multiply-adds for "
+        "each weight that it reads; the last line is what it takes numpy to add up as many bytes.",
+    ]
+    kinds = list(speed.profiles)
+    took = [speed.profiles[kind]["operators"] for kind in kinds]
+    none = {"ms": 0.0, "calls": 0.0}
+    rows = []
+    names = {name for operators in took for name in operators}
+    for name in sorted(names, key=lambda name: -max(operators.get(name, none)["ms"] for operators in took)):
+        cells = [operators.get(name, none) for operators in took]
+        if max(cell["ms"] for cell in cells) > 0.1:
+            rows.append([name, *(f"{cell['ms']:.2f} ({cell['calls']:.0f})" for cell in cells)])
+    rows.append(["all", *(f"{sum(cell['ms'] for cell in operators.values()):.2f}" for operators in took)])
+    rows.append(["reading the weights", *(f"{speed.profiles[kind]['reading_ms']:.2f}" for kind in kinds)])
+    return lines + table(("operator", *kinds), rows)
+
+
+def exports(report: dict[str, Any]) -> list[str]:
+    lines = ["## Exported", "", "Chunks of 480 ms on one thread, time of the processor, by turns."]
+    rows = [
+        [NAMES[row["student"]], row["runtime"].replace("_", "-onnx "), f"{row['mb']:.1f}", f"{row['size_ratio']:.2f}"]
+        + [f"{row['ms_per_chunk']:.1f} ({row['ms_range'][0]:.1f}–{row['ms_range'][1]:.1f})"]
+        + [f"{row['times_as_fast_as_torch']:.2f} ({row['ratio_range'][0]:.2f}–{row['ratio_range'][1]:.2f})"]
+        for row in report["rows"]
+    ]
+    return lines + table(("student", "runtime", "MB", "of torch's", "ms a chunk", "times as fast as torch"), rows)
+
+
 def memory(speed: Speed) -> list[str]:
     lines = ["## Memory", "", "Largest resident memory of the whole process, Python and libraries included, in MB."]
     rows = []
@@ -239,9 +275,10 @@ def main(argv: list[str] | None = None) -> None:
         *(f"- {name}: {value}" for name, value in about.items()),
         "",
     ]
-    for section in (against_the_teacher, size_and_computation, real_time_factors, memory):
+    for section in (against_the_teacher, size_and_computation, real_time_factors, profile, memory):
         lines += section(speed)
-    for name, more in (("streaming", sessions), ("lfmmi", lfmmi), ("targets", training), ("scaling", scaling)):
+    more_sections = {"export": exports, "streaming": sessions, "lfmmi": lfmmi, "targets": training, "scaling": scaling}
+    for name, more in more_sections.items():
         if name in reports:
             lines += more(reports[name])
     with atomic_write(args.output.with_suffix(".json")) as stream:

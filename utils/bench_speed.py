@@ -23,6 +23,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from bench_parts import (
     CONFIG,
     LAYER_NORM,
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
 
 LATENCIES = (160, 320, 480, 960)
 EXPORTED_MS = 480
+PROFILED = "f"
 WHOLE_S = 15.0
 TEACHER_CONF = {"base": TEACHERS["base"], "large": {**TEACHERS["large"], **LAYER_NORM}}
 
@@ -194,6 +196,37 @@ def export(system: str, folder: Path) -> dict[str, Path]:
     return files
 
 
+def profile(path: Path, steps: int = 60) -> dict[str, Any]:
+    """Where onnxruntime spends a step: milliseconds by operator, calls; and what reading the weights alone takes."""
+    import onnxruntime
+
+    from distill.export.recognizer import OnnxModel
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.enable_profiling = True
+    options.profile_file_prefix = str(path.with_suffix(".profile"))
+    session = onnxruntime.InferenceSession(path, options)
+    model = OnnxModel(path)
+    inputs = {name: value.numpy() for name, value in model.first_state().items()}
+    inputs |= {"samples": noise(model.samples / RATE), "frames": np.array(model.chunk), "past": np.array(model.left)}
+    for _ in range(steps):
+        session.run(None, inputs)
+    events = [e for e in json.loads(Path(session.end_profiling()).read_text()) if e["name"].endswith("_kernel_time")]
+    took: dict[str, list[int]] = {}
+    for event in events[len(events) // 6 :]:
+        took.setdefault(event["args"]["op_name"], []).append(event["dur"])
+    counted = steps - steps // 6
+    weights = np.ones(path.stat().st_size // 4, np.float32)
+    started = time.perf_counter()
+    for _ in range(10):
+        weights.sum()
+    return {
+        "operators": {name: {"ms": sum(t) / counted / 1000, "calls": len(t) / counted} for name, t in took.items()},
+        "reading_ms": 100 * (time.perf_counter() - started),
+    }
+
+
 def tasks(worker: Worker, seconds: float) -> Iterator[tuple[dict[str, Any], tuple[Any, ...]]]:
     """What is measured of a network: a name for it, and the request."""
     about = worker.about
@@ -223,6 +256,7 @@ def main() -> None:
     from tqdm import tqdm
 
     sizes = {system: computation(system) for system in args.systems}
+    profiles: dict[str, dict[str, Any]] = {}
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         planned: list[tuple[Worker, tuple[Any, ...], dict[str, Any]]] = []
@@ -234,6 +268,8 @@ def main() -> None:
                     sizes[system][f"onnx_{kind}_bytes"] = path.stat().st_size
                     runtime = f"onnxruntime {kind}"
                     workers += [Worker(stack, system, runtime, threads, str(path)) for threads in (1, 2)]
+                    if system == PROFILED:
+                        profiles[kind] = profile(path)
             planned += [(worker, request, row) for worker in workers for row, request in tasks(worker, args.seconds)]
         rounds: list[list[dict[str, float]]] = [[] for _ in planned]
         for number in tqdm(range(args.rounds + 1), desc="rounds, the first to warm up", unit="round"):
@@ -250,7 +286,7 @@ def main() -> None:
     show(sizes, rows)
     if args.output is not None:
         with atomic_write(args.output) as stream:
-            json.dump({"machine": machine(), "sizes": sizes, "rows": rows}, stream, indent=1)
+            json.dump({"machine": machine(), "sizes": sizes, "rows": rows, "profiles": profiles}, stream, indent=1)
 
 
 def show(sizes: dict[str, dict[str, float]], rows: list[dict[str, Any]]) -> None:

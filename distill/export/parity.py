@@ -16,7 +16,7 @@ from torch import Tensor
 from distill.bin.score import count_errors
 from distill.decode.greedy import GreedySearch
 from distill.export.recognizer import OnnxModel, OnnxRecognizer, open_session
-from distill.export.sherpa import BLOCK, FULL_SCALE
+from distill.export.sherpa import BLOCK, FULL_SCALE, GAIN
 from distill.models.student import Student
 from distill.streaming import StreamingRecognizer
 
@@ -26,7 +26,7 @@ INT8_LOSS = 1.02  # largest factor of the word error rate
 
 @dataclass
 class Utterance:
-    """Audio (n,) at 16 kHz in [-1, 1] and what is said."""
+    """Audio (n,) at 16 kHz in [-1, 1], of 16-bit samples as microphones give it, and what is said."""
 
     audio: np.ndarray
     text: str
@@ -44,8 +44,8 @@ class Comparison:
         self.difference = 0.0
         self.identical, self.utterances, self.errors, self.words = 0, 0, 0, 0
 
-    def add(self, utterance: Utterance, log_probs: np.ndarray, text: str) -> np.ndarray:
-        """Compare an utterance with what torch gives, and return the log-posteriors that it was compared with."""
+    def add(self, utterance: Utterance, log_probs: np.ndarray, text: str) -> None:
+        """Compare an utterance with what torch gives."""
         mine, said = self._recognize(utterance.audio)
         self.difference = max(self.difference, largest_difference(mine, log_probs))
         self.identical += said == text
@@ -53,7 +53,6 @@ class Comparison:
         counts = count_errors(utterance.text.split(), said.split())
         self.errors += counts["sub"] + counts["del"] + counts["ins"]
         self.words += counts["words"]
-        return mine
 
     def report(self) -> dict[str, Any]:
         """The figures by name."""
@@ -125,25 +124,20 @@ def onnx_comparison(path: Path) -> Comparison:
     return Comparison(recognize)
 
 
-def with_end(audio: np.ndarray) -> np.ndarray:
-    """Audio and the full-scale samples that tell a sherpa_*.onnx of its end, with the block that sherpa-onnx keeps."""
-    return np.concatenate((audio, np.ones(3 * BLOCK, np.float32)))
+def for_sherpa(audio: np.ndarray) -> np.ndarray:
+    """What to give sherpa-onnx for audio: 16-bit samples so that they arrive as they are, and full-scale ones that tell
+    a sherpa_*.onnx of the end, with the block that sherpa-onnx keeps."""
+    return np.concatenate((audio * np.float32(GAIN), np.ones(3 * BLOCK, np.float32)))
 
 
-def handed_over(audio: np.ndarray) -> np.ndarray:
-    """The int32 samples that sherpa-onnx makes of audio."""
-    return np.trunc(audio.clip(-1, 1) * np.float32(FULL_SCALE)).astype(np.int32)
-
-
-def as_heard(audio: np.ndarray) -> np.ndarray:
-    """Audio as it arrives behind sherpa-onnx: 16-bit audio as it was, but that samples of +-1 have become 0."""
-    samples = handed_over(audio)
-    return ((samples + np.sign(samples)) / 32768).astype(np.float32)
+def handed_over(samples: np.ndarray) -> np.ndarray:
+    """The int32 samples that sherpa-onnx makes of those that it is given."""
+    return np.trunc(samples.clip(-1, 1) * np.float32(FULL_SCALE)).astype(np.int32)
 
 
 def sherpa_log_probs(session: onnxruntime.InferenceSession, audio: np.ndarray) -> np.ndarray:
     """Log-posteriors (t, V) of a sherpa_*.onnx, handed the blocks that sherpa-onnx would hand it."""
-    samples = handed_over(with_end(audio))
+    samples = handed_over(for_sherpa(audio))
     state = np.zeros(session.get_inputs()[1].shape, np.float16)
     pieces = []
     for start in range(0, len(samples) - 2 * BLOCK + 1, BLOCK):
@@ -156,7 +150,7 @@ def sherpa_log_probs(session: onnxruntime.InferenceSession, audio: np.ndarray) -
 def sherpa_text(recognizer: Any, audio: np.ndarray) -> str:
     """The text of sherpa-onnx itself (an OnlineRecognizer)."""
     stream = recognizer.create_stream()
-    stream.accept_waveform(8000, with_end(audio))
+    stream.accept_waveform(8000, for_sherpa(audio))
     while recognizer.is_ready(stream):
         recognizer.decode_stream(stream)
     return " ".join(recognizer.get_result(stream).split())

@@ -3,7 +3,8 @@
 Of sherpa-onnx's online CTC contracts, the one named T-one hands raw samples to the model, so a student of either front
 end fits, log-mel included. What it demands:
 
-- ``signal`` (1, 2400, 1) int32: a block of samples, each 32767 times what was given, rounded towards zero.
+- ``signal`` (1, 2400, 1) int32: a block of samples, each 32767 times what was given, rounded towards zero. So 16-bit
+  audio would be off by one; given :data:`GAIN` times as loud it arrives as it was.
 - ``state`` (1, D) float16, zeros at the beginning, which comes back as the second output; the first is ``log_probs``
   (1, t, V).
 - metadata ``frame_length_ms``, ``state_dim``, ``sample_rate``.
@@ -32,6 +33,9 @@ from distill.export.step import Shapes
 
 BLOCK = 2400  # samples
 FULL_SCALE = 32767
+GAIN = (
+    1.00004  # k / 32768 becomes k and a fraction, whatever the 16-bit sample k, and float32's rounding leaves it there
+)
 DOMAIN = "distill"
 
 
@@ -169,9 +173,7 @@ student (int32[1,n,1] signal, float16[1,{2 * (short + long)}] state)
     released_f = Expand (full_scale_f, released)
     samples_f = Cast <to = {TensorProto.FLOAT}> (samples_i)
     samples_new = Slice (samples_f, zero, audio)
-    samples_toward_zero = Concat <axis = 0> (released_f, samples_new)
-    samples_sign = Sign (samples_toward_zero)
-    samples_16_bit = Add (samples_toward_zero, samples_sign)
+    samples_16_bit = Concat <axis = 0> (released_f, samples_new)
     scale = Constant <value_floats = [{1 / 32768}]> ()
     samples = Mul (samples_16_bit, scale)
     buffered = Slice (buffer, zero, kept)

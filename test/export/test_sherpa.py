@@ -9,7 +9,7 @@ import sherpa_onnx
 import torch
 from tiny_exports import FRONT_ENDS, TOKENS, audio_16_bit, config, export, student
 
-from distill.export.parity import sherpa_log_probs, sherpa_text
+from distill.export.parity import for_sherpa, handed_over, sherpa_log_probs, sherpa_text
 from distill.export.recognizer import open_session
 from distill.export.sherpa import BLOCK, sherpa_tokens
 from distill.streaming import StreamingRecognizer
@@ -57,6 +57,12 @@ def test_log_posteriors_are_those_of_torch(setting):
         mine = sherpa_log_probs(session(*setting), samples)
         assert mine.shape == expected.shape
         np.testing.assert_allclose(mine, expected, atol=1e-3, rtol=0)
+
+
+def test_every_16_bit_sample_arrives_as_it_is():
+    steps = np.arange(-32767, 32768)
+    given = for_sherpa((steps / 32768).astype(np.float32))
+    assert (handed_over(given)[: len(steps)] == steps).all()
 
 
 def run(model: onnxruntime.InferenceSession, samples: np.ndarray, state: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -33,10 +33,11 @@ stream_direct  | direct | one stage from T, as many steps as both | --chunk_conf
 help_message="Usage: ./run_ablation.sh [--seeds \"0 1 2\"] [--conditions \"NAME ...\"] [options]
 
 Every seed has a teacher of its own, in exp, exp_seed1, ... (trained first if it is not there), and all conditions are
-students under it, in exp_ablation. What is done is skipped, what was cut off goes on. Ends in exp_ablation/ABLATION.md,
+students of it, in exp_ablation. What is done is skipped, what was cut off goes on. Ends in exp_ablation/ABLATION.md,
 a table of all there is. Seeds can run side by side, each in a call of its own.
 
   --full_epochs N, --stream_epochs N   length of stages 1 and 2 in epochs of 200 steps (default: 16 and 10, the recipe's)
+  --one_teacher true   seed 0's teacher for all seeds (default: false); intervals are then over students alone
   --threads N   of a training (default: 1)
 Other options, the same for all, belong in run.sh.
 
@@ -47,6 +48,7 @@ seeds="0 1 2"
 conditions=
 full_epochs=16
 stream_epochs=10
+one_teacher=false
 threads=1
 
 for argument in "$@"; do
@@ -72,10 +74,12 @@ evaluate() {
 }
 
 for seed in ${seeds}; do
-    base=exp targets=dump/targets
-    if [ "${seed}" != 0 ]; then base=exp_seed${seed} targets=dump/targets_exp_seed${seed}; fi
-    common=(--seed "${seed}" --threads "${threads}" --fixed_chunks "")
-    ./run.sh "${common[@]}" --expdir "${base}" --stop_stage 9
+    base=exp targets=dump/targets teacher_seed=0
+    if [ "${seed}" != 0 ] && [ "${one_teacher}" != true ]; then
+        base=exp_seed${seed} targets=dump/targets_exp_seed${seed} teacher_seed=${seed}
+    fi
+    common=(--threads "${threads}" --fixed_chunks "")
+    ./run.sh "${common[@]}" --seed "${teacher_seed}" --expdir "${base}" --stop_stage 9
     default=exp_ablation/default_seed${seed}
     while IFS='|' read -r name kind _ training options <&3; do
         name=${name// /} kind=${kind// /}
@@ -96,7 +100,7 @@ for seed in ${seeds}; do
         training="--max_epoch ${epochs} --scheduler_conf max_steps=$((epochs * 200)) ${training}"
         options+=(--student_full_args "${training}" --student_stream_args "${training}"
             --no_kd "$([ "${kind}" = no_kd ] && echo true || echo false)")
-        ./run.sh "${common[@]}" --expdir "${expdir}" "${options[@]}" \
+        ./run.sh "${common[@]}" --seed "${seed}" --expdir "${expdir}" "${options[@]}" \
             --stage "${stage}" --stop_stage $((stage == 8 ? 10 : stage))
         case "${kind}" in
             no_kd) evaluate "${expdir}/student_full_no_kd" ;;
@@ -108,4 +112,5 @@ for seed in ${seeds}; do
 done
 awk -F ' *\\| *' 'NF > 1 { print $1 "\t" $2 "\t" $3 }' <<< "${table}" |
     python3 -m distill.bin.ablation --expdir exp_ablation --test_sets "test test_unseen" \
-        --note "${full_epochs} epochs of stage 1, ${stream_epochs} of stage 2, of 200 steps"
+        --note "${full_epochs} epochs of stage 1, ${stream_epochs} of stage 2, of 200 steps$(
+            [ "${one_teacher}" = true ] && echo "; one teacher for all seeds")"
