@@ -2,9 +2,21 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import sys
 from collections.abc import Callable
+
+# What the machine refuses, and what to do about it
+CURES = {
+    errno.ENOSPC: "make room on that disk and run the same command again",
+    errno.EDQUOT: "make room within your quota and run the same command again",
+    errno.EROFS: "it lies on a read-only disk; write somewhere else",
+    errno.EACCES: "change its permissions, or write somewhere else",
+    errno.EMFILE: "allow more open files (ulimit -n) and run the same command again",
+    errno.EFBIG: "allow larger files (ulimit -f) and run the same command again",
+    errno.EIO: "the disk is failing; copy what is on it",
+}
 
 
 class UserError(Exception):
@@ -12,7 +24,10 @@ class UserError(Exception):
 
 
 def cli(main: Callable[..., None]) -> Callable[..., None]:
-    """Decorate a command's ``main`` so that a :class:`UserError` ends as one line on stderr and exit status 2."""
+    """Decorate a command's ``main`` so that a :class:`UserError` ends as one line on stderr and exit status 2.
+
+    So does what the machine refuses: a full or read-only disk, missing permission (:data:`CURES`).
+    """
 
     @functools.wraps(main)
     def wrapped(*args, **kwargs) -> None:
@@ -20,6 +35,12 @@ def cli(main: Callable[..., None]) -> Callable[..., None]:
             main(*args, **kwargs)
         except UserError as error:
             print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+            sys.exit(2)
+        except OSError as error:
+            if error.errno not in CURES:
+                raise
+            where = f"{error.filename}: " if error.filename is not None else ""
+            print(f"error: {where}{error.strerror}; {CURES[error.errno]}", file=sys.stderr)
             sys.exit(2)
         except KeyboardInterrupt:
             sys.exit(130)

@@ -117,8 +117,8 @@ def optimiser_steps(config: dict[str, Any], hours: float) -> int:
 
 
 def checkpoint_gb(network: Network, config: dict[str, Any]) -> float:
-    """float32 weights of each epoch that is kept and of their average; checkpoint.pth with AdamW's two moments."""
-    return network.weights * 4 * (int(config.get("keep_nbest_models", 1)) + 1 + 3) / 1e9
+    """float32 weights of each epoch that is kept and of their average; two checkpoints with AdamW's two moments."""
+    return network.weights * 4 * (int(config.get("keep_nbest_models", 1)) + 1 + 2 * 3) / 1e9
 
 
 @cli

@@ -9,50 +9,12 @@ from __future__ import annotations
 
 import ctypes
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
-from typing import Any
 
 from distill.errors import cli
-from distill.files import atomic_write
 
 # Read when torch is loaded. Threads that spin while they wait for each other take the cores from the data loader and
 # from any other job: on a busy machine of two cores a step took five times as long.
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
-
-
-@contextmanager
-def save_whole() -> Iterator[None]:
-    """Within this, let torch.save, with which ESPnet's trainer writes its checkpoints, write beside and rename.
-
-    A training that is killed while it saves then finds its previous checkpoint instead of half a new one. The trainer
-    writes checkpoint.pth before the epoch's own weights, which the average at the end needs; here it comes after them,
-    so that a checkpoint never speaks of an epoch whose weights are lost.
-    """
-    import torch
-
-    save = torch.save
-    waiting: list[tuple[Any, Path]] = []
-
-    def save_beside(obj: Any, f: Any, *args: Any, **kwargs: Any) -> None:
-        if not isinstance(f, str | Path):
-            save(obj, f, *args, **kwargs)
-        elif Path(f).name == "checkpoint.pth":
-            waiting.append((obj, Path(f)))
-        else:
-            with atomic_write(f, "wb") as stream:
-                save(obj, stream, *args, **kwargs)
-            while waiting:
-                checkpoint, path = waiting.pop()
-                with atomic_write(path, "wb") as stream:
-                    save(checkpoint, stream)
-
-    torch.save = save_beside
-    try:
-        yield
-    finally:
-        torch.save = save
 
 
 def keep_memory() -> None:
@@ -70,6 +32,7 @@ def keep_memory() -> None:
 
 @cli
 def main(cmd: list[str] | None = None) -> None:
+    from distill.tasks.checkpoint import save_whole
     from distill.tasks.distill_task import DistillTask
 
     keep_memory()

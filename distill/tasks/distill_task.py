@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import logging
-import zipfile
 from collections.abc import Collection
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from espnet2.utils.types import str_or_none
 from distill.errors import UserError
 from distill.models.student import Student
 from distill.targets.store import check_manifest, read_manifest
+from distill.tasks.checkpoint import usable_checkpoint
 from distill.tasks.distill_model import DistillModel
 from distill.tasks.load import build_network, load_network, load_weights
 from distill.tasks.settings import AugmentConf, ChunkConf, DistillConf, read_conf
@@ -121,13 +121,13 @@ class DistillTask(ASRTask):
     def build_optimizers(cls, args: argparse.Namespace, model: torch.nn.Module) -> list[torch.optim.Optimizer]:
         """ESPnet's optimisers, after the initial weights are copied in: only a training comes this way."""
         assert isinstance(model, DistillModel)
-        checkpoint = Path(args.output_dir) / "checkpoint.pth"
-        for half_written in checkpoint.parent.glob(".*.tmp"):  # by a training that was killed
-            half_written.unlink(missing_ok=True)
-        if not (args.resume and checkpoint.exists()):
+        output_dir = Path(args.output_dir)
+        first_process = not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0
+        if first_process:
+            for half_written in output_dir.glob(".*.tmp"):  # by a training that was killed
+                half_written.unlink(missing_ok=True)
+        if not (args.resume and usable_checkpoint(output_dir, first_process)):
             cls.initialise(args, model)
-        elif not zipfile.is_zipfile(checkpoint):
-            raise UserError(f"{checkpoint}: cut off while it was written; remove {args.output_dir} to start again")
         return super().build_optimizers(args, model)
 
     @classmethod

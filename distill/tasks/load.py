@@ -74,12 +74,14 @@ def build_network(config: Mapping[str, Any], vocab_size: int) -> Student | Teach
     conf = config.get("network_conf") or {}
     try:
         return kinds[kind](vocab_size=vocab_size, **conf)
-    except TypeError as error:
-        raise UserError(f"network_conf: {error}") from error
+    except UserError:
+        raise
+    except Exception as error:  # whatever impossible sizes lead to
+        raise UserError(f"network_conf: {error or type(error).__name__}") from error
 
 
-def load_weights(network: nn.Module, weights: Mapping[str, torch.Tensor], origin: str | Path) -> None:
-    """Copy weights into a network whose every parameter and buffer must be there in its shape, and none besides."""
+def check_weights(network: nn.Module, weights: Mapping[str, torch.Tensor], origin: str | Path) -> None:
+    """Refuse weights if any parameter or buffer of a network is not there in its shape, or any is there besides."""
     expected = network.state_dict()
     problems = [f"{key} is missing" for key in expected.keys() - weights.keys()]
     problems += [f"{key} is unknown" for key in weights.keys() - expected.keys()]
@@ -91,6 +93,11 @@ def load_weights(network: nn.Module, weights: Mapping[str, torch.Tensor], origin
     if problems:
         more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
         raise UserError(f"{origin}: does not fit the network: {'; '.join(sorted(problems)[:3])}{more}")
+
+
+def load_weights(network: nn.Module, weights: Mapping[str, torch.Tensor], origin: str | Path) -> None:
+    """Copy weights into a network, after :func:`check_weights`."""
+    check_weights(network, weights, origin)
     network.load_state_dict(weights)
 
 
@@ -108,9 +115,25 @@ def load_network(directory: str | Path, device: str | torch.device = "cpu") -> L
     prefix = "network."
     weights = {key[len(prefix) :]: value for key, value in state.items() if key.startswith(prefix)}
     token_list = config["token_list"]
+    # A configuration from elsewhere might describe a network that fills the memory: first one without any.
+    if (layers := number_of_layers(config)) > len(weights):
+        raise UserError(f"{path}: holds no {layers} layers, as its configuration says; do not trust this model")
+    with torch.device("meta"):
+        check_weights(build_network(config, len(token_list)), weights, path)
     network = build_network(config, len(token_list))
-    load_weights(network, weights, path)
+    network.load_state_dict(weights)
     return LoadedNetwork(network.to(device).eval(), token_list, config)
+
+
+def number_of_layers(config: Mapping[str, Any]) -> int:
+    """As a training's configuration says; 0 if it does not."""
+    conf = config.get("network_conf") or {}
+    own = conf.get("config") if isinstance(conf, dict) else None
+    if isinstance(own, dict):
+        layers = own.get("num_hidden_layers", 0)
+    else:
+        layers = conf.get("layers", 0) if isinstance(conf, dict) else 0
+    return layers if isinstance(layers, int) else 0
 
 
 def network_shape(directory: str | Path) -> tuple[int, int, int]:

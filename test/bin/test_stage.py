@@ -50,6 +50,26 @@ def test_changed_option_is_stale(paths):
     assert stage.begin(stamp, "seed 1", [str(config)]) == stage.STALE
 
 
+def test_other_code_is_told_and_makes_nothing_stale(paths, monkeypatch, capsys):
+    stamp, config = paths
+    stage.begin(stamp, "", [str(config)])
+    finish(stamp)
+    before = stage.code_version()
+    monkeypatch.setattr(stage, "code_version", lambda: "9.9+0123abcd")
+    capsys.readouterr()
+    assert stage.begin(stamp, "", [str(config)]) == stage.DONE
+    assert f"stage 10: made by another version, {before}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("content", ["", "[1]", '{"a": ', "null"])
+def test_a_damaged_stamp_is_none(paths, content):
+    stamp, config = paths
+    stage.begin(stamp, "", [str(config)])
+    finish(stamp)
+    stamp.write_text(content)
+    assert stage.begin(stamp, "", [str(config)]) == stage.TO_DO
+
+
 def test_missing_input_is_one_line(paths, capsys):
     stamp, config = paths
     config.unlink()

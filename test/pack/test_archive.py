@@ -3,15 +3,19 @@
 import hashlib
 import io
 import os
+import resource
 import stat
 import zipfile
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
+from safetensors.torch import save
 
 from distill.errors import UserError
 from distill.pack.archive import model_directory, write_archive
+from distill.tasks.load import load_network
 
 MEMBERS = {
     "README.md": b"# card\n",
@@ -172,3 +176,25 @@ def test_file_beside_may_be_read_only(packed, tmp_path):
     folder.chmod(0o555)
     assert (model_directory(folder / "s.zip") / "model.safetensors").is_file()
     assert [path.name for path in folder.iterdir()] == ["s.zip"]
+
+
+@pytest.mark.parametrize("sizes", ["width: 1000000", "layers: 1000000000", "ffn: 4000000000", "heads: 0", "width: x"])
+def test_a_configuration_of_a_giant_is_refused_before_it_is_built(tmp_path, sizes):
+    """Whose weights would fill the memory: nothing of more than the file's own size is made."""
+    conf = {"front_end": "fbank", "front_end_conf": {"channels": 8}, "width": 8, "layers": 1, "heads": 1, "ffn": 8}
+    conf |= yaml.safe_load(f"{{{sizes}}}")
+    config = {"network": "student", "network_conf": {**conf, "kernel": 3}, "token_list": ["<blank>", "a"]}
+    members = {
+        "exp/student/config.yaml": yaml.safe_dump(config).encode(),
+        "exp/student/model.safetensors": save({"network.output.bias": torch.zeros(2)}),
+    }
+    checksums = {name: hashlib.sha256(content).hexdigest() for name, content in members.items()}
+    forged(tmp_path / "giant.zip", members, {"models": {"torch": "exp/student"}, "checksums": checksums})
+    limits = resource.getrlimit(resource.RLIMIT_AS)
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (used + (1 << 30), limits[1]))
+    try:
+        with pytest.raises(UserError, match="network|weights|layers|fit"):
+            load_network(tmp_path / "giant.zip")
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, limits)

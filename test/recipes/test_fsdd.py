@@ -13,47 +13,26 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tiny_recipe import FSDD, NO_RECORDINGS, ROOT, SIZES, WHY, make_recipe, run_recipe
 
-ROOT = Path(__file__).parents[2]
-FSDD = ROOT / "egs2/fsdd/asr_distill1"
-SIZES = "--num_train 80 --num_valid 8 --num_test 10 --seed 3"
-OPTIONS = ["--threads", "2", "--latencies", "160 480 full", "--fixed_chunks", "320", "--local_data_opts", SIZES]
+OPTIONS = ["--threads", "2", "--latencies", "160 480 full", "--fixed_chunks", "320"]
 
-pytestmark = pytest.mark.skipif(
-    not (ROOT.parent / "shared/corpora/fsdd/recordings").is_dir() and "FSDD_DIR" not in os.environ,
-    reason="the recordings of FSDD are not here; set FSDD_DIR",
-)
+pytestmark = pytest.mark.skipif(NO_RECORDINGS, reason=WHY)
 
 
 def run(recipe: Path, *options: str, status: int = 0, **variables: str) -> str:
-    """Run the recipe; its output. A wrong exit status fails the test with the end of what it printed."""
-    command = ["./run.sh", *OPTIONS, *options]
-    environment = {**os.environ, **variables}
-    done = subprocess.run(
-        command, cwd=recipe, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=1500
-    )
-    assert done.returncode == status, done.stdout[-4000:]
-    return done.stdout
+    """Run the recipe with this file's options; its output."""
+    return run_recipe(recipe, *OPTIONS, *options, status=status, **variables)
 
 
 @pytest.fixture(scope="module")
-def recipe(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A recipe directory made as a user makes one, with FSDD's data preparation and tiny networks."""
+def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("egs2") / "fsdd" / "asr_distill1"
-    subprocess.run([ROOT / "egs2/TEMPLATE/asr_distill1/setup.sh", path], check=True)
-    shutil.rmtree(path / "local")
-    shutil.copytree(FSDD / "local", path / "local")
-    shutil.copy(FSDD / "run.sh", path / "run.sh")
-    for config in (ROOT / "test/recipes/conf").glob("*.yaml"):
-        shutil.copy(config, path / "conf")
-    fsdd_dir = os.environ.get("FSDD_DIR", str(ROOT.parent / "shared/corpora/fsdd"))
-    global OPTIONS
-    OPTIONS = [*OPTIONS[:-1], f"{SIZES} --fsdd_dir {fsdd_dir}"]
-    yield path
+    make_recipe(path)
+    return path
 
 
 def test_stages_1_to_13(recipe: Path) -> None:
@@ -110,7 +89,7 @@ def test_language_model_decoders_beside_the_greedy_ones(recipe: Path) -> None:
 def test_ablation(recipe: Path) -> None:
     """Two students of stage 1, one without a teacher and one of stage 2, beside exp and under its teacher."""
     script = (FSDD / "run.sh").read_text()
-    data = f'--local_data_opts "{OPTIONS[-1]}"'
+    data = f'--local_data_opts "{SIZES}"'
     (recipe / "run.sh").write_text(script.replace('"$@"', f'{data} "$@"'))
     shutil.copy(FSDD / "run_ablation.sh", recipe)
     command = ["./run_ablation.sh", "--seeds", "0", "--full_epochs", "1", "--stream_epochs", "1", "--conditions"]
@@ -319,7 +298,7 @@ def test_killed_training_goes_on_from_its_last_checkpoint(recipe: Path, stage: s
     output = recipe / "exp" / system
     shutil.rmtree(output)
     only = ["--stage", stage, "--stop_stage", stage, "--no_kd", "false"]
-    command = ["./run.sh", *OPTIONS, *only, "--force_stage", stage]
+    command = ["./run.sh", "--local_data_opts", SIZES, *OPTIONS, *only, "--force_stage", stage]
     running = subprocess.Popen(command, cwd=recipe, start_new_session=True, stdout=subprocess.DEVNULL)
     deadline = time.time() + 300
     while not (output / "checkpoint.pth").exists() and running.poll() is None and time.time() < deadline:

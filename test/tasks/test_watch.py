@@ -36,3 +36,11 @@ def test_watch_passes_on_failure_and_shows_why(tmp_path):
 def test_watch_succeeds(tmp_path):
     main(["--log", str(tmp_path / "train.log"), "--", sys.executable, "-c", f"print({LOG!r})"])
     assert "3/10epoch" in (tmp_path / "train.log").read_text()
+
+
+def test_watch_shows_warnings_of_ours_alone(tmp_path, capsys):
+    line = "[host] 2026-01-01 10:00:00,000 ({module}:12) WARNING: {said}"
+    said = [line.format(module="checkpoint", said="going on"), line.format(module="nets_utils", said="deprecated")]
+    main(["--log", str(tmp_path / "train.log"), "--", sys.executable, "-c", f"print({chr(10).join(said)!r})"])
+    shown = capsys.readouterr().err
+    assert "warning: going on\n" in shown and "deprecated" not in shown

@@ -1,0 +1,281 @@
+"""Whatever reads a file or a message from elsewhere, fed with damaged ones: it accepts or refuses, in one line.
+
+    pip install atheris
+    PYTHONPATH=. python test/faults/fuzz.py arpa --seconds 600
+
+mutates the seeds of one target, guided by the lines that they reach (atheris), and stops at an exception that is no
+refusal, ten seconds of work for one input, or 3 GB of memory. What it stopped at lands in test/faults/found/TARGET,
+where test_fuzz.py reads it again forever. Without atheris (--seconds 0) it only reads what is there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import io
+import json
+import logging
+import shutil
+import sys
+import tempfile
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+FOUND = Path(__file__).with_name("found")
+TOKENS = ["<blank>", "<unk>", "a", "b", "c", "<sos/eos>"]
+PARTS = ("wav.scp", "text", "utt2spk", "segments", "spk2utt")  # of a data directory, separated by SEPARATOR
+SEPARATOR = b"\n%%\n"
+
+Target = Callable[[bytes, Path], None]
+
+
+def data_dir(data: bytes, folder: Path) -> None:
+    from distill.data.check import Repairs, read_data_dir
+
+    for name, content in zip(PARTS, data.split(SEPARATOR), strict=False):
+        (folder / name).write_bytes(content)
+    for repairs in (None, Repairs()):
+        refused(read_data_dir, folder, repairs, True, repairs is not None)
+
+
+def tables(data: bytes, folder: Path) -> None:
+    from distill.audio import read_wav_scp
+    from distill.bin.score import read_text
+    from distill.data.lexicon import read_lexicon
+    from distill.targets.store import read_two_columns
+
+    (folder / "table").write_bytes(data)
+    for reader in (read_wav_scp, read_text, read_two_columns, read_lexicon):
+        refused(reader, folder / "table")
+
+
+def lang_dir(data: bytes, folder: Path) -> None:
+    from distill.data.lexicon import read_lang_dir
+
+    (folder / "phones").mkdir(exist_ok=True)
+    names = ("phones.txt", "phones/align_lexicon.txt", "oov.txt", "phones/optional_silence.txt")
+    for name, content in zip(names, data.split(SEPARATOR), strict=False):
+        (folder / name).write_bytes(content)
+    refused(read_lang_dir, folder)
+
+
+def arpa(data: bytes, folder: Path) -> None:
+    from distill.decode.lm import NgramLM
+    from distill.lfmmi.ngram import from_arpa
+
+    (folder / "lm.arpa").write_bytes(data)
+    refused(from_arpa, folder / "lm.arpa", TOKENS)
+    refused(NgramLM, folder / "lm.arpa")
+
+
+def openfst(data: bytes, folder: Path) -> None:
+    from distill.lfmmi.openfst import read
+
+    (folder / "P.fst.txt").write_bytes(data)
+    refused(read, folder / "P.fst.txt", TOKENS)
+
+
+def audio(data: bytes, folder: Path) -> None:
+    from distill.audio import read_audio
+    from distill.data.check import check_audio
+
+    (folder / "a.audio").write_bytes(data)
+    refused(read_audio, folder / "a.audio")
+    refused(check_audio, str(folder / "a.audio"), True)
+
+
+def ark(data: bytes, folder: Path) -> None:
+    from distill.audio import read_audio
+    from distill.targets.store import read_targets
+
+    (folder / "a.ark").write_bytes(data)
+    refused(read_audio, f"{folder}/a.ark:2")
+    (folder / "logits.scp").write_text(f"a {folder}/a.ark:2\n")
+    refused(lambda: read_targets(folder, "logits")["a"])
+
+
+def manifest(data: bytes, folder: Path) -> None:
+    from distill.bin.stage import begin
+    from distill.targets.store import find_change, find_damage, find_loose_ends, read_manifest
+
+    for name in ("manifest.json", "done.json", "stamp"):
+        (folder / name).write_bytes(data)
+    refused(read_manifest, folder)
+    refused(find_damage, folder, True)
+    refused(find_change, folder, {"teacher": "x", "audio": "y"}, {"a": "b"})
+    refused(find_loose_ends, folder, ["0001"], {"streams": ["logits"]}, {"a": "b"})
+    refused(begin, folder / "stamp", "options", [])
+
+
+def hypotheses(data: bytes, folder: Path) -> None:
+    from distill.bin.score import read_hypotheses
+
+    (folder / "hyp.1.jsonl").write_bytes(data)
+    refused(read_hypotheses, folder)
+
+
+def gigaspeech(data: bytes, folder: Path) -> None:
+    from distill.data.gigaspeech import read_recordings
+
+    (folder / "GigaSpeech.json").write_bytes(data)
+    refused(lambda: list(read_recordings(folder / "GigaSpeech.json")))
+
+
+def config(data: bytes, folder: Path) -> None:
+    from distill.tasks.load import load_network
+
+    (folder / "config.yaml").write_bytes(data)
+    (folder / "model.pth").write_bytes(data)
+    refused(load_network, folder)
+
+
+def packed(data: bytes, folder: Path) -> None:
+    from distill.pack.archive import _unpack
+
+    (folder / "model.zip").write_bytes(data)
+    (folder / "unpacked").mkdir(exist_ok=True)
+    refused(_unpack, folder / "model.zip", folder / "unpacked")
+    outside = {path.name for path in folder.iterdir()} - {"model.zip", "unpacked"}
+    assert not outside, f"wrote outside of its directory: {outside}"
+
+
+def websocket(data: bytes, folder: Path) -> None:
+    """The first message of a client."""
+    from aiohttp import WSMsgType
+
+    from distill.serve.server import Limits, Refusal, Server
+
+    class Socket:
+        async def receive(self) -> SimpleNamespace:
+            text = data.decode("utf-8", "replace")
+            return SimpleNamespace(type=WSMsgType.TEXT, data=text)
+
+    server = object.__new__(Server)
+    server.limits = Limits()
+    server.info = {"chunk_ms": [160, 480], "defaults": {"chunk_ms": 480, "endpoint_ms": 800}}
+    server._open = lambda chunk_ms, endpoint_ms: (chunk_ms, endpoint_ms)  # type: ignore[method-assign, assignment]
+    try:
+        session = asyncio.run(server._configure(Socket()))  # type: ignore[arg-type]
+        assert session.chunk_ms in (160, 480)
+    except Refusal as refusal:
+        assert str(refusal).isprintable() and len(str(refusal)) < 200
+
+
+def refused(read: Callable[..., object], *arguments: object) -> None:
+    """Call it; a refusal is one line."""
+    from distill.errors import UserError
+
+    try:
+        read(*arguments)
+    except UserError as error:
+        assert str(error).strip(), "an empty message"
+
+
+def wav(samples: int = 400, format_: str = "WAV", subtype: str = "PCM_16") -> bytes:
+    import numpy as np
+    import soundfile
+
+    stream = io.BytesIO()
+    soundfile.write(stream, 0.1 * np.sin(np.arange(samples) / 9), 16000, format=format_, subtype=subtype)
+    return stream.getvalue()
+
+
+def zipped() -> bytes:
+    """The smallest that has all of a packed model's parts."""
+    import hashlib
+
+    members = {"exp/model/model.safetensors": b"\x02\0\0\0\0\0\0\0{}", "exp/model/config.yaml": b"network: student\n"}
+    checksums = {name: hashlib.sha256(content).hexdigest() for name, content in members.items()}
+    meta = {"checksums": checksums, "models": {"torch": "exp/model"}}
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w") as archive:
+        for name, content in {"meta.yaml": json.dumps(meta).encode(), **members}.items():
+            archive.writestr(name, content)
+    return stream.getvalue()
+
+
+def seeds() -> dict[str, list[bytes]]:
+    """Valid inputs of every target, small."""
+    join = SEPARATOR.join
+    arpa_text = (
+        b"\\data\\\nngram 1=5\nngram 2=2\n\n\\1-grams:\n-1.0 <s> -0.3\n-0.7 a -0.3\n-0.8 b -0.2\n-0.8 c\n-0.6 </s>\n\n"
+        b"\\2-grams:\n-0.2 <s> a\n-0.3 a b\n\n\\end\\\n"
+    )
+    fst = b"0 1 2 2 0.69\n0 2 3 3 1.38\n0 3 4 4 1.38\n1 0 6 6 0\n2 0 6 6 0\n3 0 6 6 0\n0 2.3\n"
+    done = {"teacher": "x", "audio": "y", "files": {"a.ark": [3, 17]}, "streams": ["logits"], "options": ""}
+    hypothesis = {"utterance": "a", "text": "b c", "audio_s": 1.2, "words": [{"word": "b", "start_s": 0.1}]}
+    aiff = [wav(400, "AIFF"), wav(400, "FLAC"), wav(400, "AU"), wav(400, "OGG", "VORBIS")]
+    network = b"network: student\ntoken_list: ['<blank>', a, '<sos/eos>']\ntoken_type: char\n"
+    conf = b"network_conf: {front_end: fbank, front_end_conf: {channels: 8}, width: 8, layers: 1, heads: 1, ffn: 8}\n"
+    return {
+        "data_dir": [
+            join([b"a-1 x.wav\na-2 y.wav\n", b"a-1 hello world\na-2 b\n", b"a-1 a\na-2 a\n"]),
+            join([b"r x.wav\n", b"a-1 b\na-2 c\n", b"a-1 a\na-2 a\n", b"a-1 r 0 1.5\na-2 r 1.5 -1\n", b"a a-1 a-2\n"]),
+        ],
+        "tables": [b"a-1 x.wav\na-2 cat y |\n", b"one w ah n\n<unk> sp\n"],
+        "lang_dir": [join([b"<eps> 0\nSIL 1\nAH_S 2\n", b"<eps> <eps> SIL\na a AH_S\n", b"a\n", b"SIL\n"])],
+        "arpa": [arpa_text],
+        "openfst": [fst],
+        "audio": [wav(), wav(400, "WAV", "FLOAT"), *aiff],
+        "ark": [
+            b"a \0BFM \x04\x02\0\0\0\x04\x02\0\0\0" + bytes(16),
+            b"a \0BCM2 " + bytes(4) + b"\0\0\x80?\x02\0\0\0\x02\0\0\0" + bytes(8),
+            b"a " + wav(),
+        ],
+        "manifest": [json.dumps(done).encode()],
+        "hypotheses": [json.dumps(hypothesis).encode() + b"\n"],
+        "gigaspeech": [b'{"dataset": "G", "audios": [{"aid": "P1", "segments": [{"sid": "P1_1"}]}, {"aid": "P2"}]}'],
+        "config": [network + conf],
+        "packed": [zipped()],
+        "websocket": [b'{"event": "config", "chunk_ms": 160, "endpoint_ms": null}'],
+    }
+
+
+TARGETS: dict[str, Target] = {
+    function.__name__: function
+    for function in (
+        data_dir, tables, lang_dir, arpa, openfst, audio, ark, manifest, hypotheses, gigaspeech, config, packed,
+        websocket,
+    )
+}  # fmt: skip
+
+
+def read_one(name: str, data: bytes) -> None:
+    """One input to one target, in an empty directory."""
+    folder = Path(tempfile.mkdtemp(prefix="fuzz_", dir="/dev/shm" if Path("/dev/shm").is_dir() else None))
+    try:
+        TARGETS[name](data, folder)
+    finally:
+        shutil.rmtree(folder)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("target", choices=TARGETS)
+    parser.add_argument("--seconds", type=int, default=600, help="(default: 600)")
+    args = parser.parse_args()
+    logging.disable()
+    found = FOUND / args.target
+    inputs = seeds()[args.target] + [path.read_bytes() for path in sorted(found.glob("*"))]
+    if not args.seconds:
+        for data in inputs:
+            read_one(args.target, data)
+        return
+    import atheris
+
+    with atheris.instrument_imports(include=["distill"]):
+        read_one(args.target, inputs[0])  # imports what it reads with
+    found.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as corpus:
+        for number, data in enumerate(inputs):
+            Path(corpus, str(number)).write_bytes(data)
+        options = [f"-max_total_time={args.seconds}", "-timeout=10", "-rss_limit_mb=3000", "-max_len=4096"]
+        options += [f"-artifact_prefix={found}/", corpus]
+        atheris.Setup([sys.argv[0], *options], lambda data: read_one(args.target, data))
+        atheris.Fuzz()
+
+
+if __name__ == "__main__":
+    main()

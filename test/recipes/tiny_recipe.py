@@ -1,0 +1,41 @@
+"""FSDD's recipe with networks and a corpus so small that all its stages take a minute or two."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+FSDD = ROOT / "egs2/fsdd/asr_distill1"
+FSDD_DIR = Path(os.environ.get("FSDD_DIR", ROOT.parent / "shared/corpora/fsdd"))
+NO_RECORDINGS = not (FSDD_DIR / "recordings").is_dir()
+WHY = "the recordings of FSDD are not here; set FSDD_DIR"
+SIZES = f"--num_train 80 --num_valid 8 --num_test 10 --seed 3 --fsdd_dir {FSDD_DIR}"
+
+
+def make_recipe(path: Path) -> None:
+    """A recipe directory made as a user makes one, with FSDD's data preparation and tiny networks."""
+    subprocess.run([ROOT / "egs2/TEMPLATE/asr_distill1/setup.sh", path], check=True)
+    shutil.rmtree(path / "local")
+    shutil.copytree(FSDD / "local", path / "local")
+    shutil.copy(FSDD / "run.sh", path / "run.sh")
+    for config in (ROOT / "test/recipes/conf").glob("*.yaml"):
+        shutil.copy(config, path / "conf")
+
+
+def run_recipe(recipe: Path, *options: str, status: int = 0, **variables: str) -> str:
+    """Run it; its output. A wrong exit status fails the test with the end of what it printed."""
+    environment = {**os.environ, **variables}
+    done = subprocess.run(
+        ["./run.sh", "--local_data_opts", SIZES, *options],
+        cwd=recipe,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=1500,
+    )
+    assert done.returncode == status, done.stdout[-4000:]
+    return done.stdout
