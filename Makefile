@@ -1,5 +1,6 @@
 # make demo    environment, then a synthesised corpus from data to a table of results
 # make test    environment, then linters and tests
+# make audit   known vulnerabilities of the pinned packages
 # make env     the environment and ESPnet's scripts alone
 # make python  prints the interpreter of the environment (make -s python), and builds it first if need be
 # make env-k2, make python-k2    the same for the environment that holds k2, the judge of the LF-MMI
@@ -8,7 +9,7 @@
 #              server with 20 clients
 # make clean   removes what the recipes of this clone made; the environment stays
 SHELL := /bin/bash
-.PHONY: demo test lint env python env-k2 python-k2 clean bench
+.PHONY: demo test lint audit env python env-k2 python-k2 clean bench
 
 demo: env
 	@cd egs2/demo/asr_distill1 && ./run.sh
@@ -26,6 +27,9 @@ lint: env
 	if command -v shellcheck > /dev/null; then \
 	    git ls-files '*.sh' .ci/run | xargs -r shellcheck -x --source-path=SCRIPTDIR -e SC1091; \
 	else echo "note: shellcheck is not installed; shell scripts are not checked"; fi
+
+audit:
+	@utils/audit.sh
 
 env:
 	@utils/make_env.sh > /dev/null

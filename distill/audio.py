@@ -9,7 +9,9 @@ import numpy as np
 import soundfile
 
 from distill.errors import UserError
+from distill.files import text_lines
 
+BLOCK = 1 << 20  # frames
 _ARK = re.compile(r"(.+\.ark):(\d+)$")
 # What programs that write WAV to a pipe put where the length belongs.
 _UNKNOWN_SIZES = range(0x7FFFF000, 0x100000000)
@@ -58,8 +60,11 @@ def _read_file(path: Path) -> tuple[int, np.ndarray]:
     """(rate, samples (N, channels)) of a whole file."""
     try:
         with soundfile.SoundFile(path) as stream:
-            samples = stream.read(dtype="float32", always_2d=True)
-            rate, promised = stream.samplerate, stream.frames
+            # Block by block: a damaged header may promise more than fits into memory.
+            blocks = [stream.read(BLOCK, dtype="float32", always_2d=True)]
+            while len(blocks[-1]) == BLOCK:
+                blocks.append(stream.read(BLOCK, dtype="float32", always_2d=True))
+            samples, rate, promised = np.concatenate(blocks), stream.samplerate, stream.frames
     except (soundfile.LibsndfileError, RuntimeError) as error:
         reason = str(error).split(": ")[-1].rstrip(".")
         raise UserError(
@@ -107,23 +112,19 @@ def read_wav_scp(path: str | Path) -> dict[str, str]:
     Raises:
         UserError: the file is missing or empty, a line has no path or is a command, or an id occurs twice.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise UserError(f"{path}: not found; give a Kaldi data directory with wav.scp")
     entries: dict[str, str] = {}
-    with open(path, encoding="utf-8") as stream:
-        for number, line in enumerate(stream, 1):
-            fields = line.split(maxsplit=1)
-            if not fields:
-                continue
-            if len(fields) == 1:
-                raise UserError(f"{path}:{number}: utterance {fields[0]} has no path; expected: ID PATH")
-            utterance, audio = fields[0], fields[1].strip()
-            if audio.endswith("|"):
-                raise UserError(f"{path}:{number}: is a command, not a file; format the data first (stage 3)")
-            if utterance in entries:
-                raise UserError(f"{path}:{number}: utterance {utterance} occurs twice; ids must be unique")
-            entries[utterance] = audio
+    for number, line in text_lines(path, "give a Kaldi data directory with wav.scp"):
+        fields = line.split(maxsplit=1)
+        if not fields:
+            continue
+        if len(fields) == 1:
+            raise UserError(f"{path}:{number}: utterance {fields[0]} has no path; expected: ID PATH")
+        utterance, audio = fields[0], fields[1].strip()
+        if audio.endswith("|"):
+            raise UserError(f"{path}:{number}: is a command, not a file; format the data first (stage 3)")
+        if utterance in entries:
+            raise UserError(f"{path}:{number}: utterance {utterance} occurs twice; ids must be unique")
+        entries[utterance] = audio
     if not entries:
         raise UserError(f"{path}: is empty; expected lines of: ID PATH")
     return entries

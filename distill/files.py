@@ -1,13 +1,16 @@
-"""Write a file whole or not at all, and tell whether two files are the same."""
+"""Write a file whole or not at all, read one line by line or as JSON, and tell whether two are the same."""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
+
+from distill.errors import UserError
 
 
 @contextlib.contextmanager
@@ -33,3 +36,39 @@ def sha256(path: str | Path) -> str:
     """Hexadecimal SHA-256 of a file's bytes."""
     with open(path, "rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def text_lines(path: str | Path, expected: str) -> Iterator[tuple[int, str]]:
+    """Number and text of every line of a file.
+
+    Args:
+        expected: what to give instead, if the file is not there.
+
+    Raises:
+        UserError: it is not there, or not UTF-8.
+    """
+    if not Path(path).is_file():
+        raise UserError(f"{path}: not found; {expected}")
+    with open(path, "rb") as stream:
+        for number, raw in enumerate(stream, 1):
+            try:
+                yield number, raw.decode("utf-8")
+            except UnicodeDecodeError as error:
+                raise UserError(
+                    f"{path}:{number}: not UTF-8 (byte {error.start}); convert it: iconv -t utf-8"
+                ) from None
+
+
+def json_object(text: str, where: str, cure: str) -> dict[str, Any]:
+    """The object that a text is in JSON.
+
+    Raises:
+        UserError: it is none; names ``where`` and ``cure``.
+    """
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{where}: not JSON ({error}); {cure}") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{where}: not an object in JSON; {cure}")
+    return content

@@ -29,7 +29,7 @@ from pathlib import Path
 
 from distill.data.gigaspeech import scored_words
 from distill.errors import UserError, cli
-from distill.files import atomic_write
+from distill.files import atomic_write, json_object, text_lines
 
 Counts = dict[str, int]  # words, sub, del, ins
 SPELLING = str.maketrans(
@@ -50,15 +50,14 @@ SPELLING = str.maketrans(
 def read_text(path: Path) -> dict[str, str]:
     """Utterance id to text of a Kaldi ``text`` file; an utterance may have no words."""
     texts: dict[str, str] = {}
-    with open(path, encoding="utf-8") as stream:
-        for number, line in enumerate(stream, 1):
-            fields = line.split()
-            if not fields:
-                raise UserError(f"{path}:{number}: empty line; remove it")
-            utterance, *words = fields
-            if utterance in texts:
-                raise UserError(f"{path}:{number}: utterance {utterance} is there twice; remove one")
-            texts[utterance] = " ".join(words)
+    for number, line in text_lines(path, "expected lines of an utterance id and its words"):
+        fields = line.split()
+        if not fields:
+            raise UserError(f"{path}:{number}: empty line; remove it")
+        utterance, *words = fields
+        if utterance in texts:
+            raise UserError(f"{path}:{number}: utterance {utterance} is there twice; remove one")
+        texts[utterance] = " ".join(words)
     if not texts:
         raise UserError(f"{path}: empty; there is nothing to score")
     return texts
@@ -68,15 +67,13 @@ def read_hypotheses(decode_dir: Path) -> dict[str, dict]:
     """Utterance id to the decoder's row, over all jobs of a decode directory."""
     rows: dict[str, dict] = {}
     for path in sorted(decode_dir.glob("hyp.*.jsonl")):
-        with open(path, encoding="utf-8") as stream:
-            for number, line in enumerate(stream, 1):
-                try:
-                    row = json.loads(line)
-                except json.JSONDecodeError as error:
-                    raise UserError(f"{path}:{number}: not JSON ({error.msg}); remove the file, decode again") from None
-                if row["utterance"] in rows:
-                    raise UserError(f"{path}:{number}: {row['utterance']} was decoded twice; remove {decode_dir}")
-                rows[row["utterance"]] = row
+        for number, line in text_lines(path, "decode again"):
+            row = json_object(line, f"{path}:{number}", "remove the file, decode again")
+            if not isinstance(row.get("utterance"), str):
+                raise UserError(f"{path}:{number}: names no utterance; remove the file, decode again")
+            if row["utterance"] in rows:
+                raise UserError(f"{path}:{number}: {row['utterance']} was decoded twice; remove {decode_dir}")
+            rows[row["utterance"]] = row
     return rows
 
 

@@ -41,7 +41,7 @@ def read_recordings(path: Path) -> Iterator[dict[str, Any]]:
         raise UserError(f"{path}: not found; give GigaSpeech's directory with --gigaspeech")
     decoder = json.JSONDecoder()
     with (
-        open(path, encoding="utf-8") as stream,
+        open(path, encoding="utf-8", errors="replace") as stream,
         tqdm(total=path.stat().st_size, desc=path.name, unit="B", unit_scale=True, mininterval=1) as progress,
     ):
 
@@ -66,9 +66,11 @@ def read_recordings(path: Path) -> Iterator[dict[str, Any]]:
                 return
             try:
                 entry, at = decoder.raw_decode(buffer, at)
-            except json.JSONDecodeError:
+            except (json.JSONDecodeError, RecursionError):
                 buffer, at = more(buffer[at:]), 0
                 continue
+            if not isinstance(entry, dict):
+                raise UserError(f"{path}: among its audios is {str(entry)[:40]!r}; fetch the file again")
             yield entry
 
 

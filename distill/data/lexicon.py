@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from distill.data.check import Table
 from distill.errors import UserError
+from distill.files import text_lines
 
 NOT_WORDS = ("<eps>", "<s>", "</s>", "#0")
 UNKNOWN_WORDS = ("<unk>", "<UNK>")
@@ -34,17 +35,11 @@ def read_pronunciations(path: Path) -> list[tuple[int, str, tuple[str, ...]]]:
         UserError: not found, not UTF-8 or empty; a word without phones; probabilities (Kaldi's lexiconp.txt).
     """
     rows = []
-    try:
-        with open(path, encoding="utf-8") as stream:
-            for number, line in enumerate(stream, 1):
-                fields = line.split()
-                if len(fields) < 2:
-                    raise UserError(f"{path}:{number}: expected a word and its tokens; remove or complete the line")
-                rows.append((number, fields[0], tuple(fields[1:])))
-    except (FileNotFoundError, IsADirectoryError):
-        raise UserError(f"{path}: not found; give a file with a word and its tokens on each line") from None
-    except UnicodeDecodeError:
-        raise UserError(f"{path}: not UTF-8; convert it: iconv -t utf-8 {path}") from None
+    for number, line in text_lines(path, "give a file with a word and its tokens on each line"):
+        fields = line.split()
+        if len(fields) < 2:
+            raise UserError(f"{path}:{number}: expected a word and its tokens; remove or complete the line")
+        rows.append((number, fields[0], tuple(fields[1:])))
     if not rows:
         raise UserError(f"{path}: empty; expected a word and its tokens on each line")
     if all(len(tokens) > 1 and re.fullmatch(r"(0?\.\d+|1(\.0*)?)(e-\d+)?", tokens[0]) for _, _, tokens in rows):
@@ -76,8 +71,10 @@ def read_lang_dir(lang_dir: Path) -> Lexicon:
     for needed in (phones_file, path):
         if not needed.is_file():
             raise UserError(f"{needed}: not found; is it a lang directory? A lexicon.txt can be given with --lexicon")
-    known = {line.split()[0] for line in phones_file.read_text(encoding="utf-8").splitlines() if line.strip()}
-    silence = silence_file.read_text(encoding="utf-8").split() if silence_file.is_file() else []
+    known = {line.split()[0] for _, line in text_lines(phones_file, "") if line.strip()}
+    silence = (
+        [word for _, line in text_lines(silence_file, "") for word in line.split()] if silence_file.is_file() else []
+    )
     positions = (lang_dir / "phones/word_boundary.txt").is_file()
     words: dict[str, list[tuple[str, ...]]] = {}
     for number, word, (_, *phones) in read_pronunciations(path):  # each line has its word twice
@@ -91,7 +88,7 @@ def read_lang_dir(lang_dir: Path) -> Lexicon:
     if not words:
         raise UserError(f"{path}: has no word with phones; give the lexicon.txt with --lexicon")
     oov_file = lang_dir / "oov.txt"
-    oov = oov_file.read_text(encoding="utf-8").strip() if oov_file.is_file() else ""
+    oov = "".join(line for _, line in text_lines(oov_file, "")).strip() if oov_file.is_file() else ""
     return Lexicon(path, words, oov if oov in words else None)
 
 

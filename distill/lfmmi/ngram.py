@@ -14,6 +14,7 @@ from distill.errors import UserError
 
 START, END = -1, 0  # in histories the sentence start is -1; column 0 of a row is the sentence end
 MAX_ENTRIES = 50_000_000
+MAX_LOG10_P = 1e-3  # what rounding may add to a probability of 1
 History = tuple[int, ...]
 
 
@@ -103,8 +104,10 @@ def arpa_entries(path: Path) -> Iterator[tuple[int, tuple[str, ...], float, floa
                             f"{path}:{number}: {len(fields)} fields in the {order}-grams; the file is damaged"
                         )
                     found[order] += 1
-                    backoff = float(fields[-1]) if len(fields) == order + 2 else None
-                    yield number, tuple(fields[1 : order + 1]), float(fields[0]), backoff
+                    p, backoff = float(fields[0]), float(fields[-1]) if len(fields) == order + 2 else None
+                    if not p <= MAX_LOG10_P or not (backoff or 0.0) < math.inf:
+                        raise ValueError(f"a log10 probability of {p} with back-off {backoff}")
+                    yield number, tuple(fields[1 : order + 1]), p, backoff
     except FileNotFoundError:
         raise UserError(f"{path}: not found") from None
     except UnicodeDecodeError:

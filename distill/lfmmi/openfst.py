@@ -8,6 +8,7 @@ taken for the tokens, and for the end, that the state has none of its own for, w
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,6 +19,7 @@ from distill.errors import UserError
 from distill.files import atomic_write
 
 MAX_ENTRIES = 50_000_000
+MAX_STATES = 1 << 31
 Arcs = dict[int, tuple[int, float]]  # token -> target, log P
 
 
@@ -53,7 +55,7 @@ class _Acceptor:
                     self._add(number, source, target, token, log_p, vocab_size)
                 else:
                     raise ValueError(f"{len(fields)} fields")
-            except ValueError as error:
+            except (ValueError, OverflowError) as error:
                 raise UserError(
                     f"{path}:{number}: {error}; expected 'source target token token cost' or 'state cost', in numbers"
                 ) from None
@@ -66,6 +68,10 @@ class _Acceptor:
 
     def _add(self, number: int, source: int, target: int, token: int, log_p: float, vocab_size: int) -> None:
         where = f"{self.path}:{number}"
+        if not max(source, target) < MAX_STATES or min(source, target) < 0:
+            raise ValueError(f"states {source} and {target}")
+        if not log_p < math.inf:
+            raise ValueError(f"cost {-log_p}")
         if token < 0:
             raise UserError(f"{where}: token {token}; expected one from 0 to {vocab_size - 1}, or a back-off beyond")
         if token == 0 or token >= vocab_size:

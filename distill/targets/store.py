@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 
 from distill.errors import UserError
-from distill.files import atomic_write, sha256
+from distill.files import atomic_write, json_object, sha256, text_lines
 
 try:
     from kaldiio import load_scp, save_ark
@@ -68,17 +68,14 @@ def audio_checksum(location: str) -> str:
 
 def read_two_columns(path: str | Path) -> dict[str, str]:
     """A Kaldi file of a key and a value on each line."""
-    if not Path(path).is_file():
-        raise UserError(f"{path}: not found")
     pairs: dict[str, str] = {}
-    with open(path, encoding="utf-8") as stream:
-        for number, line in enumerate(stream, 1):
-            fields = line.strip().split(maxsplit=1)
-            if len(fields) != 2:
-                raise UserError(f"{path}:{number}: expected an utterance id and a value")
-            if fields[0] in pairs:
-                raise UserError(f"{path}:{number}: {fields[0]} is there twice; keep one")
-            pairs[fields[0]] = fields[1]
+    for number, line in text_lines(path, "expected lines of an utterance id and a value"):
+        fields = line.strip().split(maxsplit=1)
+        if len(fields) != 2:
+            raise UserError(f"{path}:{number}: expected an utterance id and a value")
+        if fields[0] in pairs:
+            raise UserError(f"{path}:{number}: {fields[0]} is there twice; keep one")
+        pairs[fields[0]] = fields[1]
     return pairs
 
 
@@ -185,10 +182,16 @@ def shard_done(directory: str | Path, about: Mapping[str, Any]) -> bool:
 
 
 def _read_done(shard: Path) -> dict[str, Any] | None:
+    """What a complete shard says of itself; None if it is not complete, or says it in no way that is understood."""
     try:
-        return json.loads((shard / "done.json").read_text(encoding="utf-8"))
-    except (FileNotFoundError, json.JSONDecodeError):
+        done = json.loads((shard / "done.json").read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError, RecursionError):
         return None
+    files = done.get("files") if isinstance(done, dict) else None
+    if not isinstance(files, dict):
+        return None
+    numbers = [entry if isinstance(entry, list) else [] for entry in files.values()]
+    return done if all(len(pair) == 2 and all(isinstance(x, int) for x in pair) for pair in numbers) else None
 
 
 def file_crc(path: Path) -> int:
@@ -204,7 +207,7 @@ def find_damage(shard: str | Path, contents: bool) -> str | None:
     """What is wrong with the files of a complete shard, None if nothing is; with ``contents`` every byte is read."""
     shard = Path(shard)
     done = _read_done(shard)
-    if done is None or "files" not in done:
+    if done is None:
         return f"{shard}: not complete"
     for name, (size, crc) in done["files"].items():
         path = shard / name
@@ -309,10 +312,12 @@ def read_manifest(directory: str | Path) -> dict[str, Any]:
     path = Path(directory) / "manifest.json"
     if not path.is_file():
         raise UserError(f"{path}: not found; extract the targets first (stage 8)")
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{path}: not a manifest ({error}); extract the targets again (stage 8)") from error
+    cure = "extract the targets again (stage 8)"
+    manifest = json_object(path.read_text(encoding="utf-8", errors="replace"), str(path), cure)
+    kinds = {"teacher": str, "audio": str, "streams": dict | list, "frame_ms": int}
+    if wrong := [key for key, kind in kinds.items() if not isinstance(manifest.get(key), kind)]:
+        raise UserError(f"{path}: not a manifest, {wrong[0]} is missing or damaged; {cure}")
+    return manifest
 
 
 def check_manifest(

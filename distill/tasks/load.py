@@ -34,9 +34,12 @@ def read_config(directory: str | Path) -> dict[str, Any]:
     path = directory / "config.yaml"
     if not path.is_file():
         raise UserError(f"{path}: not found; give the directory of a finished training, such as exp/teacher")
-    with open(path, encoding="utf-8") as stream:
-        config = yaml.safe_load(stream)
-    if not isinstance(config, dict) or "network" not in config or not isinstance(config.get("token_list"), list):
+    try:
+        config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError, yaml.YAMLError):
+        config = None
+    tokens = config.get("token_list") if isinstance(config, dict) and "network" in config else None
+    if not isinstance(tokens, list) or not all(isinstance(token, str) for token in tokens):
         raise UserError(f"{path}: not the configuration of a training of this toolkit; train it again")
     if (directory / "bpe.model").is_file():  # packed with it
         config["bpemodel"] = str(directory / "bpe.model")
@@ -110,10 +113,10 @@ def load_network(directory: str | Path, device: str | torch.device = "cpu") -> L
             state = load_file(path)
         else:
             state = torch.load(path, map_location="cpu", weights_only=True)
+        prefix = "network."
+        weights = {key[len(prefix) :]: value for key, value in state.items() if key.startswith(prefix)}
     except Exception as error:
         raise UserError(f"{path}: cannot be read as a model ({type(error).__name__}); train it again") from error
-    prefix = "network."
-    weights = {key[len(prefix) :]: value for key, value in state.items() if key.startswith(prefix)}
     token_list = config["token_list"]
     # A configuration from elsewhere might describe a network that fills the memory: first one without any.
     if (layers := number_of_layers(config)) > len(weights):

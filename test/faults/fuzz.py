@@ -88,12 +88,9 @@ def audio(data: bytes, folder: Path) -> None:
 
 def ark(data: bytes, folder: Path) -> None:
     from distill.audio import read_audio
-    from distill.targets.store import read_targets
 
     (folder / "a.ark").write_bytes(data)
     refused(read_audio, f"{folder}/a.ark:2")
-    (folder / "logits.scp").write_text(f"a {folder}/a.ark:2\n")
-    refused(lambda: read_targets(folder, "logits")["a"])
 
 
 def manifest(data: bytes, folder: Path) -> None:
