@@ -98,7 +98,10 @@ def _read_ark(entry: str) -> tuple[int, np.ndarray]:
     import kaldiio
 
     try:
-        rate, samples = kaldiio.load_mat(entry)
+        content = kaldiio.load_mat(entry)
+        if not isinstance(content, tuple):
+            raise TypeError("a matrix")
+        rate, samples = content
     except Exception as error:  # whatever its many decoders raise
         raise UserError(f"{entry}: cannot be read as audio ({type(error).__name__}); format the data again") from error
     if np.issubdtype(samples.dtype, np.integer):

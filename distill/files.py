@@ -54,9 +54,8 @@ def text_lines(path: str | Path, expected: str) -> Iterator[tuple[int, str]]:
             try:
                 yield number, raw.decode("utf-8")
             except UnicodeDecodeError as error:
-                raise UserError(
-                    f"{path}:{number}: not UTF-8 (byte {error.start}); convert it: iconv -t utf-8"
-                ) from None
+                cure = f"convert it: iconv -t utf-8 {path}"
+                raise UserError(f"{path}:{number}: not UTF-8 (byte {error.start}); {cure}") from None
 
 
 def json_object(text: str, where: str, cure: str) -> dict[str, Any]:

@@ -72,16 +72,15 @@ def read_lang_dir(lang_dir: Path) -> Lexicon:
         if not needed.is_file():
             raise UserError(f"{needed}: not found; is it a lang directory? A lexicon.txt can be given with --lexicon")
     known = {line.split()[0] for _, line in text_lines(phones_file, "") if line.strip()}
-    silence = (
-        [word for _, line in text_lines(silence_file, "") for word in line.split()] if silence_file.is_file() else []
-    )
+    silent_lines = text_lines(silence_file, "") if silence_file.is_file() else []
+    silence = {word for _, line in silent_lines for word in line.split()}
     positions = (lang_dir / "phones/word_boundary.txt").is_file()
     words: dict[str, list[tuple[str, ...]]] = {}
     for number, word, (_, *phones) in read_pronunciations(path):  # each line has its word twice
         if foreign := next((phone for phone in phones if phone not in known), None):
             raise UserError(f"{path}:{number}: {foreign} is not in {phones_file}; make the lang directory again")
         spelling = tuple(POSITION.sub("", phone) if positions else phone for phone in phones)
-        if word in NOT_WORDS or set(spelling) <= set(silence):
+        if word in NOT_WORDS or set(spelling) <= silence:
             continue
         if spelling not in words.setdefault(word, []):
             words[word].append(spelling)

@@ -8,11 +8,14 @@ outside a temporary directory.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import stat
+import struct
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -27,6 +30,8 @@ MODELS = ("torch", "onnx")
 # What a packed model consists of; nothing that holds code.
 SUFFIXES = {".json", ".md", ".model", ".onnx", ".safetensors", ".txt", ".yaml"}
 MAX_META = 1 << 20  # bytes
+# What zipfile raises for files that are damaged
+DAMAGE = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, RuntimeError, ValueError, OverflowError, IndexError)
 MAX_MEMBERS = 1000
 MAX_GROWTH = 20  # times the size of the file that all its members may have
 BLOCK = 1 << 20
@@ -109,7 +114,11 @@ def _unpack(path: Path, folder: Path) -> dict[str, str]:
                         file.write(block)
                 if digest.hexdigest() != checksum:
                     raise UserError(f"{path}: {name} is not what was packed (SHA-256 differs); copy the file again")
-    except (zipfile.BadZipFile, EOFError, NotImplementedError, ValueError, zipfile.zlib.error) as error:  # type: ignore
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # of an offset that is none
+            raise
+        raise UserError(f"{path}: not a packed model, or damaged; copy the file again") from None
+    except DAMAGE as error:
         raise UserError(f"{path}: not a packed model, or damaged ({error}); copy the file again") from None
     for kind, name in models.items():
         if not (folder / name).is_dir():

@@ -314,7 +314,7 @@ def read_manifest(directory: str | Path) -> dict[str, Any]:
         raise UserError(f"{path}: not found; extract the targets first (stage 8)")
     cure = "extract the targets again (stage 8)"
     manifest = json_object(path.read_text(encoding="utf-8", errors="replace"), str(path), cure)
-    kinds = {"teacher": str, "audio": str, "streams": dict | list, "frame_ms": int}
+    kinds = {"teacher": str, "audio": str, "streams": dict | list}
     if wrong := [key for key, kind in kinds.items() if not isinstance(manifest.get(key), kind)]:
         raise UserError(f"{path}: not a manifest, {wrong[0]} is missing or damaged; {cure}")
     return manifest

@@ -177,7 +177,10 @@ def stored_frame_ms(args: argparse.Namespace) -> int | None:
         return None
     for path, name, _ in args.train_data_path_and_name_and_type:
         if name == "teacher_logits":
-            return read_manifest(Path(path).parent)["frame_ms"]
+            frame_ms = read_manifest(Path(path).parent).get("frame_ms")
+            if not isinstance(frame_ms, int):
+                raise UserError(f"{Path(path).parent}/manifest.json: says no frame_ms; extract targets again (stage 8)")
+            return frame_ms
     raise UserError("--teacher_targets stored: no teacher_* data stream given; extract targets (stage 8)")
 
 

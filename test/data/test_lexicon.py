@@ -76,7 +76,7 @@ def test_damaged_lang_directories(lang_dir, name, content, said):
     [
         (b"cat K AE T\nread\n", "lexicon.txt:2: expected a word"),
         (b"", "lexicon.txt: empty"),
-        (b"caf\xe9 K\n", "lexicon.txt: not UTF-8"),
+        (b"caf\xe9 K\n", "lexicon.txt:1: not UTF-8"),
         (b"cat 1.0 K AE T\nread 0.5 R EH D\n", "lexicon.txt:1: has probabilities"),
         (None, "lexicon.txt: not found"),
     ],

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from conftest import enumerate_paths, random_bigram, random_text
+from small_graphs import enumerate_paths, random_bigram, random_text
 
 from distill.lfmmi import DenominatorGraph
 from distill.lfmmi import forward_backward as fb

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from conftest import golden
+from small_graphs import golden
 
 from distill.lfmmi import DenominatorGraph, LFMMILoss
 

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from conftest import random_text
+from small_graphs import random_text
 
 from distill.errors import UserError
 from distill.lfmmi import DenominatorGraph, ngram
@@ -121,7 +121,9 @@ def test_arpa_of_order_2_is_a_bigram(tmp_path):
         (lambda text: text.replace("-0.7 a a", "-0.7 a c"), r":16: token 'c'"),
         (lambda text: text.replace("-0.4 a b", "x a b"), ":15: "),
         (lambda text: text.replace("-0.4 a b -0.15", "-0.4 a b b b"), ":15: "),
-        (lambda text: text.replace("-0.3 b </s>", "0.3 b </s>"), "sum to"),
+        (lambda text: text.replace("-0.3 b </s>", "0.3 b </s>"), ":17: a log10 probability of 0.3"),
+        (lambda text: text.replace("-0.3 b </s>", "nan b </s>"), ":17: a log10 probability of nan"),
+        (lambda text: text.replace("-0.3 b </s>", "-0.01 b </s>"), "sum to"),
         (lambda text: text.replace("-0.60206 b -0.1", "-0.60206 <s> -0.1"), "no 1-gram for token 'b'"),
         (lambda text: "", "cut off|no n-grams"),
         (lambda text: text.replace("</s>", "<unk>"), "sentence end"),

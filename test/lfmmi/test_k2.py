@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from conftest import random_bigram, random_text
+from small_graphs import random_bigram, random_text
 
 from distill.lfmmi import DenominatorGraph, LFMMILoss
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import collapse, random_bigram, random_text
+from small_graphs import collapse, random_bigram, random_text
 
 from distill.errors import UserError
 from distill.lfmmi import DenominatorGraph, LFMMILoss

@@ -5,7 +5,7 @@ import re
 
 import pytest
 import torch
-from conftest import random_bigram, random_text
+from small_graphs import random_bigram, random_text
 from test_graph import ARPA, TOKEN_LIST, log_prob
 
 from distill.errors import UserError
