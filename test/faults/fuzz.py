@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import hashlib
 import io
 import json
 import logging
@@ -27,6 +28,8 @@ FOUND = Path(__file__).with_name("found")
 TOKENS = ["<blank>", "<unk>", "a", "b", "c", "<sos/eos>"]
 PARTS = ("wav.scp", "text", "utt2spk", "segments", "spk2utt")  # of a data directory, separated by SEPARATOR
 SEPARATOR = b"\n%%\n"
+NO_WEIGHTS = b"\x02\0\0\0\0\0\0\0{}"  # as safetensors
+MEMBERS = {"exp/model/model.safetensors": NO_WEIGHTS, "exp/model/config.yaml": b"network: student\n"}
 
 Target = Callable[[bytes, Path], None]
 
@@ -124,8 +127,17 @@ def config(data: bytes, folder: Path) -> None:
     from distill.tasks.load import load_network
 
     (folder / "config.yaml").write_bytes(data)
-    (folder / "model.pth").write_bytes(data)
+    (folder / "model.safetensors").write_bytes(NO_WEIGHTS)
     refused(load_network, folder)
+
+
+def weights(data: bytes, folder: Path) -> None:
+    from distill.tasks.load import load_network
+
+    (folder / "config.yaml").write_bytes(seeds()["config"][0])
+    for name in ("model.pth", "model.safetensors"):
+        (folder / name).write_bytes(data)
+        refused(load_network, folder)
 
 
 def packed(data: bytes, folder: Path) -> None:
@@ -136,6 +148,10 @@ def packed(data: bytes, folder: Path) -> None:
     refused(_unpack, folder / "model.zip", folder / "unpacked")
     outside = {path.name for path in folder.iterdir()} - {"model.zip", "unpacked"}
     assert not outside, f"wrote outside of its directory: {outside}"
+
+
+def packed_meta(data: bytes, folder: Path) -> None:
+    packed(zipped(data), folder)
 
 
 def websocket(data: bytes, folder: Path) -> None:
@@ -179,17 +195,26 @@ def wav(samples: int = 400, format_: str = "WAV", subtype: str = "PCM_16") -> by
     return stream.getvalue()
 
 
-def zipped() -> bytes:
-    """The smallest that has all of a packed model's parts."""
-    import hashlib
-
-    members = {"exp/model/model.safetensors": b"\x02\0\0\0\0\0\0\0{}", "exp/model/config.yaml": b"network: student\n"}
-    checksums = {name: hashlib.sha256(content).hexdigest() for name, content in members.items()}
-    meta = {"checksums": checksums, "models": {"torch": "exp/model"}}
+def zipped(meta: bytes | None = None) -> bytes:
+    """The smallest that has all of a packed model's parts, with any meta.yaml."""
     stream = io.BytesIO()
     with zipfile.ZipFile(stream, "w") as archive:
-        for name, content in {"meta.yaml": json.dumps(meta).encode(), **members}.items():
+        for name, content in {"meta.yaml": packed_about() if meta is None else meta, **MEMBERS}.items():
             archive.writestr(name, content)
+    return stream.getvalue()
+
+
+def packed_about() -> bytes:
+    """The right meta.yaml for MEMBERS."""
+    checksums = {name: hashlib.sha256(content).hexdigest() for name, content in MEMBERS.items()}
+    return json.dumps({"checksums": checksums, "models": {"torch": "exp/model"}}).encode()
+
+
+def saved() -> bytes:
+    import torch
+
+    stream = io.BytesIO()
+    torch.save({"network.output.bias": torch.zeros(3)}, stream)
     return stream.getvalue()
 
 
@@ -225,7 +250,9 @@ def seeds() -> dict[str, list[bytes]]:
         "hypotheses": [json.dumps(hypothesis).encode() + b"\n"],
         "gigaspeech": [b'{"dataset": "G", "audios": [{"aid": "P1", "segments": [{"sid": "P1_1"}]}, {"aid": "P2"}]}'],
         "config": [network + conf],
+        "weights": [saved(), NO_WEIGHTS],
         "packed": [zipped()],
+        "packed_meta": [packed_about()],
         "websocket": [b'{"event": "config", "chunk_ms": 160, "endpoint_ms": null}'],
     }
 
@@ -233,8 +260,8 @@ def seeds() -> dict[str, list[bytes]]:
 TARGETS: dict[str, Target] = {
     function.__name__: function
     for function in (
-        data_dir, tables, lang_dir, arpa, openfst, audio, ark, manifest, hypotheses, gigaspeech, config, packed,
-        websocket,
+        data_dir, tables, lang_dir, arpa, openfst, audio, ark, manifest, hypotheses, gigaspeech, config, weights,
+        packed, packed_meta, websocket,
     )
 }  # fmt: skip
 
