@@ -72,7 +72,7 @@ def build_network(config: Mapping[str, Any], vocab_size: int) -> Student | Teach
 
     kinds: dict[str, type[Student] | type[Teacher]] = {"student": Student, "teacher": Teacher}
     kind = config.get("network")
-    if kind not in kinds:
+    if not isinstance(kind, str) or kind not in kinds:
         raise UserError(f"network: {kind!r} is neither teacher nor student")
     conf = config.get("network_conf") or {}
     try:
