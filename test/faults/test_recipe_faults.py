@@ -26,7 +26,7 @@ import pytest
 import torch
 from tiny_recipe import FSDD_DIR, NO_RECORDINGS, ROOT, SIZES, WHY, make_recipe, run_recipe
 
-OPTIONS = ["--threads", "1", "--latencies", "480", "--fixed_chunks", "", "--nj", "1"]
+OPTIONS = ["--threads", "1", "--latencies", "480", "--fixed_chunks", "", "--nj", "1", "--local_data_opts", SIZES]
 STAGES = range(1, 14)
 SYSTEMS = ("teacher", "student_full", "student_full_no_kd", "student_stream")
 
@@ -94,7 +94,7 @@ def same_weights(undisturbed: Undisturbed, system: str) -> bool:
 
 def killed(recipe: Path, stage: int, seconds: float) -> bool:
     """Run from a stage on and kill everything that belongs to it; False if it ended before."""
-    command = ["./run.sh", "--local_data_opts", SIZES, *OPTIONS, "--stage", str(stage)]
+    command = ["./run.sh", *OPTIONS, "--stage", str(stage)]
     running = subprocess.Popen(
         command, cwd=recipe, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
@@ -206,9 +206,9 @@ def test_corpus_and_data_directories_may_be_read_only(undisturbed: Undisturbed) 
     with mounted(FSDD_DIR, "-o", "bind,ro", str(FSDD_DIR)):
         run_recipe(recipe, *OPTIONS, "--stop_stage", "1")
     with mounted(recipe / "data", "-o", "bind,ro", str(recipe / "data")):
+        run_recipe(recipe, *OPTIONS, "--stage", "3", "--stop_stage", "4")
         line = one_error(run_recipe(recipe, *OPTIONS, "--stop_stage", "1", "--force_stage", "1", status=2))
         assert "data" in line and "ead-only" in line
-        run_recipe(recipe, *OPTIONS, "--stage", "3", "--stop_stage", "4")
     run_recipe(recipe, *OPTIONS, "--stop_stage", "5")
 
 

@@ -7,7 +7,6 @@ gives it, not how well such networks recognise.
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -18,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from tiny_recipe import FSDD_DIR, NO_RECORDINGS, ROOT, WHY, make_recipe, run_recipe
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "bin"))
 from ctm_sums import ctm_sums
@@ -25,15 +25,11 @@ from ctm_sums import ctm_sums
 from distill.bin.score import count_errors, find_sclite
 from distill.data.fsdd import Recordings, connected, read_recordings
 
-ROOT = Path(__file__).parents[2]
-FSDD_DIR = Path(os.environ.get("FSDD_DIR", ROOT.parent / "shared/corpora/fsdd"))
 RATE = 16000
 QUICK = ["--ngpu", "0", "--nj", "1", "--threads", "1", "--latencies", "480"]
 QUICK += ["--teacher_init_config", "", "--student", ""]  # networks and trainings of test/recipes/conf
 
-pytestmark = pytest.mark.skipif(
-    not (FSDD_DIR / "recordings").is_dir(), reason="the recordings of FSDD are not here; set FSDD_DIR"
-)
+pytestmark = pytest.mark.skipif(NO_RECORDINGS, reason=WHY)
 
 
 @pytest.fixture(scope="module")
@@ -42,28 +38,14 @@ def recordings() -> Recordings:
 
 
 def recipe_of(corpus: str, directory: Path) -> Path:
-    """A recipe directory made as a user makes one, with this corpus's run.sh and local, and tiny networks."""
     path = directory / "egs2" / corpus / "asr_distill1"
-    subprocess.run([ROOT / "egs2/TEMPLATE/asr_distill1/setup.sh", path], check=True)
-    own = ROOT / "egs2" / corpus / "asr_distill1"
-    shutil.copy(own / "run.sh", path / "run.sh")
-    shutil.copy(own / "local/data.sh", path / "local/data.sh")
-    for config in (ROOT / "test/recipes/conf").glob("*.yaml"):
-        shutil.copy(config, path / "conf")
+    make_recipe(path, corpus)
     return path
 
 
 def run(recipe: Path, *options: str, status: int = 0) -> str:
-    done = subprocess.run(
-        ["./run.sh", *options, *QUICK],
-        cwd=recipe,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=900,
-    )
-    assert done.returncode == status, done.stdout[-4000:]
-    return done.stdout
+    """Run the recipe with this file's options; its output."""
+    return run_recipe(recipe, *options, *QUICK, status=status)
 
 
 def check_results(recipe: Path, words: dict[str, int], units: set[str]) -> list[dict]:

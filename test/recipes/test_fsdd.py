@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 from tiny_recipe import FSDD, NO_RECORDINGS, ROOT, SIZES, WHY, make_recipe, run_recipe
 
-OPTIONS = ["--threads", "2", "--latencies", "160 480 full", "--fixed_chunks", "320"]
+OPTIONS = ["--threads", "2", "--latencies", "160 480 full", "--fixed_chunks", "320", "--local_data_opts", SIZES]
 
 pytestmark = pytest.mark.skipif(NO_RECORDINGS, reason=WHY)
 
@@ -298,7 +298,7 @@ def test_killed_training_goes_on_from_its_last_checkpoint(recipe: Path, stage: s
     output = recipe / "exp" / system
     shutil.rmtree(output)
     only = ["--stage", stage, "--stop_stage", stage, "--no_kd", "false"]
-    command = ["./run.sh", "--local_data_opts", SIZES, *OPTIONS, *only, "--force_stage", stage]
+    command = ["./run.sh", *OPTIONS, *only, "--force_stage", stage]
     running = subprocess.Popen(command, cwd=recipe, start_new_session=True, stdout=subprocess.DEVNULL)
     deadline = time.time() + 300
     while not (output / "checkpoint.pth").exists() and running.poll() is None and time.time() < deadline:
