@@ -19,7 +19,7 @@ import sys
 from pathlib import Path
 
 from distill.errors import UserError, cli
-from distill.files import atomic_write
+from distill.files import atomic_write, json_object
 
 STREAMING = ("stream", "direct")
 SYSTEMS = {"stream": "student_stream", "no_kd": "student_full_no_kd"}  # by kind; of all others student_full
@@ -48,18 +48,38 @@ def interval(differences: list[float]) -> tuple[float, float] | None:
     return mean - half, mean + half
 
 
-def collect(expdir: Path, conditions: list[list[str]], test_sets: list[str]) -> list[dict]:
-    """A row for each condition and test set that has scores."""
+Known = dict[tuple[str, str], dict[int, float]]  # WER by seed, by condition and test set
+
+
+def read_known(paths: list[Path], note: str) -> Known:
+    """Scores in the ablation.json of other machines."""
+    known: Known = {}
+    for path in paths:
+        report = json_object(path.read_text(encoding="utf-8"), str(path), "give an ablation.json")
+        if report.get("note") != note:
+            raise UserError(f"{path}: is of trainings that were otherwise ({report.get('note')}), not of {note}")
+        for row in report["rows"]:
+            found = {int(seed): wer for seed, wer in row["wer"].items()}
+            known.setdefault((row["condition"], row["test_set"]), {}).update(found)
+    return known
+
+
+def collect(expdir: Path, conditions: list[list[str]], test_sets: list[str], known: Known) -> list[dict]:
+    """A row for each condition and test set that has scores, here or in ``known``; those here count."""
+
+    def all_scores(name: str, kind: str, test_set: str) -> dict[int, float]:
+        return dict(sorted({**known.get((name, test_set), {}), **scores(expdir, name, kind, test_set)}.items()))
+
     rows = []
     references = {
-        (kind in STREAMING, test_set): scores(expdir, name, kind, test_set)
+        (kind in STREAMING, test_set): all_scores(name, kind, test_set)
         for name, kind, _ in conditions
         if name in ("default", "stream")
         for test_set in test_sets
     }
     for name, kind, what in conditions:
         for test_set in test_sets:
-            wer = scores(expdir, name, kind, test_set)
+            wer = all_scores(name, kind, test_set)
             reference = references.get((kind in STREAMING, test_set), {})
             paired = [wer[seed] - reference[seed] for seed in wer.keys() & reference.keys()]
             if wer:
@@ -120,12 +140,13 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--expdir", type=Path, required=True)
     parser.add_argument("--test_sets", required=True, help="names, separated by spaces")
     parser.add_argument("--note", required=True, help="how long the trainings were, for the heading")
+    parser.add_argument("--also", type=Path, nargs="*", default=[], help="ablation.json of other machines, to join")
     args = parser.parse_args(argv)
     conditions = [line.rstrip("\n").split("\t") for line in sys.stdin]
     for number, condition in enumerate(conditions, 1):
         if len(condition) != 3:
             raise UserError(f"stdin:{number}: expected name, kind and what differs, separated by tabs")
-    rows = collect(args.expdir, conditions, args.test_sets.split())
+    rows = collect(args.expdir, conditions, args.test_sets.split(), read_known(args.also, args.note))
     if not rows:
         raise UserError(f"{args.expdir}: no scores there; run a condition first")
     with atomic_write(args.expdir / "ablation.json") as stream:

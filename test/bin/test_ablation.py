@@ -47,6 +47,27 @@ def test_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
     assert said.index("Stage 1") < said.index("| no teacher |") < said.index("Stage 2") < said.index("| one stage |")
 
 
+def test_seeds_of_other_machines_join(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    def machine(name: str, wers: dict[int, float], *also: Path) -> Path:
+        """ablation.json of a machine with the default condition's WER of these seeds."""
+        for seed, wer in wers.items():
+            path = tmp_path / name / f"default_seed{seed}/student_full/decode_full/test/score_wer/score.json"
+            path.parent.mkdir(parents=True)
+            path.write_text(json.dumps({"wer": wer}))
+        monkeypatch.setattr("sys.stdin", io.StringIO(CONDITIONS))
+        options = ["--expdir", str(tmp_path / name), "--test_sets", "test", "--note", "2 epochs"]
+        ablation.main([*options, "--also", *map(str, also)])
+        return tmp_path / name / "ablation.json"
+
+    joined = machine("b", {1: 5.5, 2: 6.0}, machine("a", {0: 4.0, 1: 5.0}))
+    (row,) = json.loads(joined.read_text())["rows"]
+    assert row["wer"] == {"0": 4.0, "1": 5.5, "2": 6.0}
+    joined.write_text(joined.read_text().replace("2 epochs", "4 epochs"))
+    with pytest.raises(SystemExit) as stop:
+        machine("c", {3: 1.0}, joined)
+    assert stop.value.code == 2 and "otherwise (4 epochs), not of 2 epochs" in capsys.readouterr().err
+
+
 def test_nothing_to_show_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
     monkeypatch.setattr("sys.stdin", io.StringIO("default\tfull\n"))
     for said in ("stdin:1: expected name", "no scores there"):

@@ -38,6 +38,7 @@ a table of all there is. Seeds can run side by side, each in a call of its own.
 
   --full_epochs N, --stream_epochs N   length of stages 1 and 2 in epochs of 200 steps (default: 16 and 10, the recipe's)
   --one_teacher true   seed 0's teacher for all seeds (default: false); intervals are then over students alone
+  --also "FILE ..."   ablation.json of other machines, which did other seeds or conditions: their scores join the table
   --threads N   of a training (default: 1)
 Other options, the same for all, belong in run.sh.
 
@@ -49,6 +50,7 @@ conditions=
 full_epochs=16
 stream_epochs=10
 one_teacher=false
+also=
 threads=1
 
 for argument in "$@"; do
@@ -110,7 +112,8 @@ for seed in ${seeds}; do
         esac
     done 3<<< "${table}"
 done
+# shellcheck disable=SC2086
 awk -F ' *\\| *' 'NF > 1 { print $1 "\t" $2 "\t" $3 }' <<< "${table}" |
     python3 -m distill.bin.ablation --expdir exp_ablation --test_sets "test test_unseen" \
-        --note "${full_epochs} epochs of stage 1, ${stream_epochs} of stage 2, of 200 steps$(
+        --also ${also} --note "${full_epochs} epochs of stage 1, ${stream_epochs} of stage 2, of 200 steps$(
             [ "${one_teacher}" = true ] && echo "; one teacher for all seeds")"
