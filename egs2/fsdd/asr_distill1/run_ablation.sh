@@ -38,7 +38,7 @@ a table of all there is. Seeds can run side by side, each in a call of its own.
 
   --full_epochs N, --stream_epochs N   length of stages 1 and 2 in epochs of 200 steps (default: 16 and 10, the recipe's)
   --one_teacher true   seed 0's teacher for all seeds (default: false); intervals are then over students alone
-  --also "FILE ..."   ablation.json of other machines, which did other seeds or conditions: their scores join the table
+  --also \"FILE ...\"   ablation.json of other machines, which did other seeds or conditions: their scores join the table
   --threads N   of a training (default: 1)
 Other options, the same for all, belong in run.sh.
 
