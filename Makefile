@@ -16,7 +16,7 @@ demo: env
 
 test: lint
 	@PATH="$$PATH:/usr/lib/sctk/bin" PYTHONPATH=. OMP_NUM_THREADS=1 "$$(utils/make_env.sh)" -m pytest -q --durations 10 \
-	    -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder test/recipes test  # the longest first
+	    -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder test
 	@if python="$$(utils/make_env.sh k2)"; then PYTHONPATH=. "$$python" -m pytest -q test/lfmmi; \
 	else echo "note: k2 cannot be installed here, so the LF-MMI was not compared with it"; fi
 
