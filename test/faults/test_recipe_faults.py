@@ -109,21 +109,22 @@ def killed(recipe: Path, stage: int, seconds: float) -> bool:
 
 def test_a_killed_run_goes_on_to_the_same_results(undisturbed: Undisturbed) -> None:
     generator = random.Random(int(os.environ.get("DISTILL_SEED", "0")))
-    kills, hits = int(os.environ.get("DISTILL_KILLS", "2")), 0
+    kills = int(os.environ.get("DISTILL_KILLS", "2"))
     for kill in range(kills):
         moment = (kill + generator.random()) / kills * undisturbed.seconds
         stage = max(s for s in STAGES if undisturbed.begins[s] <= moment)
+        seconds = moment - undisturbed.begins[stage]
         put_back(undisturbed.recipe, undisturbed.before[stage])
-        hit = killed(undisturbed.recipe, stage, moment - undisturbed.begins[stage])
-        hits += hit
+        while not killed(undisturbed.recipe, stage, seconds):  # the machine is faster by now
+            put_back(undisturbed.recipe, undisturbed.before[stage])
+            seconds *= 0.6
         said = run_recipe(undisturbed.recipe, *OPTIONS)
-        where = f"kill {kill + 1} of {kills}, {moment:.1f} s into the run, in stage {stage}"
-        print(f"{where}: {'killed' if hit else 'ended before'}", flush=True)
+        where = f"kill {kill + 1} of {kills}, {moment:.1f} s into the run, {seconds:.1f} s after stage {stage} began"
+        print(where, flush=True)
         assert results_of(undisturbed.recipe) == undisturbed.results, where
         for name in SYSTEMS:
             assert same_weights(undisturbed, name), (where, name)
         assert not half_written(undisturbed.recipe), (where, said)
-    assert hits >= 0.9 * kills
 
 
 @contextlib.contextmanager

@@ -183,7 +183,7 @@ ALL = {f"{number:04d}" for number in range(1, 10)}
         (other_layers, f"{SET}/data/0001: made with layers [2, 4] instead of [1, 4] (and 8 more shards); ", ALL),
         (lambda: cut_off(SET / "data/0002/logits.scp"), f"{SET}/data/0002/logits.scp: ", {"0002"}),
         (lambda: cut_off(SET / "logits.scp"), f"{SET}/logits.scp: not the lines of these shards; ", set()),
-        (lambda: cut_off(SET / "manifest.json"), f"{SET}/manifest.json: not a manifest ", set()),
+        (lambda: cut_off(SET / "manifest.json"), f"{SET}/manifest.json: not JSON ", set()),
         (lambda: (SET / "audio.sha256").unlink() or ["--layers", "2,4"], f"{SET}/audio.sha256: not found; ", set()),
     ],
 )
