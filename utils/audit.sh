@@ -5,7 +5,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 folder=$(mktemp -d)
 trap 'rm -rf "${folder}"' EXIT
-python3 -m venv "${folder}/env"
+"$(utils/make_env.sh)" -m venv "${folder}/env"
 if ! "${folder}/env/bin/pip" install -q pip-audit==2.10.1 2> "${folder}/log"; then
     echo "note: pip-audit cannot be installed here, so no package was looked up" >&2
     exit 0
@@ -16,7 +16,7 @@ if [ ! -s "${folder}/report" ]; then
     echo "note: no advisories can be had here: $(tail -n 1 "${folder}/log")" >&2
     exit 0
 fi
-python3 - "${folder}/report" << 'END'
+"${folder}/env/bin/python" - "${folder}/report" << 'END'
 import json, sys
 
 packages = json.load(open(sys.argv[1]))["dependencies"]

@@ -56,7 +56,7 @@ def save_whole() -> Iterator[None]:
 def keep_previous(checkpoint: Path) -> None:
     """Give a checkpoint that is about to be replaced its second name; there is no moment without either."""
     beside = checkpoint.with_name(f".{PREVIOUS}.{os.getpid()}.tmp")
-    with contextlib.suppress(FileNotFoundError, PermissionError, NotImplementedError):  # none yet; no hard links here
+    with contextlib.suppress(OSError):  # there is none yet, or this disk knows no hard links
         os.link(checkpoint, beside)
         os.replace(beside, checkpoint.with_name(PREVIOUS))
 

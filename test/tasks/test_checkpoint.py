@@ -1,5 +1,6 @@
 """Checkpoints are written whole or not at all, and a damaged one is replaced by the one before."""
 
+import errno
 import threading
 import time
 from pathlib import Path
@@ -80,9 +81,10 @@ def test_other_processes_wait_for_the_first(tmp_path):
     assert torch.load(path, weights_only=True)["epoch"] == 2
 
 
-def test_where_there_are_no_hard_links_there_is_no_previous_one(tmp_path, monkeypatch):
+@pytest.mark.parametrize("number", [errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS])
+def test_where_there_are_no_hard_links_there_is_no_previous_one(tmp_path, monkeypatch, number):
     def refuse(*_):
-        raise PermissionError(1, "Operation not permitted")
+        raise OSError(number, "no links")
 
     monkeypatch.setattr(checkpoint.os, "link", refuse)
     path = epochs(tmp_path)
