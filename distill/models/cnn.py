@@ -109,7 +109,8 @@ class ConvLayer(nn.Module):
         self.conv = nn.Conv1d(in_channels, out_channels, kernel, stride)
         assert self.conv.bias is not None
         self.layer_norm = nn.LayerNorm(out_channels)
-        nn.init.kaiming_normal_(self.conv.weight)
+        if not self.conv.weight.is_meta:  # where it would do nothing but load torch._dynamo: 3 s
+            nn.init.kaiming_normal_(self.conv.weight)
         # Audio is small (0.05 on average) beside the usual random bias, which would be all that the layer norm passes
         # on: a network from scratch would hear nothing for hundreds of steps.
         nn.init.zeros_(self.conv.bias)

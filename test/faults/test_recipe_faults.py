@@ -5,6 +5,10 @@
 kills it as often (default: 2). The moments are spread over an undisturbed run of stages 1 to 13, one kill for each
 equal part of it. To save time, a run that is to be killed begins with what the undisturbed one had left after the stage
 before.
+
+    DISTILL_KILLS_IN_A_ROW=100 python -m pytest -s test/faults/test_recipe_faults.py
+
+kills runs that begin with nothing, again and again until they end all the same: so often in all.
 """
 
 from __future__ import annotations
@@ -92,6 +96,14 @@ def same_weights(undisturbed: Undisturbed, system: str) -> bool:
     return weights.keys() == expected.keys() and all(torch.equal(weights[key], expected[key]) for key in expected)
 
 
+def assert_nothing_lost(undisturbed: Undisturbed, where: str) -> None:
+    """A run that has ended has the results and the weights of the undisturbed one, and left nothing half-written."""
+    assert results_of(undisturbed.recipe) == undisturbed.results, where
+    for name in SYSTEMS:
+        assert same_weights(undisturbed, name), (where, name)
+    assert not half_written(undisturbed.recipe), where
+
+
 def killed(recipe: Path, stage: int, seconds: float) -> bool:
     """Run from a stage on and kill everything that belongs to it; False if it ended before."""
     command = ["./run.sh", *OPTIONS, "--stage", str(stage)]
@@ -118,13 +130,24 @@ def test_a_killed_run_goes_on_to_the_same_results(undisturbed: Undisturbed) -> N
         while not killed(undisturbed.recipe, stage, seconds):  # the machine is faster by now
             put_back(undisturbed.recipe, undisturbed.before[stage])
             seconds *= 0.6
-        said = run_recipe(undisturbed.recipe, *OPTIONS)
+        run_recipe(undisturbed.recipe, *OPTIONS)
         where = f"kill {kill + 1} of {kills}, {moment:.1f} s into the run, {seconds:.1f} s after stage {stage} began"
         print(where, flush=True)
-        assert results_of(undisturbed.recipe) == undisturbed.results, where
-        for name in SYSTEMS:
-            assert same_weights(undisturbed, name), (where, name)
-        assert not half_written(undisturbed.recipe), (where, said)
+        assert_nothing_lost(undisturbed, where)
+
+
+@pytest.mark.skipif("DISTILL_KILLS_IN_A_ROW" not in os.environ, reason="takes half a minute a kill")
+def test_a_run_that_is_killed_again_and_again_ends_in_the_same_results(undisturbed: Undisturbed) -> None:
+    generator = random.Random(int(os.environ.get("DISTILL_SEED", "0")))
+    kills = 0
+    while kills < int(os.environ["DISTILL_KILLS_IN_A_ROW"]):
+        put_back(undisturbed.recipe, undisturbed.before[1])
+        moments: list[float] = []
+        while killed(undisturbed.recipe, 1, seconds := generator.uniform(0, undisturbed.seconds / 3)):
+            moments.append(round(seconds, 1))
+        kills += len(moments)
+        print(f"killed {len(moments)} times, after {moments} s; {kills} kills so far", flush=True)
+        assert_nothing_lost(undisturbed, str(moments))
 
 
 @contextlib.contextmanager
