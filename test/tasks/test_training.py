@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import itertools
 import os
 import re
 import subprocess
@@ -405,7 +406,7 @@ def flip_a_bit(path: Path, position: int) -> None:
 
 
 @pytest.mark.slow
-def test_two_processes_train_together(world, teacher):
+def test_two_processes_train_as_one_does(world, teacher):
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     command = world.command("student_ddp", STUDENT, "--teacher", str(teacher), "--dist_backend", "gloo")
     launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29617"]
@@ -414,8 +415,15 @@ def test_two_processes_train_together(world, teacher):
     )
     assert done.returncode == 0, done.stderr[-3000:]
     out = world.root / "student_ddp"
-    assert set(reporter(out)) == {1, 2}
-    load_network(out)
+    alone = world.train("student_alone", STUDENT, "--teacher", str(teacher))
+    ours, expected = reporter(out), reporter(alone)
+    assert set(ours) == set(expected) == {1, 2}
+    for epoch in expected:
+        for part, name in itertools.product(("train", "valid"), ("loss", "loss_hidden", "loss_logits", "loss_mmi")):
+            assert ours[epoch][part][name] == pytest.approx(expected[epoch][part][name], rel=1e-3), (epoch, part, name)
+    weights, alike = (load_network(directory).network.state_dict() for directory in (out, alone))
+    for name in weights:
+        torch.testing.assert_close(weights[name], alike[name], rtol=1e-2, atol=1e-4)
 
 
 FBANK = {**STUDENT, "network_conf": {**STUDENT["network_conf"], "front_end": "fbank", "front_end_conf": {}}}
