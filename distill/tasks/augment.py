@@ -13,6 +13,14 @@ def _uniform(low: float, high: float, like: Tensor) -> Tensor:
     return torch.empty(len(like), 1, device=like.device).uniform_(low, high)
 
 
+def pink(white: Tensor) -> Tensor:
+    """(B, N) white noise -> (B, N) pink: its power falls with 1/f. B and N are at least 1."""
+    samples = white.shape[1]
+    spectrum = torch.fft.rfft(white, n=-(-samples // 4096) * 4096)  # a large prime in the length is slow
+    frequency = torch.arange(spectrum.shape[1], device=spectrum.device).clamp(min=1)
+    return torch.fft.irfft(spectrum / frequency.sqrt())[:, :samples]
+
+
 def augment(speech: Tensor, lengths: Tensor, conf: AugmentConf) -> Tensor:
     """(B, N) audio -> (B, N) augmented audio, drawn for every utterance anew; the padding stays zero.
 
@@ -28,11 +36,11 @@ def augment(speech: Tensor, lengths: Tensor, conf: AugmentConf) -> Tensor:
     noisy = (_uniform(0, 1, speech) < conf.prob)[:, 0].nonzero()[:, 0]
     if len(noisy):
         clean, mask = speech[noisy], inside[noisy]
-        white = torch.randn_like(clean)
-        spectrum = torch.fft.rfft(white)
-        frequency = torch.arange(spectrum.shape[1], device=spectrum.device).clamp(min=1)
-        pink = torch.fft.irfft(spectrum / frequency.sqrt(), n=white.shape[1])
-        noise = torch.where(_uniform(0, 1, clean) < 0.5, white, pink).masked_fill(~mask, 0.0)
+        noise = torch.randn_like(clean)
+        chosen = (_uniform(0, 1, clean) < 0.5)[:, 0].nonzero()[:, 0]
+        if len(chosen):
+            noise[chosen] = pink(noise[chosen])
+        noise = noise.masked_fill(~mask, 0.0)
         samples = count[noisy]
         power = clean.square().sum(1, keepdim=True) / samples
         noise_power = (noise.square().sum(1, keepdim=True) / samples).clamp(min=1e-20)

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from distill.errors import UserError
 from distill.tasks import losses
-from distill.tasks.augment import augment
+from distill.tasks.augment import augment, pink
 from distill.tasks.settings import AugmentConf, ChunkConf, DistillConf, read_conf
 
 
@@ -118,6 +118,17 @@ def test_noise_has_the_snr_asked_for_and_leaves_padding_alone(seed, snr):
     assert torch.equal(noisy[1, 2500:], torch.zeros(1500))
     measured = 10 * torch.log10(speech.square().sum(1) / noise.square().sum(1))
     torch.testing.assert_close(measured, torch.full((2,), snr), atol=0.05, rtol=0)
+
+
+@pytest.mark.parametrize("samples", [8191, 9000, 1])
+def test_pink_noise_falls_by_ten_decibels_a_decade(samples):
+    torch.manual_seed(0)
+    noise = pink(torch.randn(64, samples))
+    assert noise.shape == (64, samples) and torch.isfinite(noise).all()
+    if samples > 1:
+        power = torch.fft.rfft(noise).abs().square().mean(0)
+        decade = 10 * torch.log10(power[40:50].mean() / power[400:500].mean())
+        assert decade.item() == pytest.approx(10, abs=1)
 
 
 def test_gain_is_bounded_and_silence_stays_silent():
