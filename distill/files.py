@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import hashlib
 import json
 import os
+import platform
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -17,11 +19,12 @@ from distill.errors import UserError
 def atomic_write(path: str | Path, mode: str = "w") -> Iterator[IO]:
     """Open a file beside ``path`` for writing and rename it to ``path`` when the block ends without an error.
 
-    A reader sees the old file or the new one, never a half of either; after an error nothing is left behind.
+    A reader sees the old file or the new one, never a half of either. After an error nothing is left behind, and what a
+    killed process of this host left behind the next writer of the same file clears away.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    beside = name_beside(path)
     try:
         with open(beside, mode, encoding=None if "b" in mode else "utf-8") as stream:
             yield stream
@@ -30,6 +33,27 @@ def atomic_write(path: str | Path, mode: str = "w") -> Iterator[IO]:
         os.replace(beside, path)
     finally:
         beside.unlink(missing_ok=True)
+
+
+def name_beside(path: Path) -> Path:
+    """Where this process is to write what will be renamed to ``path``; such files of dead processes are deleted."""
+    stem = f".{path.name}.{platform.node()}."
+    for leftover in path.parent.glob(f"{glob.escape(stem)}*.tmp"):
+        pid = leftover.name[len(stem) : -len(".tmp")]
+        if pid.isdecimal() and not is_running(int(pid)):
+            leftover.unlink(missing_ok=True)
+    return path.with_name(f"{stem}{os.getpid()}.tmp")
+
+
+def is_running(pid: int) -> bool:
+    """Whether this host has a process of that number."""
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:  # it is another user's
+        pass
+    return True
 
 
 def sha256(path: str | Path) -> str:

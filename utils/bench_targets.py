@@ -77,7 +77,7 @@ def measure_extraction(directory: Path, student: str, rounds: int) -> dict[str, 
     from distill.bin.extract_targets import Wanted, batches, extract_shard
     from distill.targets import store
     from distill.tasks.load import load_network
-    from distill.tasks.losses import layer_map
+    from distill.tasks.settings import layer_map
 
     audio = read_wav_scp(directory / "wav.scp")
     teacher = load_network(directory / "teacher").network

@@ -149,8 +149,6 @@ def main(argv: list[str] | None = None) -> None:
                     recognizer.finish()
                     recognizer.reset()
                     warm = True
-                for half_written in output.parent.glob(f".{output.name}.*.tmp"):  # by a job that was killed
-                    half_written.unlink(missing_ok=True)
                 with atomic_write(output) as stream:
                     for utterance, path in utterances:
                         speech = read_audio(path)

@@ -53,8 +53,7 @@ def wanted_by(config_path: Path, teacher_layers: int, teacher_ms: int) -> Wanted
     """What a student's training configuration asks for."""
     import yaml
 
-    from distill.tasks.losses import layer_map
-    from distill.tasks.settings import DistillConf, read_conf
+    from distill.tasks.settings import DistillConf, layer_map, read_conf
 
     if not config_path.is_file():
         raise UserError(f"{config_path}: not found; give the student's training configuration")

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from distill.models.student import Student
 from distill.tasks.load import load_network
-from distill.tasks.losses import average_frames, layer_map
-from distill.tasks.settings import ChunkConf, DistillConf, read_conf
+from distill.tasks.losses import average_frames
+from distill.tasks.settings import ChunkConf, DistillConf, layer_map, read_conf
 
 
 def linear_cka(x: Tensor, y: Tensor) -> float:

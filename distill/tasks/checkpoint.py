@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from distill.errors import UserError
-from distill.files import atomic_write
+from distill.files import atomic_write, name_beside
 
 NAME, PREVIOUS = "checkpoint.pth", "checkpoint.previous.pth"
 
@@ -55,7 +55,7 @@ def save_whole() -> Iterator[None]:
 
 def keep_previous(checkpoint: Path) -> None:
     """Give a checkpoint that is about to be replaced its second name; there is no moment without either."""
-    beside = checkpoint.with_name(f".{PREVIOUS}.{os.getpid()}.tmp")
+    beside = name_beside(checkpoint.with_name(PREVIOUS))
     with contextlib.suppress(OSError):  # there is none yet, or this disk knows no hard links
         os.link(checkpoint, beside)
         os.replace(beside, checkpoint.with_name(PREVIOUS))

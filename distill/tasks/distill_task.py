@@ -123,9 +123,6 @@ class DistillTask(ASRTask):
         assert isinstance(model, DistillModel)
         output_dir = Path(args.output_dir)
         first_process = not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0
-        if first_process:
-            for half_written in output_dir.glob(".*.tmp"):  # by a training that was killed
-                half_written.unlink(missing_ok=True)
         if not (args.resume and usable_checkpoint(output_dir, first_process)):
             cls.initialise(args, model)
         return super().build_optimizers(args, model)

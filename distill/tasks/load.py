@@ -1,4 +1,7 @@
-"""Load a teacher or student, of a training's directory or packed. Neither ESPnet nor the training's data is needed."""
+"""Load a teacher or student, of a training's directory or packed. Neither ESPnet nor the training's data is needed.
+
+What needs only the configuration does not wait for torch to be loaded.
+"""
 
 from __future__ import annotations
 
@@ -6,16 +9,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import torch
 import yaml
-from safetensors.torch import load_file
-from torch import nn
 
 from distill.errors import UserError
 from distill.files import sha256
 from distill.pack.archive import model_directory
 
 if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
     from distill.models.student import Student
     from distill.models.teacher import Teacher
 
@@ -106,6 +109,9 @@ def load_weights(network: nn.Module, weights: Mapping[str, torch.Tensor], origin
 
 def load_network(directory: str | Path, device: str | torch.device = "cpu") -> LoadedNetwork:
     """Load the network of a training, ready for recognition (evaluation mode, no projections of the loss)."""
+    import torch
+    from safetensors.torch import load_file
+
     config = read_config(directory)
     path = checkpoint_path(directory)
     try:

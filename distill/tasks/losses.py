@@ -12,8 +12,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from distill.errors import UserError
-
 
 def frame_mask(lengths: Tensor, frames: int) -> Tensor:
     """(B,) lengths -> (B, frames) bool, True where ``t < length``."""
@@ -72,19 +70,6 @@ def average_frames(x: Tensor, lengths: Tensor, factor: int) -> tuple[Tensor, Ten
     short = lengths < factor
     pooled[short, 0] = x[short, 0]
     return pooled, torch.div(lengths, factor, rounding_mode="floor").clamp(min=1)
-
-
-def layer_map(student_layers: int, teacher_layers: int) -> list[int]:
-    """Teacher layer g(i) = i * L_T // L_S for student layers i = 1 ... L_S.
-
-    24 -> 12 layers gives 2, 4, ..., 24; equal depths give the identity.
-    """
-    if student_layers > teacher_layers:
-        raise UserError(
-            f"network_conf.layers: the student's {student_layers} layers are more than the teacher's {teacher_layers}; "
-            "give distill_conf.layer_map"
-        )
-    return [i * teacher_layers // student_layers for i in range(1, student_layers + 1)]
 
 
 def ctc(logits: Tensor, lengths: Tensor, tokens: Tensor, token_lengths: Tensor) -> Tensor:

@@ -143,3 +143,16 @@ def read_conf(kind: type[Conf], section: str, values: Mapping[str, Any] | None) 
         return kind(**values)
     except TypeError as error:
         raise UserError(f"{section}: {error}") from error
+
+
+def layer_map(student_layers: int, teacher_layers: int) -> list[int]:
+    """Teacher layer g(i) = i * L_T // L_S for student layers i = 1 ... L_S.
+
+    24 -> 12 layers gives 2, 4, ..., 24; equal depths give the identity.
+    """
+    if student_layers > teacher_layers:
+        raise UserError(
+            f"network_conf.layers: the student's {student_layers} layers are more than the teacher's {teacher_layers}; "
+            "give distill_conf.layer_map"
+        )
+    return [i * teacher_layers // student_layers for i in range(1, student_layers + 1)]

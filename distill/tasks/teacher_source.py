@@ -13,7 +13,7 @@ from distill.models.student import Student
 from distill.targets.nbest import unpack
 from distill.tasks import losses
 from distill.tasks.load import load_network, network_shape
-from distill.tasks.settings import DistillConf
+from distill.tasks.settings import DistillConf, layer_map
 
 if TYPE_CHECKING:
     from distill.models.teacher import Teacher
@@ -86,7 +86,7 @@ class TeacherSource:
     @staticmethod
     def _read_layer_map(conf: DistillConf, student_layers: int, teacher_layers: int) -> list[int]:
         if conf.layer_map is None:
-            return losses.layer_map(student_layers, teacher_layers)
+            return layer_map(student_layers, teacher_layers)
         given = list(conf.layer_map)
         if len(given) != student_layers or not all(1 <= layer <= teacher_layers for layer in given):
             raise UserError(

@@ -55,16 +55,6 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def test_what_a_killed_job_had_half_written_is_cleared_away(work, tmp_path):
-    folder = tmp_path / "decode_480ms/valid"
-    folder.mkdir(parents=True)
-    for job in (1, 12):
-        (folder / f".hyp.{job}.jsonl.999.tmp").write_text("{")
-    options = ["--model", str(work / "student"), "--output", str(tmp_path), "--chunk_ms", "480"]
-    decode.main([*options, "--data_dirs", str(work / "valid")])
-    assert {path.name for path in folder.iterdir()} == {"hyp.1.jsonl", "about.json", ".hyp.12.jsonl.999.tmp"}
-
-
 def test_from_tuning_to_scores(work, capsys):
     model, lm, tuned = work / "student", work / "lm.arpa", work / "tuned.json"
     shared = ["--model", str(model), "--chunk_ms", "480", "--lm", str(lm)]

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from distill.errors import UserError
 from distill.tasks import losses
 from distill.tasks.augment import augment, pink
-from distill.tasks.settings import AugmentConf, ChunkConf, DistillConf, read_conf
+from distill.tasks.settings import AugmentConf, ChunkConf, DistillConf, layer_map, read_conf
 
 
 def test_masked_mse_matches_numpy_and_ignores_padding():
@@ -73,12 +73,12 @@ def test_average_frames_pairs_neighbours_and_drops_the_odd_one():
     ],
 )
 def test_layer_map(student, teacher, expected):
-    assert losses.layer_map(student, teacher) == expected
+    assert layer_map(student, teacher) == expected
 
 
 def test_layer_map_refuses_a_deeper_student():
     with pytest.raises(UserError, match="layer_map"):
-        losses.layer_map(13, 12)
+        layer_map(13, 12)
 
 
 def test_ctc_is_the_sum_over_all_paths_per_frame():
