@@ -8,6 +8,7 @@ python -m torch.distributed.run --nproc_per_node 2 -m distill.bin.train --dist_b
 from __future__ import annotations
 
 import ctypes
+import gc
 import os
 
 from distill.errors import cli
@@ -43,9 +44,14 @@ def skip_type_checks() -> None:
 @cli
 def main(cmd: list[str] | None = None) -> None:
     skip_type_checks()
+    # ESPnet, torch and what they import are a million objects that never become garbage: the collector would look
+    # through them again and again, now and in training.
+    gc.disable()
     from distill.tasks.checkpoint import save_whole
     from distill.tasks.distill_task import DistillTask
 
+    gc.freeze()
+    gc.enable()
     keep_memory()
     with save_whole():
         DistillTask.main(cmd=cmd)
