@@ -139,7 +139,7 @@ def real_time_factors(speed: Speed) -> list[str]:
                 cells.append(spread(speed.find(system, chunk_ms, "torch", threads)["rtf"]) if measured else "-")
             rows.append(cells)
     lines += table(("network", "threads", "full context", "160 ms", "320 ms", "480 ms", "960 ms"), rows)
-    lines += ["In onnxruntime, streaming at 480 ms:"]
+    lines += ["In onnxruntime with huge pages ([deploy.md](deploy.md)), streaming at 480 ms:"]
     rows = []
     for system in speed.students:
         kinds = [(kind, threads) for threads in (1, 2) for kind in ("float32", "int8")]

@@ -6,14 +6,15 @@
 Networks are built as conf/students and wav2vec 2.0 Base and Large define them; speed does not depend on their weights.
 Each works in a process of its own, one at a time, and they take turns, round by round: whole utterances of 15 s with
 full context, and for students streams in chunks, from when the history of 6 s is full; in torch, and in onnxruntime as
-distill.bin.export writes them. A teacher is tried with both of Hugging Face's ways to compute attention, and students
-are compared with the faster.
+distill.bin.export writes them, with huge pages. A teacher is tried with both of Hugging Face's ways to compute
+attention, and students are compared with the faster.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -49,6 +50,11 @@ LATENCIES = (160, 320, 480, 960)
 EXPORTED_MS = 480
 PROFILED = "f"
 WHOLE_S = 15.0
+# Of computation: what is quicker is repeated, as its first chunks find the caches full of the network before.
+LEAST_S = 1.0
+# Memory in pages of 2 MB, for weights that are read from end to end with every chunk. It does nothing for networks in
+# torch, so those go without.
+HUGE_PAGES = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
 TEACHER_CONF = {"base": TEACHERS["base"], "large": {**TEACHERS["large"], **LAYER_NORM}}
 
 
@@ -154,9 +160,10 @@ def work(system: str, runtime: str, threads: int, path: str) -> None:
     for line in sys.stdin:
         name, *arguments = json.loads(line)
         forget_peak()
-        wall, cpu = time.perf_counter(), time.process_time()
-        audio_s = getattr(subject, name)(*arguments)
-        wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+        started, cpu, audio_s = time.perf_counter(), time.process_time(), 0.0
+        while not audio_s or time.perf_counter() - started < LEAST_S:
+            audio_s += getattr(subject, name)(*arguments)
+        wall, cpu = time.perf_counter() - started, time.process_time() - cpu
         print(json.dumps({"rtf": wall / audio_s, "cpu": cpu / audio_s, "peak_mb": peak_mb()}), flush=True)
 
 
@@ -165,8 +172,9 @@ class Worker:
 
     def __init__(self, stack: ExitStack, system: str, runtime: str, threads: int, path: str = "") -> None:
         command = [sys.executable, __file__, "--work", system, runtime, str(threads), path]
+        env = os.environ | (HUGE_PAGES if runtime.startswith("onnx") else {})
         self.process = stack.enter_context(
-            subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+            subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env)
         )
         stack.callback(self.process.terminate)
         self.about = {"system": system, "runtime": runtime, "threads": threads}

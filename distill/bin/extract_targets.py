@@ -2,7 +2,7 @@
 
     extract="python -m distill.bin.extract_targets --teacher exp/teacher --wav_scp dump/raw/train/wav.scp \\
         --student_config conf/train_student_full.yaml --output dump/targets/train --num_jobs 4"
-    $extract --plan               # how much space and time it takes; refuses if the disk has less
+    $extract --plan               # how much space and time it takes; refuses if the disk has less space
     $extract --job 1              # ... to 4, in parallel; shards that are complete are not made again
     $extract --merge              # sorted scps and manifest.json
     $extract --check              # later: are they still of this teacher, this audio, these layers, and all there?
@@ -28,6 +28,7 @@ from distill.files import sha256
 from distill.targets import store
 
 SAMPLE_RATE = 16000
+MEASURED_MIN = 10.0  # minutes of audio: for less --plan does not tell the time, as finding out would take as long
 # Read when torch is loaded. Threads that spin while they wait for each other take the cores from the data loader and
 # from any other job: on a busy machine of two cores a step took five times as long.
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
@@ -220,7 +221,11 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--num_jobs", type=int, default=1)
     part = parser.add_mutually_exclusive_group()
     part.add_argument("--show_streams", action="store_true", help="only print what would be stored")
-    part.add_argument("--plan", action="store_true", help="only print the space and time it takes")
+    part.add_argument(
+        "--plan",
+        action="store_true",
+        help="only print the space and, for more than ten minutes of audio, the time it takes",
+    )
     part.add_argument("--job", type=int, help="only do this job's shards, from 1 to --num_jobs")
     part.add_argument("--merge", action="store_true", help="only join what the jobs made")
     part.add_argument(
@@ -324,8 +329,8 @@ def main(argv: list[str] | None = None) -> None:
         lacking = [
             utterances for name, utterances in zip(names, cut, strict=True) if not (data / name / "done.json").exists()
         ]
-        if lacking:
-            share = sum(map(len, lacking)) / len(audio)
+        share = sum(map(len, lacking)) / len(audio)
+        if share * hours * 60 > MEASURED_MIN:
             factor = real_time_factor(args.teacher, args.device, [audio[u] for u in lacking[0]])
             minutes = factor * hours * 60 * share
             print(

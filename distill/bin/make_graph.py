@@ -16,10 +16,18 @@ from distill.lfmmi import DenominatorGraph
 
 def read_token_ids(text: Path, token_list: list[str], token_type: str, bpemodel: str | None) -> list[list[int]]:
     """Token ids of every line of a Kaldi ``text`` file (its first field is the utterance id)."""
-    from espnet2.text.build_tokenizer import build_tokenizer
+    # Not through ESPnet's build_tokenizer, which loads transformers for tokens that are none of these.
+    from espnet2.text.char_tokenizer import CharTokenizer
+    from espnet2.text.sentencepiece_tokenizer import SentencepiecesTokenizer
+    from espnet2.text.word_tokenizer import WordTokenizer
 
-    # ESPnet's tokenizers read a phone string as words: both split at spaces.
-    tokenizer = build_tokenizer("word" if token_type == "phn" else token_type, bpemodel=bpemodel)
+    tokenizer: CharTokenizer | SentencepiecesTokenizer | WordTokenizer
+    if token_type == "bpe":
+        if bpemodel is None:
+            raise UserError("--bpemodel: not given; token_type bpe needs it")
+        tokenizer = SentencepiecesTokenizer(bpemodel)
+    else:  # a phone string is read as words: both split at spaces
+        tokenizer = CharTokenizer() if token_type == "char" else WordTokenizer()
     id_of = {token: index for index, token in enumerate(token_list)}
     unknown = id_of.get("<unk>")
     lines = []

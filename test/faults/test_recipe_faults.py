@@ -31,6 +31,7 @@ import torch
 from tiny_recipe import FSDD_DIR, NO_RECORDINGS, ROOT, SIZES, WHY, make_recipe, run_recipe
 
 OPTIONS = ["--threads", "1", "--latencies", "480", "--fixed_chunks", "", "--nj", "1", "--local_data_opts", SIZES]
+OPTIONS += ["--student_stream_args", "--use_matplotlib false"]
 STAGES = range(1, 14)
 SYSTEMS = ("teacher", "student_full", "student_full_no_kd", "student_stream")
 

@@ -341,7 +341,9 @@ def test_loading_refuses_what_does_not_fit(world, online, tmp_path):
         load_network(tmp_path)
 
 
-def test_extraction_skips_complete_shards_and_goes_on_after_a_kill(world, teacher, stored, tmp_path, monkeypatch):
+def test_extraction_skips_complete_shards_and_goes_on_after_a_kill(
+    world, teacher, stored, tmp_path, monkeypatch, capsys
+):
     from distill.bin import extract_targets
     from distill.targets import store
 
@@ -349,6 +351,10 @@ def test_extraction_skips_complete_shards_and_goes_on_after_a_kill(world, teache
     options = ["--teacher", str(teacher), "--wav_scp", str(world.root / "train" / "wav.scp"), "--output", str(tmp_path)]
     options += ["--layers", "2,4", "--num_jobs", "2"]
     extract_targets.main([*options, "--plan"])
+    assert "of real time" not in capsys.readouterr().out
+    monkeypatch.setattr(extract_targets, "MEASURED_MIN", 0)
+    extract_targets.main([*options, "--plan"])
+    assert "to be computed: 100 %" in (said := capsys.readouterr().out) and "of real time" in said
     extract_targets.main([*options, "--job", "1"])
     with pytest.raises(SystemExit):
         extract_targets.main([*options, "--merge"])
