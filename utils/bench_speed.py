@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 
 LATENCIES = (160, 320, 480, 960)
 EXPORTED_MS = 480
-PROFILED = "f"
+PROFILED = ("s5", "f")
 WHOLE_S = 15.0
 # Of computation: what is quicker is repeated, as its first chunks find the caches full of the network before.
 LEAST_S = 1.0
@@ -264,7 +264,7 @@ def main() -> None:
     from tqdm import tqdm
 
     sizes = {system: computation(system) for system in args.systems}
-    profiles: dict[str, dict[str, Any]] = {}
+    profiles: dict[str, dict[str, Any]] = {system: {} for system in PROFILED if system in args.systems}
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         planned: list[tuple[Worker, tuple[Any, ...], dict[str, Any]]] = []
@@ -276,8 +276,8 @@ def main() -> None:
                     sizes[system][f"onnx_{kind}_bytes"] = path.stat().st_size
                     runtime = f"onnxruntime {kind}"
                     workers += [Worker(stack, system, runtime, threads, str(path)) for threads in (1, 2)]
-                    if system == PROFILED:
-                        profiles[kind] = profile(path)
+                    if system in profiles:
+                        profiles[system][kind] = profile(path)
             planned += [(worker, request, row) for worker in workers for row, request in tasks(worker, args.seconds)]
         rounds: list[list[dict[str, float]]] = [[] for _ in planned]
         for number in tqdm(range(args.rounds + 1), desc="rounds, the first to warm up", unit="round"):
