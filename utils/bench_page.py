@@ -165,7 +165,7 @@ def profiles(speed: Speed) -> list[str]:
         "Milliseconds of a chunk of 480 ms in onnxruntime, one thread, by operator, as its profiler has them (which "
         "costs time itself), with the number of calls. A chunk is 12 frames of F and 24 of the others, so a product "
         "does as many multiply-adds for each weight that it reads; the last line is what it takes numpy to add up as "
-        "many bytes, and no product of these weights can take less.",
+        "many bytes.",
         "",
     ]
     for system, profile in speed.profiles.items():

@@ -66,3 +66,10 @@ def test_one_line_and_status_2(files, options, message, capsys, monkeypatch):
     errors = capsys.readouterr().err
     assert end.value.code == 2 and message in errors and errors.count("\n") == 1
     assert not (files / "den.npz").exists()
+
+
+def test_pieces_need_their_model(files, capsys):
+    with pytest.raises(SystemExit) as ended:
+        make(files, "--text", str(files / "text"), "--token_type", "bpe")
+    assert ended.value.code == 2
+    assert capsys.readouterr().err == "error: --bpemodel: not given; token_type bpe needs it\n"
