@@ -214,13 +214,14 @@ def profile(path: Path, steps: int = 60) -> dict[str, Any]:
     options.intra_op_num_threads = 1
     options.enable_profiling = True
     options.profile_file_prefix = str(path.with_suffix(".profile"))
-    session = onnxruntime.InferenceSession(path, options)
     model = OnnxModel(path)
-    inputs = {name: value.numpy() for name, value in model.first_state().items()}
-    inputs |= {"samples": noise(model.samples / RATE), "frames": np.array(model.chunk), "past": np.array(model.left)}
-    for _ in range(steps):
-        session.run(None, inputs)
-    events = [e for e in json.loads(Path(session.end_profiling()).read_text()) if e["name"].endswith("_kernel_time")]
+    model.session = onnxruntime.InferenceSession(path, options)
+    state, samples = model.first_state(), noise(model.samples / RATE)
+    for step in range(steps):
+        model.step(samples, model.chunk, step * model.chunk, state)
+    events = [
+        e for e in json.loads(Path(model.session.end_profiling()).read_text()) if e["name"].endswith("_kernel_time")
+    ]
     took: dict[str, list[int]] = {}
     for event in events[len(events) // 6 :]:
         took.setdefault(event["args"]["op_name"], []).append(event["dur"])

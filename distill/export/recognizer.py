@@ -6,8 +6,8 @@
     print(session.finish()["text"])
 
 The model takes a fixed number of samples at each step and gives log-posteriors of the next chunk. Inputs ``keys_0`` ...
-are what the step before gave as ``next_keys_0`` ...; at the beginning they are zeros, but for ``origin``: ones and
-zeros. The model's metadata holds every number that is needed.
+are what the step before gave as ``next_keys_0`` ..., which may be written where the input was read from; at the
+beginning they are zeros, but for ``origin``: ones and zeros. The model's metadata holds every number that is needed.
 """
 
 from __future__ import annotations
@@ -39,6 +39,34 @@ def open_session(path: str | Path, threads: int = 1) -> onnxruntime.InferenceSes
     return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 
+class StepState:
+    """What a step remembers, in memory that the step reads and writes.
+
+    A step has read all of an input before it writes the output of that name, so both may be the same memory: the rings
+    of keys and values, most of what is remembered, are then not copied.
+
+    Args:
+        session: of an exported step.
+    """
+
+    def __init__(self, session: onnxruntime.InferenceSession) -> None:
+        self.binding = session.io_binding()
+        self.values: dict[str, onnxruntime.OrtValue] = {}
+        outputs = {output.name: output.shape for output in session.get_outputs()}
+        self.log_probs = onnxruntime.OrtValue.ortvalue_from_shape_and_type(outputs["log_probs"], np.float32)
+        self.binding.bind_ortvalue_output("log_probs", self.log_probs)
+        for tensor in session.get_inputs():
+            if "next_" + tensor.name in outputs:
+                zeros = np.zeros(tensor.shape, np.float32)
+                if tensor.name == "origin":
+                    zeros[0] = 1
+                value = onnxruntime.OrtValue.ortvalue_from_shape_and_type(tensor.shape, np.float32)
+                value.update_inplace(zeros)
+                self.values[tensor.name] = value
+                self.binding.bind_ortvalue_input(tensor.name, value)
+                self.binding.bind_ortvalue_output("next_" + tensor.name, value)
+
+
 class OnnxModel:
     """An exported step and its numbers; many sessions may share one.
 
@@ -63,28 +91,18 @@ class OnnxModel:
         )
         self.priming, self.leading = rest
         self.frame_ms, self.chunk_ms = int(about["frame_ms"]), int(about["chunk_ms"])
-        self.outputs = [output.name for output in self.session.get_outputs()]
 
-    def first_state(self) -> dict[str, onnxruntime.OrtValue]:
+    def first_state(self) -> StepState:
         """What a step remembers, before the first."""
-        state = {}
-        for tensor in self.session.get_inputs():
-            if "next_" + tensor.name in self.outputs:
-                zeros = np.zeros(tensor.shape, np.float32)
-                if tensor.name == "origin":
-                    zeros[0] = 1
-                state[tensor.name] = onnxruntime.OrtValue.ortvalue_from_numpy(zeros)
-        return state
+        return StepState(self.session)
 
-    def step(
-        self, samples: np.ndarray, frames: int, past: int, state: dict[str, onnxruntime.OrtValue]
-    ) -> tuple[np.ndarray, dict[str, onnxruntime.OrtValue]]:
-        """Log-posteriors (chunk, V) and the next state from (samples,) audio, as :class:`StreamStep` says."""
-        inputs = {"samples": samples, "frames": np.array(frames), "past": np.array(past)}
-        feeds = {name: onnxruntime.OrtValue.ortvalue_from_numpy(value) for name, value in inputs.items()}
-        log_probs, *rest = self.session.run_with_ort_values(self.outputs, {**feeds, **state})
-        following = {name.removeprefix("next_"): value for name, value in zip(self.outputs[1:], rest, strict=True)}
-        return log_probs.numpy(), following
+    def step(self, samples: np.ndarray, frames: int, past: int, state: StepState) -> np.ndarray:
+        """Log-posteriors (chunk, V) from (samples,) audio, as :class:`StreamStep` says; the state becomes the next."""
+        inputs = {"samples": np.ascontiguousarray(samples), "frames": np.array(frames), "past": np.array(past)}
+        for name, value in inputs.items():
+            state.binding.bind_cpu_input(name, value)
+        self.session.run_with_iobinding(state.binding)
+        return state.log_probs.numpy().copy()  # the next step's are written in the same place
 
 
 class LogProbStream:
@@ -128,14 +146,15 @@ class LogProbStream:
     def _step(self, samples: np.ndarray, frames: int) -> np.ndarray:
         """Log-posteriors of the next chunk; none if this step only fills the look-ahead of the first."""
         model = self.model
-        log_probs, following = model.step(samples, frames, self._past, self._state)
+        log_probs = model.step(samples, frames, self._past, self._state)
         self._buffer = self._buffer[model.chunk * model.hop :]
         self._chunks += 1
         if self._chunks <= 0:
-            self._state["ahead"] = following["ahead"]
+            ahead = self._state.values["ahead"].numpy()
+            self._state = model.first_state()
+            self._state.values["ahead"].update_inplace(ahead)
             return log_probs[:0]
-        self._state = following
-        self._past = min(self._past + model.chunk, model.left)
+        self._past += model.chunk
         return log_probs
 
 

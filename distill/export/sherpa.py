@@ -109,8 +109,8 @@ def _wrapper(step: onnx.ModelProto, shapes: Shapes) -> str:
         )
 
     constants = ints(
-        zero=0, one=1, minus_one=-1, chunk=chunk, seen=chunk + ahead, left=shapes.left, stride=stride,
-        need=shapes.samples, hop=hop, priming=shapes.priming, leading=shapes.leading, tail=shapes.tail,
+        zero=0, one=1, minus_one=-1, chunk=chunk, seen=chunk + ahead, ring=shapes.ring, two_rings=2 * shapes.ring,
+        stride=stride, need=shapes.samples, hop=hop, priming=shapes.priming, leading=shapes.leading, tail=shapes.tail,
         everything=1 << 40, rounding=chunk - 1, short_halves=[short, short, long, long],
         header_parts=[1, 1, 1, 1, shapes.samples], borrow=borrowed * hop - shapes.window,
         frames_left=ahead + 1 - borrowed, silence=silence, vocab=vocab, nothing=[1, 0, vocab],
@@ -233,7 +233,9 @@ student (int32[1,n,1] signal, float16[1,{2 * (short + long)}] state)
                     piece, {made} = {DOMAIN}.Step (audio_here, frames, past_in, {", ".join(names)})
                     is_real = GreaterOrEqual (step_in, zero)
                     past_longer = Add (past_in, chunk)
-                    past_most = Min (past_longer, left)
+                    past_wraps = GreaterOrEqual (past_longer, two_rings)
+                    past_less = Sub (past_longer, ring)
+                    past_most = Where (past_wraps, past_less, past_longer)
                     past_out = Where (is_real, past_most, zero)
                     step_longer = Add (step_in, one)
                     step_out = Min (step_longer, one)

@@ -4,7 +4,8 @@ come out, and everything that is remembered is an input and an output.
 A step computes what :meth:`distill.models.student.Student.stream` does for one chunk, arranged for a runtime that has
 no state of its own:
 
-- Caches are of a fixed size, with a count of the frames in them that are real.
+- Caches are of a fixed size. Keys and values are in rings: a chunk is written over the oldest frames, which nothing
+  sees any more, and nothing else moves; where the memory is that of the step before, that is all that is written.
 - Keys are cached rotated, each by the position it had when it was new, so that old ones need no work. Positions would
   grow with the stream; but only their angles matter, so it is the angles of the stream's origin that are remembered,
   turned at every step and brought back to length one.
@@ -24,7 +25,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from distill.models.cnn import ConvFrontEnd
-from distill.models.conformer import Attention, CausalConvolution, ConformerBlock, FeedForward, rotary_tables
+from distill.models.conformer import (
+    Attention,
+    CausalConvolution,
+    ConformerBlock,
+    FeedForward,
+    for_rotation,
+    rotary_tables,
+)
 from distill.models.fbank import FFT, FRAME, SHIFT, FbankFrontEnd
 from distill.models.student import Student
 
@@ -52,6 +60,11 @@ class Shapes:
     hop: int
     window: int
     tail: int
+
+    @property
+    def ring(self) -> int:
+        """Frames that there is room for: the history and the chunk."""
+        return self.left + self.chunk
 
     @property
     def priming(self) -> int:
@@ -112,9 +125,9 @@ def strided(x: Tensor, layer: nn.Module) -> Tensor:
 
 
 def rotated(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotary positions of (heads, T, dim) by (T, dim / 2) cosines and sines."""
+    """Rotary positions of (heads, T, dim) by (T, dim) cosines and sines, those of the first half negative."""
     first, second = x.chunk(2, -1)
-    return torch.cat((first * cos - second * sin, second * cos + first * sin), -1)
+    return x * cos + torch.cat((second, first), -1) * sin
 
 
 class StreamStep(nn.Module):
@@ -124,10 +137,11 @@ class StreamStep(nn.Module):
 
     - samples (n,): audio from the first sample of frame C k + R on, k the step, n as :class:`Shapes` says.
     - frames (): of the C + R frames of this step, how many there are: fewer only at the end of the stream.
-    - past (): of the L frames of history, how many there are, the last ones.
+    - past (): frames before this chunk, of which at most L are seen; modulo L + C they say where the chunk goes, so it
+      may be less by a multiple of that, but not below L + C.
     - origin (2, dim / 2): cosines and sines of the angles of the chunk's first frame; 1 and 0 at the beginning.
     - ahead (R, W): frames [C k, C k + R) from the front end; absent if R is 0.
-    - keys, values (heads, L, dim) and conv (kernel - 1, W) of each block, zeros at the beginning.
+    - keys, values (heads, L + C, dim) and conv (kernel - 1, W) of each block, zeros at the beginning.
 
     Output: log-posteriors (C, V), then the next origin, ahead, keys, values and conv.
     """
@@ -169,7 +183,7 @@ class StreamStep(nn.Module):
         state = [origin] + ([zeros(shapes.lookahead, self.width)] if shapes.lookahead else [])
         for block in self.blocks:
             past = cast(ConformerBlock, block).convolution.kernel - 1
-            history = self.heads, shapes.left, self.dim
+            history = self.heads, shapes.ring, self.dim
             state += [zeros(history), zeros(history), zeros(past, self.width)]
         frames = torch.tensor(shapes.chunk + shapes.lookahead)
         return (zeros(shapes.samples), frames, torch.tensor(0), *state)
@@ -187,16 +201,20 @@ class StreamStep(nn.Module):
             x = torch.cat((state[0], x))
             result.append(x[shapes.chunk :])
             state = state[1:]
-        time = torch.arange(-shapes.left, x.shape[0])
-        hidden = torch.logical_or(time < -past, time >= frames).to(x.dtype) * HIDDEN
+        # The chunk's places in the ring, and when each place was written, in frames from the chunk's first.
+        newest = torch.remainder(torch.arange(shapes.chunk) + past, shapes.ring)
+        places = torch.arange(self.heads)[:, None], newest
+        time = torch.remainder(torch.arange(shapes.ring) - past - shapes.chunk, shapes.ring) - shapes.left
+        time = torch.cat((time, torch.arange(shapes.chunk, x.shape[0])))
+        hidden = torch.logical_or(time < -past.clamp(max=shapes.left), time >= frames).to(x.dtype) * HIDDEN
         turned_cos = origin[0] * self.cos - origin[1] * self.sin
         turned_sin = origin[1] * self.cos + origin[0] * self.sin
-        tables = turned_cos[: x.shape[0]], turned_sin[: x.shape[0]]
+        tables = for_rotation(turned_cos[: x.shape[0]], turned_sin[: x.shape[0]])
         next_origin = torch.stack((turned_cos[shapes.chunk], turned_sin[shapes.chunk]))
         result.insert(0, next_origin / (next_origin * next_origin).sum(0, keepdim=True).sqrt())
         for number, block in enumerate(self.blocks):
             keys, values, conv = state[3 * number : 3 * number + 3]
-            x, *cache = self._block(cast(ConformerBlock, block), x, hidden, tables, keys, values, conv)
+            x, *cache = self._block(cast(ConformerBlock, block), x, hidden, tables, places, keys, values, conv)
             result += cache
         return (F.log_softmax(self.output(x[: shapes.chunk]), -1), *result)
 
@@ -206,12 +224,13 @@ class StreamStep(nn.Module):
         x: Tensor,
         hidden: Tensor,
         tables: tuple[Tensor, Tensor],
+        places: tuple[Tensor, Tensor],
         keys: Tensor,
         values: Tensor,
         conv: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         x = x + block.ffn1(x)
-        attended, keys, values = self._attention(block.attention, x, hidden, tables, keys, values)
+        attended, keys, values = self._attention(block.attention, x, hidden, tables, places, keys, values)
         x = x + attended
         convolved, conv = self._convolution(block.convolution, x, conv)
         x = x + convolved
@@ -224,17 +243,26 @@ class StreamStep(nn.Module):
         x: Tensor,
         hidden: Tensor,
         tables: tuple[Tensor, Tensor],
+        places: tuple[Tensor, Tensor],
         keys: Tensor,
         values: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        time, chunk = x.shape[0], self.shapes.chunk
+        time = x.shape[0]
         qkv = module.qkv(module.norm(x)).view(time, 3 * self.heads, self.dim).transpose(0, 1)
         turned = rotated(qkv[: 2 * self.heads], *tables)
-        keys = torch.cat((keys, turned[self.heads :]), 1)
-        values = torch.cat((values, qkv[2 * self.heads :]), 1)
-        context = (turned[: self.heads] @ keys.transpose(1, 2) + hidden).softmax(-1) @ values
-        kept = slice(chunk, chunk + self.shapes.left)
-        return module.out(context.transpose(0, 1).reshape(time, self.width)), keys[:, kept], values[:, kept]
+        keys, seen_keys = self._remember(keys, turned[self.heads :], places)
+        values, seen_values = self._remember(values, qkv[2 * self.heads :], places)
+        context = (turned[: self.heads] @ seen_keys.transpose(1, 2) + hidden).softmax(-1) @ seen_values
+        return module.out(context.transpose(0, 1).reshape(time, self.width)), keys, values
+
+    def _remember(self, ring: Tensor, new: Tensor, places: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        """Put the chunk's frames of (heads, T, dim) in their places, and return what all T frames see besides."""
+        if not self.shapes.lookahead:
+            ring = ring.index_put(places, new)
+            return ring, ring
+        own, ahead = new.split((self.shapes.chunk, self.shapes.lookahead), 1)
+        ring = ring.index_put(places, own)
+        return ring, torch.cat((ring, ahead), 1)
 
     def _convolution(self, module: CausalConvolution, x: Tensor, past: Tensor) -> tuple[Tensor, Tensor]:
         x = torch.cat((past, F.glu(module.gate(module.norm(x)), -1)))

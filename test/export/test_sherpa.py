@@ -14,7 +14,8 @@ from distill.export.recognizer import open_session
 from distill.export.sherpa import BLOCK, sherpa_tokens
 from distill.streaming import StreamingRecognizer
 
-LENGTHS = (1, 500, 2399, 2400, 4800, 7000, 7681, 7760, 50001)
+# the last: the ring of history is written over more than twice
+LENGTHS = (1, 500, 2399, 2400, 4800, 7000, 7681, 7760, 50001, 120001)
 SETTINGS = [("cnn", 480, 1.0), ("fbank", 480, 0.5), ("cnn", 400, 0.3), ("fbank", 80, 1.0)]
 
 
