@@ -214,6 +214,8 @@ class OnnxRecognizer:
     def _begin(self) -> None:
         self._tokens: list[list[float]] = []  # id, first frame, frame after the last, sum of posteriors
         self._open = 0  # token of the last frame; 0 is blank
+        self._results: list[TokenResult] = []  # of the last result; the first so many of them stay as they are:
+        self._settled = 0
 
     def accept_waveform(self, samples: np.ndarray) -> list[Result]:
         """Take in (n,) samples in [-1, 1], any n.
@@ -265,21 +267,24 @@ class OnnxRecognizer:
     def _result(self, event: str, started: float) -> Result:
         audio_s = self._samples / SAMPLE_RATE
         frame_s = self.model.frame_ms / 1000
-        tokens: list[TokenResult] = [
-            {
-                "token": self.token_list[int(token)],
-                "start_s": round(min(first * frame_s, audio_s), 6),
-                "end_s": round(min(end * frame_s, audio_s), 6),
-                "confidence": round(float(total) / (end - first), 6),
-            }
-            for token, first, end, total in self._tokens
-        ]
+        # What is settled is not made again, as an hour has many tokens.
+        del self._results[self._settled :]
+        for token, first, end, total in self._tokens[self._settled :]:
+            self._results.append(
+                {
+                    "token": self.token_list[int(token)],
+                    "start_s": round(min(first * frame_s, audio_s), 6),
+                    "end_s": round(min(end * frame_s, audio_s), 6),
+                    "confidence": round(float(total) / (end - first), 6),
+                }
+            )
+        self._settled = len(self._tokens) - (self._open != 0)
         return {
             "event": event,
-            "text": tokens_to_text((token["token"] for token in tokens), self.token_type),
+            "text": tokens_to_text((token["token"] for token in self._results), self.token_type),
             "audio_s": audio_s,
             "emitted_after_s": time.perf_counter() - started,
-            "tokens": tokens,
+            "tokens": self._results.copy(),
         }
 
 

@@ -74,6 +74,16 @@ def test_results_are_those_of_the_recogniser_in_torch(front_end, endpoint_ms):
     assert finals > len(LENGTHS) if endpoint_ms else finals == len(LENGTHS)
 
 
+def test_settled_tokens_are_not_made_again():
+    session = OnnxRecognizer(OnnxModel(export("fbank") / "student_480ms.onnx"))
+    results = session.accept_waveform(audio(40000, 3))
+    for at in range(40000, 80000, 8000):
+        results += session.accept_waveform(audio(80000, 3)[at : at + 8000])
+    (before, after) = (result["tokens"] for result in results[-2:])
+    assert len(before) > 2 and len(after) > 2
+    assert all(old is new for old, new in zip(before[:-1], after, strict=False))
+
+
 def test_sessions_share_a_model_and_not_their_state():
     model = OnnxModel(export("cnn") / "student_480ms.onnx")
     alone = OnnxRecognizer(model)
