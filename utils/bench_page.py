@@ -119,8 +119,8 @@ def against_the_teacher(speed: Speed) -> list[str]:
     lines += table(("student", "faster: aim", "reached", "smaller: aim", "reached"), rows)
     if obstacles:
         lines += [
-            "What stands in the way: a student reads all its weights for every chunk, Large once in 15 s; and products "
-            "of 12 frames leave a processor idle between hundreds of small calls ([below](#where-the-time-goes)).",
+            "What stands in the way: a student reads all its weights for every chunk, Large once in 15 s; and besides "
+            "products with weights a chunk is hundreds of small calls ([below](#where-the-time-goes)).",
             "",
             *obstacles,
             "",

@@ -85,8 +85,8 @@ class OnnxModel:
                 f"{path}: not a model that was exported here ({type(error).__name__}); export again"
             ) from None
         self.token_type = about["token_type"]
-        names = ("chunk", "lookahead", "left", "samples", "hop", "window", "tail", "priming", "leading")
-        self.chunk, self.lookahead, self.left, self.samples, self.hop, self.window, self.tail, *rest = (
+        names = ("chunk", "lookahead", "samples", "hop", "window", "tail", "priming", "leading")
+        self.chunk, self.lookahead, self.samples, self.hop, self.window, self.tail, *rest = (
             int(about[name]) for name in names
         )
         self.priming, self.leading = rest

@@ -206,7 +206,7 @@ class StreamStep(nn.Module):
         places = torch.arange(self.heads)[:, None], newest
         time = torch.remainder(torch.arange(shapes.ring) - past - shapes.chunk, shapes.ring) - shapes.left
         time = torch.cat((time, torch.arange(shapes.chunk, x.shape[0])))
-        hidden = torch.logical_or(time < -past.clamp(max=shapes.left), time >= frames).to(x.dtype) * HIDDEN
+        hidden = torch.logical_or(time < -past, time >= frames).to(x.dtype) * HIDDEN
         turned_cos = origin[0] * self.cos - origin[1] * self.sin
         turned_sin = origin[1] * self.cos + origin[0] * self.sin
         tables = for_rotation(turned_cos[: x.shape[0]], turned_sin[: x.shape[0]])

@@ -37,8 +37,8 @@ def test_log_posteriors_are_those_of_torch(front_end, chunk_ms, hop):
 def test_after_ten_minutes_it_is_still_torch():
     model = OnnxModel(export("fbank") / "student_480ms.onnx")
     network = student("fbank")
-    conf = model.chunk, model.left, model.lookahead
-    state, stream, furthest = network.initial_state(1, *conf), LogProbStream(model), 0.0
+    state = StreamingRecognizer(network, TOKENS, config(), 480)._new_state()
+    stream, furthest = LogProbStream(model), 0.0
     minute = audio(16000 * 60)
     for _ in range(10):
         expected = network.stream(torch.from_numpy(minute)[None], state)[0].log_softmax(-1).numpy()
