@@ -23,7 +23,7 @@ test: lint
 lint: env
 	@set -e; python="$$(utils/make_env.sh)"; \
 	"$$python" -m ruff check distill test utils setup.py; "$$python" -m ruff format --check distill test utils setup.py; \
-	"$$python" -m mypy distill; \
+	"$$python" -m mypy distill; "$$(dirname "$$python")/lint-imports" --no-logo; \
 	if command -v shellcheck > /dev/null; then \
 	    git ls-files '*.sh' .ci/run | xargs -r shellcheck -x --source-path=SCRIPTDIR -e SC1091; \
 	else echo "note: shellcheck is not installed; shell scripts are not checked"; fi
@@ -48,10 +48,10 @@ python-k2:
 bench: env
 	@k2=$$(utils/make_env.sh k2) || echo "note: k2 cannot be installed here, so it is left out" >&2; \
 	python=$$(utils/make_env.sh); results=$$(mktemp -d); trap 'rm -rf "$$results"' EXIT; \
-	bench() { echo "--- $$1" >&2; PYTHONPATH=. "$$python" "utils/bench_$$1.py" "$${@:2}" --output "$$results/$$1.json"; }; \
-	bench lfmmi $${k2:+--k2_python "$$k2"} && bench speed && bench streaming && bench export && bench targets && bench scaling && \
-	PYTHONPATH=. "$$python" utils/bench_page.py --results "$$results" --output docs/performance.md && \
-	PYTHONPATH=. "$$python" utils/bench_serve.py
+	bench() { echo "--- $$1" >&2; PYTHONPATH=. "$$python" -m "distill.bench.$$1" "$${@:2}" --output "$$results/$$1.json"; }; \
+	bench lfmmi $${k2:+--k2_python "$$k2"} && bench teacher_and_students && bench streaming && bench export && bench targets && bench scaling && \
+	PYTHONPATH=. "$$python" -m distill.bench.page --results "$$results" --output docs/performance.md && \
+	PYTHONPATH=. "$$python" -m distill.bench.serve
 
 clean:
 	rm -rf tools/espnet egs2/*/asr_distill1/{data,dump,exp,downloads,utils,steps,scripts,pyscripts}

@@ -37,6 +37,6 @@ setup(
         "demo": ["espeakng-loader==0.2.4"],
         "deploy": ["onnx", "onnxruntime", "sherpa_onnx"],  # export, the recogniser without torch, the phone's runtime
         "decode": ["kaldi_decoder", "kaldifst", "kaldilm"],  # WFST and n-gram language models
-        "test": ["hypothesis", "mypy", "psutil", "pytest", "pytest-xdist", "ruff", "types-PyYAML"],
+        "test": ["hypothesis", "import-linter", "mypy", "psutil", "pytest", "pytest-xdist", "ruff", "types-PyYAML"],
     },
 )

@@ -9,15 +9,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from distill.data.check import check_data_dir, check_tokens, read_table
+from distill.data.check import check_data_dir, check_tokens, read_table, true_or_false
 from distill.errors import UserError, cli
-
-
-def true_or_false(value: str) -> bool:
-    """``true`` or ``false``, as the options of a recipe are spelt."""
-    if value not in ("true", "false"):
-        raise argparse.ArgumentTypeError(f"{value!r} is neither true nor false")
-    return value == "true"
 
 
 @cli

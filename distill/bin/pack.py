@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from distill import __version__
+from distill.checkpoints.archive import write_archive
 from distill.errors import UserError, cli
-from distill.pack.archive import write_archive
 from distill.pack.card import UNSTATED, Licence, model_card
 from distill.pack.contents import export_members, json_bytes, public_config, read_json, training_members
 
@@ -55,7 +55,7 @@ def main(argv: list[str] | None = None) -> None:
     meta: dict[str, Any] = {"distillw2v2": __version__, "files": {}, "yaml_files": {}, "models": {}}
     system, config, params = "student_stream", None, None
     if args.model is not None:
-        from distill.tasks.load import load_network
+        from distill.checkpoints.load import load_network
 
         network, _, config = load_network(args.model)
         params = sum(p.numel() for p in network.parameters())

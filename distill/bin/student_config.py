@@ -13,9 +13,9 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from distill.bin.plan import read_config
 from distill.errors import UserError, cli
 from distill.files import atomic_write
+from distill.plan import read_config
 
 
 def with_student(training: dict[str, Any], student: dict[str, Any]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import re
 import shlex
 import subprocess
@@ -403,3 +404,10 @@ def _check_durations(utt2dur: Path, lengths: dict[str, float]) -> None:
                 f"{utt2dur}:{number}: {key} is {told} s there, but its audio has {lengths[key]:.2f} s; see which is "
                 "right, and correct the audio's path or remove utt2dur"
             )
+
+
+def true_or_false(value: str) -> bool:
+    """``true`` or ``false``, as the options of a recipe are spelt."""
+    if value not in ("true", "false"):
+        raise argparse.ArgumentTypeError(f"{value!r} is neither true nor false")
+    return value == "true"

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from distill.pack.archive import model_directory
+from distill.checkpoints.archive import model_directory
 
 
 def exported(directory: str | Path) -> bool:

@@ -13,11 +13,11 @@ from typing import Any
 import onnx
 import torch
 
+from distill.configuration import ChunkConf, read_conf
 from distill.errors import UserError
 from distill.export.step import Shapes, StreamStep, shapes_of
 from distill.files import atomic_write
 from distill.models.student import Student
-from distill.tasks.settings import ChunkConf, read_conf
 
 OPSET, IR_VERSION = 17, 8  # old enough for the onnxruntime within sherpa-onnx and for those of phones
 

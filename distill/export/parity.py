@@ -13,11 +13,11 @@ import onnxruntime
 import torch
 from torch import Tensor
 
-from distill.bin.score import count_errors
 from distill.decode.greedy import GreedySearch
 from distill.export.recognizer import OnnxModel, OnnxRecognizer, open_session
 from distill.export.sherpa import BLOCK, FULL_SCALE, GAIN
 from distill.models.student import Student
+from distill.scoring.score import count_errors
 from distill.streaming import StreamingRecognizer
 
 LOG_PROB_BOUND = 1e-3

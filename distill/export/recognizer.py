@@ -21,9 +21,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnxruntime
 
+from distill.checkpoints.archive import model_directory
 from distill.decode.text import tokens_to_text
 from distill.errors import UserError
-from distill.pack.archive import model_directory
 
 if TYPE_CHECKING:
     from distill.streaming.recognizer import Result, TokenResult
@@ -71,7 +71,7 @@ class OnnxModel:
     """An exported step and its numbers; many sessions may share one.
 
     Args:
-        path: ONNX file that distill.bin.export wrote.
+        path: ONNX file that distill.export.export wrote.
         threads: CPU threads of a step.
     """
 
@@ -184,7 +184,7 @@ class OnnxRecognizer:
         int8: bool = False,
         threads: int = 1,
     ) -> OnnxRecognizer:
-        """A recogniser from a directory that distill.bin.export wrote, such as exp/export, or a packed model."""
+        """A recogniser from a directory that distill.export.export wrote, such as exp/export, or a packed model."""
         return cls(OnnxModel(model_path(directory, chunk_ms, int8), threads), endpoint_ms)
 
     @property
@@ -298,5 +298,5 @@ def model_path(directory: str | Path, chunk_ms: int, int8: bool = False) -> Path
         raise UserError(f"{path}: not found; int8 is not offered here, parity.json says why")
     found = sorted(int(re.findall(r"\d+", file.name)[0]) for file in directory.glob("student_*ms.onnx"))
     if not found:
-        raise UserError(f"{path}: not found; give a directory that distill.bin.export wrote, such as exp/export")
+        raise UserError(f"{path}: not found; give a directory that distill.export.export wrote, such as exp/export")
     raise UserError(f"{path}: not found; it was exported for {', '.join(map(str, found))} ms (--chunk_ms)")

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from distill.bin.results import in_one_unit, interval
+from distill.scoring.results import in_one_unit, interval
 
 UNSTATED = (
     "The licence of these weights was not stated when they were packed. They derive from the training data and from "

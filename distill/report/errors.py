@@ -12,9 +12,9 @@ from typing import NamedTuple
 import soundfile
 
 from distill.audio import read_audio, read_wav_scp
-from distill.bin.score import SPELLING, align, fold, read_hypotheses
 from distill.errors import UserError
 from distill.models.cnn import SAMPLE_RATE
+from distill.scoring.score import SPELLING, align, fold, read_hypotheses
 
 
 class Pair(NamedTuple):
@@ -59,7 +59,7 @@ def data_url(path: str) -> str:
 
 
 def scored_texts(trn: Path) -> list[str]:
-    """Texts of a trn file that :mod:`distill.bin.score` wrote, in the order of their ids."""
+    """Texts of a trn file that :mod:`distill.scoring.score` wrote, in the order of their ids."""
     texts = []
     for line in trn.read_text(encoding="utf-8").splitlines():
         text = line.rpartition("(utt-")[0].strip()

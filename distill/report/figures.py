@@ -6,9 +6,9 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from distill.bin.results import FIXED, PUBLISHED, interval
 from distill.report.history import TERMS, Curves
 from distill.report.plots import Line, Mark, Plot, Scale, Tick, number, polyline, separate_labels
+from distill.scoring.results import FIXED, PUBLISHED, interval
 
 Row = Mapping[str, Any]
 

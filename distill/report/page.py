@@ -11,12 +11,12 @@ import jinja2
 import yaml
 from markupsafe import Markup
 
-from distill.bin.results import in_one_unit, systems_of
 from distill.errors import UserError
 from distill.pack.contents import public_config, read_json
 from distill.report import figures
 from distill.report.errors import Utterance, worst_utterances
 from distill.report.history import read_history
+from distill.scoring.results import in_one_unit, systems_of
 
 HERE = Path(__file__).parent
 MOST_AUDIO_S = 120.0  # in the page, from the worst utterance on
@@ -90,8 +90,8 @@ def facts(config: Mapping[str, Any]) -> list[tuple[str, str]]:
 def similarities(expdir: Path, valid_dir: Path, num_utts: int, chunk_ms: int | None) -> list[Similarity]:
     """CKA of both students' layers with the teacher's on the first validation utterances."""
     from distill.audio import read_audio, read_wav_scp
+    from distill.checkpoints.load import read_config
     from distill.report.similarity import compared_layers, layer_similarity
-    from distill.tasks.load import read_config
 
     students = [system for system in ("student_full", "student_stream") if system in trained(expdir)]
     if num_utts < 1 or not students or "teacher" not in trained(expdir):

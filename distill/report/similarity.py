@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from distill.checkpoints.load import load_network
+from distill.configuration import ChunkConf, DistillConf, layer_map, read_conf
 from distill.models.student import Student
-from distill.tasks.load import load_network
-from distill.tasks.losses import average_frames
-from distill.tasks.settings import ChunkConf, DistillConf, layer_map, read_conf
+from distill.targets.frames import average_frames
 
 
 def linear_cka(x: Tensor, y: Tensor) -> float:

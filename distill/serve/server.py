@@ -28,10 +28,10 @@ from urllib.parse import urlsplit
 import numpy as np
 from aiohttp import WSCloseCode, WSMsgType, web
 
+from distill.checkpoints.load import load_network
+from distill.configuration import ChunkConf, read_conf
 from distill.errors import UserError
 from distill.streaming.recognizer import SAMPLE_RATE, StreamingRecognizer, accept_together
-from distill.tasks.load import load_network
-from distill.tasks.settings import ChunkConf, read_conf
 
 PAGE = Path(__file__).with_name("page")
 PAGE_FILES = ("index.html", "style.css", "app.js", "capture.js", "resample.js")

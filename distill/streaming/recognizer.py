@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from distill.configuration import ChunkConf, read_conf
 from distill.decode.greedy import GreedySearch
 from distill.decode.hypothesis import Hypothesis, Search
 from distill.decode.settings import DecodeConf, search_factory
@@ -19,7 +20,6 @@ from distill.decode.text import tokens_to_text
 from distill.errors import UserError
 from distill.models.student import StreamState, Student
 from distill.models.teacher import Teacher
-from distill.tasks.settings import ChunkConf, read_conf
 
 SAMPLE_RATE = 16000
 
@@ -105,7 +105,7 @@ class StreamingRecognizer:
         decoding: DecodeConf | None = None,
     ) -> StreamingRecognizer:
         """A recogniser from a training, such as exp/student_stream, or a packed model; greedy unless told otherwise."""
-        from distill.tasks.load import load_network
+        from distill.checkpoints.load import load_network
 
         network, token_list, config = load_network(directory, device)
         new_search = search_factory(decoding or DecodeConf(), token_list, config)

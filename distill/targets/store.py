@@ -328,7 +328,7 @@ def check_manifest(
     ``wav_scp`` may name fewer utterances than the targets, but none that they lack or whose audio differs.
     """
     from distill.audio import read_wav_scp
-    from distill.tasks.load import model_checksum
+    from distill.checkpoints.load import model_checksum
 
     directory = Path(directory)
     path = directory / "manifest.json"

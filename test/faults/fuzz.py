@@ -45,8 +45,8 @@ def data_dir(data: bytes, folder: Path) -> None:
 
 def tables(data: bytes, folder: Path) -> None:
     from distill.audio import read_wav_scp
-    from distill.bin.score import read_text
     from distill.data.lexicon import read_lexicon
+    from distill.scoring.score import read_text
     from distill.targets.store import read_two_columns
 
     (folder / "table").write_bytes(data)
@@ -97,7 +97,7 @@ def ark(data: bytes, folder: Path) -> None:
 
 
 def manifest(data: bytes, folder: Path) -> None:
-    from distill.bin.stage import begin
+    from distill.stages import begin
     from distill.targets.store import find_change, find_damage, find_loose_ends, read_manifest
 
     for name in ("manifest.json", "done.json", "stamp"):
@@ -110,7 +110,7 @@ def manifest(data: bytes, folder: Path) -> None:
 
 
 def hypotheses(data: bytes, folder: Path) -> None:
-    from distill.bin.score import read_hypotheses
+    from distill.scoring.score import read_hypotheses
 
     (folder / "hyp.1.jsonl").write_bytes(data)
     refused(read_hypotheses, folder)
@@ -124,7 +124,7 @@ def gigaspeech(data: bytes, folder: Path) -> None:
 
 
 def config(data: bytes, folder: Path) -> None:
-    from distill.tasks.load import load_network
+    from distill.checkpoints.load import load_network
 
     (folder / "config.yaml").write_bytes(data)
     (folder / "model.safetensors").write_bytes(NO_WEIGHTS)
@@ -132,7 +132,7 @@ def config(data: bytes, folder: Path) -> None:
 
 
 def weights(data: bytes, folder: Path) -> None:
-    from distill.tasks.load import load_network
+    from distill.checkpoints.load import load_network
 
     (folder / "config.yaml").write_bytes(seeds()["config"][0])
     for name in ("model.pth", "model.safetensors"):
@@ -141,7 +141,7 @@ def weights(data: bytes, folder: Path) -> None:
 
 
 def packed(data: bytes, folder: Path) -> None:
-    from distill.pack.archive import _unpack
+    from distill.checkpoints.archive import _unpack
 
     (folder / "model.zip").write_bytes(data)
     (folder / "unpacked").mkdir(exist_ok=True)

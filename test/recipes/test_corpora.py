@@ -19,11 +19,11 @@ import pytest
 import soundfile
 from tiny_recipe import FSDD_DIR, NO_RECORDINGS, ROOT, WHY, make_recipe, run_recipe
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "bin"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "scoring"))
 from ctm_sums import ctm_sums
 
-from distill.bin.score import count_errors, find_sclite
 from distill.data.fsdd import Recordings, connected, read_recordings
+from distill.scoring.score import count_errors, find_sclite
 
 RATE = 16000
 QUICK = ["--ngpu", "0", "--nj", "1", "--threads", "1", "--latencies", "480"]

@@ -11,8 +11,8 @@ import torch
 import yaml
 from tiny_networks import CHANNELS, TEACHER, VOCAB, speech, student, teacher
 
-from distill.bin.transcribe import main
 from distill.errors import UserError
+from distill.recognition.transcribe import main
 from distill.streaming import StreamingRecognizer, accept_together
 
 TOKENS = ["<blank>", "<unk>", *"abcdefg", "<space>", "<sos/eos>"]

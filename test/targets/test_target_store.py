@@ -99,7 +99,7 @@ def test_audio_checksum_sees_content_not_name_or_time(tmp_path):
 
 
 def test_manifest_refuses_another_teacher_and_other_audio(tmp_path, monkeypatch):
-    monkeypatch.setattr("distill.tasks.load.model_checksum", lambda directory: f"checksum of {directory}")
+    monkeypatch.setattr("distill.checkpoints.load.model_checksum", lambda directory: f"checksum of {directory}")
     (tmp_path / "a.wav").write_bytes(b"one")
     wav_scp, out = tmp_path / "wav.scp", tmp_path / "targets"
     wav_scp.write_text(f"a {tmp_path}/a.wav\n")

@@ -1,0 +1,155 @@
+"""Load a teacher or student, of a training's directory or packed. Neither ESPnet nor the training's data is needed.
+
+What needs only the configuration does not wait for torch to be loaded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import yaml
+
+from distill.checkpoints.archive import model_directory
+from distill.errors import UserError
+from distill.files import sha256
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from distill.models.student import Student
+    from distill.models.teacher import Teacher
+
+
+class LoadedNetwork(NamedTuple):
+    """A network in evaluation mode, the token list it was trained with, and the training's configuration."""
+
+    network: Student | Teacher
+    token_list: list[str]
+    config: dict[str, Any]
+
+
+def read_config(directory: str | Path) -> dict[str, Any]:
+    """``config.yaml`` of a training."""
+    directory = model_directory(directory, "torch")
+    path = directory / "config.yaml"
+    if not path.is_file():
+        raise UserError(f"{path}: not found; give the directory of a finished training, such as exp/teacher")
+    try:
+        config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError, yaml.YAMLError):
+        config = None
+    tokens = config.get("token_list") if isinstance(config, dict) and "network" in config else None
+    if not isinstance(tokens, list) or not all(isinstance(token, str) for token in tokens):
+        raise UserError(f"{path}: not the configuration of a training of this toolkit; train it again")
+    if (directory / "bpe.model").is_file():  # packed with it
+        config["bpemodel"] = str(directory / "bpe.model")
+    return config
+
+
+def checkpoint_path(directory: str | Path) -> Path:
+    """The weights to use: model.safetensors or model.pth if present, else the average, the best or the latest epoch.
+
+    Average and best are those of the training's first ``best_model_criterion`` (valid loss by default).
+    """
+    directory = model_directory(directory, "torch")
+    phase, criterion = (read_config(directory).get("best_model_criterion") or [["valid", "loss", "min"]])[0][:2]
+    stem = f"{phase}.{criterion}"
+    for name in ("model.safetensors", "model.pth", f"{stem}.ave.pth", f"{stem}.best.pth", "latest.pth"):
+        if (directory / name).is_file():
+            return directory / name
+    raise UserError(f"{directory}: holds no model ({stem}.ave.pth or latest.pth); let its training end first")
+
+
+def model_checksum(directory: str | Path) -> str:
+    """SHA-256 of the weights that :func:`load_network` takes."""
+    return sha256(checkpoint_path(directory))
+
+
+def build_network(config: Mapping[str, Any], vocab_size: int) -> Student | Teacher:
+    """The network a configuration describes, with its initial weights."""
+    from distill.models.student import Student
+    from distill.models.teacher import Teacher
+
+    kinds: dict[str, type[Student] | type[Teacher]] = {"student": Student, "teacher": Teacher}
+    kind = config.get("network")
+    if not isinstance(kind, str) or kind not in kinds:
+        raise UserError(f"network: {kind!r} is neither teacher nor student")
+    conf = config.get("network_conf") or {}
+    try:
+        return kinds[kind](vocab_size=vocab_size, **conf)
+    except UserError:
+        raise
+    except Exception as error:  # whatever impossible sizes lead to
+        raise UserError(f"network_conf: {error or type(error).__name__}") from error
+
+
+def check_weights(network: nn.Module, weights: Mapping[str, torch.Tensor], origin: str | Path) -> None:
+    """Refuse weights if any parameter or buffer of a network is not there in its shape, or any is there besides."""
+    expected = network.state_dict()
+    problems = [f"{key} is missing" for key in expected.keys() - weights.keys()]
+    problems += [f"{key} is unknown" for key in weights.keys() - expected.keys()]
+    problems += [
+        f"{key} is {tuple(weights[key].shape)} instead of {tuple(expected[key].shape)}"
+        for key in expected.keys() & weights.keys()
+        if weights[key].shape != expected[key].shape
+    ]
+    if problems:
+        more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
+        raise UserError(f"{origin}: does not fit the network: {'; '.join(sorted(problems)[:3])}{more}")
+
+
+def load_weights(network: nn.Module, weights: Mapping[str, torch.Tensor], origin: str | Path) -> None:
+    """Copy weights into a network, after :func:`check_weights`."""
+    check_weights(network, weights, origin)
+    network.load_state_dict(weights)
+
+
+def load_network(directory: str | Path, device: str | torch.device = "cpu") -> LoadedNetwork:
+    """Load the network of a training, ready for recognition (evaluation mode, no projections of the loss)."""
+    import torch
+    from safetensors.torch import load_file
+
+    config = read_config(directory)
+    path = checkpoint_path(directory)
+    try:
+        if path.suffix == ".safetensors":
+            state = load_file(path)
+        else:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+        prefix = "network."
+        weights = {key[len(prefix) :]: value for key, value in state.items() if key.startswith(prefix)}
+    except Exception as error:
+        raise UserError(f"{path}: cannot be read as a model ({type(error).__name__}); train it again") from error
+    token_list = config["token_list"]
+    # A configuration from elsewhere might describe a network that fills the memory: first one without any.
+    if (layers := number_of_layers(config)) > len(weights):
+        raise UserError(f"{path}: holds no {layers} layers, as its configuration says; do not trust this model")
+    with torch.device("meta"):
+        check_weights(build_network(config, len(token_list)), weights, path)
+    network = build_network(config, len(token_list))
+    network.load_state_dict(weights)
+    return LoadedNetwork(network.to(device).eval(), token_list, config)
+
+
+def number_of_layers(config: Mapping[str, Any]) -> int:
+    """As a training's configuration says; 0 if it does not."""
+    conf = config.get("network_conf") or {}
+    own = conf.get("config") if isinstance(conf, dict) else None
+    if isinstance(own, dict):
+        layers = own.get("num_hidden_layers", 0)
+    else:
+        layers = conf.get("layers", 0) if isinstance(conf, dict) else 0
+    return layers if isinstance(layers, int) else 0
+
+
+def network_shape(directory: str | Path) -> tuple[int, int, int]:
+    """(layers, width, ms per frame) of a trained network, from its configuration alone."""
+    config = read_config(directory)
+    conf = config.get("network_conf") or {}
+    if config["network"] == "student":
+        return conf["layers"], conf["width"], 40 if conf.get("front_end", "cnn") == "fbank" else 20
+    encoder = conf["config"]
+    return encoder.get("num_hidden_layers", 12), encoder.get("hidden_size", 768), 20

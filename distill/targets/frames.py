@@ -1,0 +1,23 @@
+"""Teacher outputs at the frame rate of a student whose frames are longer."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def average_frames(x: Tensor, lengths: Tensor, factor: int) -> tuple[Tensor, Tensor]:
+    """Bring a teacher's (B, T, D) to a student that has ``factor`` times fewer frames.
+
+    Student frame t is compared with the mean of teacher frames ``factor*t ... factor*t + factor - 1``; a remainder at
+    the end is dropped, so an utterance keeps ``length // factor`` frames (one shorter than that keeps its first frame).
+    """
+    if factor == 1:
+        return x, lengths
+    frames = max(x.shape[1] // factor, 1)
+    padded = F.pad(x, (0, 0, 0, max(0, factor - x.shape[1])))
+    pooled = padded[:, : frames * factor].unflatten(1, (frames, factor)).mean(2)
+    short = lengths < factor
+    pooled[short, 0] = x[short, 0]
+    return pooled, torch.div(lengths, factor, rounding_mode="floor").clamp(min=1)

@@ -1,0 +1,196 @@
+"""Training of teachers and students with ESPnet's own trainer and command line."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from collections.abc import Collection
+from pathlib import Path
+
+import torch
+from espnet2.tasks.abs_task import IteratorOptions
+from espnet2.tasks.asr import ASRTask, preprocessor_choices
+from espnet2.train.abs_espnet_model import AbsESPnetModel
+from espnet2.train.dataset import AbsDataset
+from espnet2.utils.nested_dict_action import NestedDictAction
+from espnet2.utils.types import str_or_none
+
+from distill.checkpoints.load import build_network, load_network, load_weights
+from distill.checkpoints.save import usable_checkpoint
+from distill.configuration import AugmentConf, ChunkConf, DistillConf, read_conf
+from distill.errors import UserError
+from distill.models.student import Student
+from distill.targets.store import check_manifest, read_manifest, read_targets
+from distill.training.distill_model import DistillModel
+from distill.training.teacher_source import hidden_stream
+
+MAX_TEACHER_LAYERS = 99
+
+
+class DistillTask(ASRTask):
+    """ESPnet's ASR task with a wav2vec 2.0 teacher or a student in place of its encoder-decoder.
+
+    Tokenizer, preprocessor, collation, sampling, trainer and their options are ESPnet's. The ones added here are in
+    :meth:`add_task_arguments`; their keys are also those of the YAML configuration.
+    """
+
+    class_choices_list = [preprocessor_choices]
+
+    @classmethod
+    def add_task_arguments(cls, parser: argparse.ArgumentParser) -> None:
+        """Add ESPnet's ASR options, with the model's own in place of ESPnet's."""
+        # ESPnet's --init chooses a random initialisation; here it names a trained network.
+        parser.conflict_handler = "resolve"
+        super().add_task_arguments(parser)
+        group = parser.add_argument_group("Distillation")
+        group.add_argument("--network", choices=("teacher", "student"), default="student", help="what is trained")
+        group.add_argument("--network_conf", action=NestedDictAction, default={}, help="its size, see conf/")
+        group.add_argument("--teacher", type=str_or_none, default=None, help="directory of a trained teacher")
+        group.add_argument(
+            "--second_teacher", type=str_or_none, default=None, help="directory of another, computed in the trainer"
+        )
+        group.add_argument(
+            "--teacher_targets",
+            choices=("stored", "online"),
+            default="online",
+            help="read the teacher's outputs from teacher_* data streams, or compute them in the trainer",
+        )
+        group.add_argument(
+            "--init", type=str_or_none, default=None, help="directory of a training to take all of the network from"
+        )
+        group.add_argument(
+            "--distill_conf", action=NestedDictAction, default={}, help="weights and targets of the loss"
+        )
+        group.add_argument("--chunk_conf", action=NestedDictAction, default=None, help="attention chunks of a student")
+        group.add_argument("--augment_conf", action=NestedDictAction, default=None, help="gain and noise in training")
+        group.add_argument(
+            "--model_conf",
+            action=NestedDictAction,
+            # collect_stats then needs no model, and so neither teacher nor graph
+            default={"extract_feats_in_collect_stats": False},
+            help="for ESPnet's own use",
+        )
+        parser.set_defaults(
+            best_model_criterion=[("valid", "loss", "min")],
+            keep_nbest_models=[5],
+            num_att_plot=0,  # there are no attention weights to plot
+            optim="adamw",
+            unused_parameters=True,  # which terms of the loss and which masks occur is drawn by the batch
+        )
+
+    @classmethod
+    def optional_data_names(cls, train: bool = True, inference: bool = False) -> tuple[str, ...]:
+        hidden = tuple(f"teacher_{hidden_stream(layer)}" for layer in range(1, MAX_TEACHER_LAYERS + 1))
+        return (*hidden, "teacher_logits", "teacher_posterior_ids", "teacher_posterior", "teacher_nbest")
+
+    @classmethod
+    def build_model(cls, args: argparse.Namespace) -> AbsESPnetModel:
+        """The model that ``args`` describe; ``args`` are made self-contained, as config.yaml is written from them."""
+        if isinstance(args.token_list, str):
+            path = Path(args.token_list)
+            if not path.is_file():
+                raise UserError(f"{path}: token list not found; make it first (stage 5)")
+            args.token_list = path.read_text(encoding="utf-8").rstrip("\n").split("\n")
+        conf = read_conf(DistillConf, "distill_conf", args.distill_conf or {})
+        chunk = read_conf(ChunkConf, "chunk_conf", args.chunk_conf)
+        assert conf is not None
+        if args.second_teacher is not None and args.teacher is None:
+            raise UserError("--second_teacher: there is no first one; give --teacher")
+        if args.network == "teacher" and (args.teacher is not None or chunk is not None):
+            raise UserError("network: teacher is trained without --teacher and chunk_conf; did you mean student?")
+        front_end = (args.network_conf or {}).get("front_end_conf") or {}
+        if front_end.get("freeze") and args.teacher is None and args.init is None:
+            logging.warning("Nothing to copy the front end from, so front_end_conf.freeze is not applied")
+            args.network_conf = {**args.network_conf, "front_end_conf": {**front_end, "freeze": False}}
+        network = build_network(vars(args), len(args.token_list))
+        if not isinstance(network, Student) and not isinstance(args.network_conf["config"], dict):
+            # From now on the checkpoint holds the weights, and the Hugging Face directory is no longer needed.
+            args.network_conf = {**args.network_conf, "config": network.config.to_diff_dict()}
+        return DistillModel(
+            network,
+            args.token_list,
+            conf,
+            teacher=args.teacher,
+            stored_ms=stored_frame_ms(args),
+            second_teacher=args.second_teacher,
+            chunk=chunk,
+            augmentation=read_conf(AugmentConf, "augment_conf", args.augment_conf),
+        )
+
+    @classmethod
+    def build_optimizers(cls, args: argparse.Namespace, model: torch.nn.Module) -> list[torch.optim.Optimizer]:
+        """ESPnet's optimisers, after the initial weights are copied in: only a training comes this way."""
+        assert isinstance(model, DistillModel)
+        output_dir = Path(args.output_dir)
+        first_process = not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0
+        if not (args.resume and usable_checkpoint(output_dir, first_process)):
+            cls.initialise(args, model)
+        return super().build_optimizers(args, model)
+
+    @classmethod
+    def initialise(cls, args: argparse.Namespace, model: DistillModel) -> None:
+        """Take all weights from ``--init``, or what fits (CNN, prediction layer) from the teacher, and log which."""
+        if args.init is not None:
+            source = load_network(args.init)
+            if source.token_list != args.token_list:
+                raise UserError(f"{args.init}: its token list is not this training's; use the same tokens")
+            weights = source.network.state_dict()
+            load_weights(model.network, weights, args.init)
+            logging.info(f"Initialised all {len(weights)} tensors of the network from {args.init}")
+        elif args.teacher is not None and isinstance(model.network, Student):
+            teacher = load_network(args.teacher).network
+            if isinstance(teacher, Student):
+                logging.info(f"{args.teacher} is a student: none of its weights are copied without --init")
+                return
+            report = model.network.init_from_teacher(teacher)
+            frozen = not any(parameter.requires_grad for parameter in model.network.front_end.parameters())
+            if frozen and "not copied" in report[0]:
+                raise UserError(
+                    f"network_conf.front_end_conf.freeze: nothing to freeze, the {report[0]} ({args.teacher}); take "
+                    "freeze: false, or a student with a front end of its own, such as conf/students/s5.yaml"
+                )
+            for line in report:
+                logging.info(f"Initialised from {args.teacher}: {line}")
+
+    @classmethod
+    def build_dataset(
+        cls, args: argparse.Namespace, iter_options: IteratorOptions, keys_to_load: Collection[str] | None = None
+    ) -> AbsDataset:
+        """ESPnet's dataset, after what would otherwise be a bare KeyError or silently wrong in a worker is checked."""
+        paths = {name: path for path, name, _ in iter_options.data_path_and_name_and_type}
+        targets = {name: Path(path) for name, path in paths.items() if name.startswith("teacher_")}
+        if args.teacher is not None and args.teacher_targets == "stored":
+            graph = (args.distill_conf or {}).get("graph")
+            for directory in sorted({path.parent for path in targets.values()}):
+                check_manifest(directory, args.teacher, paths["speech"], graph)
+        for name, path in paths.items():
+            check_keys(path, name, keys_to_load or ())
+        dataset = super().build_dataset(args, iter_options, keys_to_load)
+        for name, path in targets.items():
+            # ESPnet's own reader takes 7 times as long for compressed matrices, more than a small student's step.
+            dataset.loader_dict[name] = read_targets(path.parent, path.stem)
+        return dataset
+
+
+def stored_frame_ms(args: argparse.Namespace) -> int | None:
+    """ms per frame of the stored targets that a training is given, None if its teacher is computed in the trainer."""
+    if args.teacher is None or args.teacher_targets != "stored":
+        return None
+    for path, name, _ in args.train_data_path_and_name_and_type:
+        if name == "teacher_logits":
+            frame_ms = read_manifest(Path(path).parent).get("frame_ms")
+            if not isinstance(frame_ms, int):
+                raise UserError(f"{Path(path).parent}/manifest.json: says no frame_ms; extract targets again (stage 8)")
+            return frame_ms
+    raise UserError("--teacher_targets stored: no teacher_* data stream given; extract targets (stage 8)")
+
+
+def check_keys(path: str | Path, name: str, keys: Collection[str]) -> None:
+    """Refuse a Kaldi file of two columns that lacks one of the utterances to train on."""
+    if not Path(path).is_file():
+        raise UserError(f"{path}: not found; it should hold the stream {name}")
+    with open(path, encoding="utf-8") as stream:
+        present = {line.split(maxsplit=1)[0] for line in stream if line.strip()}
+    missing = sorted(set(keys) - present)
+    if missing:
+        raise UserError(f"{path}: lacks {len(missing)} of {len(keys)} utterances, such as {missing[0]}; make it again")

@@ -1,0 +1,94 @@
+"""Loss terms of distillation, as pure functions of padded batches.
+
+Shapes: B utterances, T frames, D dimensions, V tokens, U tokens of the longest transcript. Every term is normalised per
+utterance by its own frames and returned as a (B,) tensor, because ESPnet's trainer weights a batch by its utterances.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def frame_mask(lengths: Tensor, frames: int) -> Tensor:
+    """(B,) lengths -> (B, frames) bool, True where ``t < length``."""
+    return torch.arange(frames, device=lengths.device)[None, :] < lengths[:, None]
+
+
+def masked_mse(student: Tensor, target: Tensor, lengths: Tensor) -> Tensor:
+    """Mean squared error over the frames within length, (B, T, D) x (B, T, D) x (B,) -> (B,).
+
+    ``MSE_b = 1/(T_b D) sum_{t < T_b} sum_d (student_btd - target_btd)^2``. An utterance of no frames counts 0.
+    """
+    # Masked before the square, so that even an infinite value in the padding has no gradient.
+    difference = (student - target).masked_fill(~frame_mask(lengths, student.shape[1])[:, :, None], 0.0)
+    return difference.square().mean(-1).sum(1) / lengths.clamp(min=1)
+
+
+def masked_cosine(student: Tensor, target: Tensor, lengths: Tensor) -> Tensor:
+    """Mean cosine distance of the frames within length, shapes as in :func:`masked_mse`.
+
+    ``1/T_b sum_{t < T_b} (1 - cos(student_bt, target_bt))``. An utterance of no frames counts 0.
+    """
+    padding = ~frame_mask(lengths, student.shape[1])
+    # As in masked_mse; ones, as the angle to nothing has no gradient that is a number.
+    student, target = (x.masked_fill(padding[:, :, None], 1.0) for x in (student, target))
+    distance = 1 - F.cosine_similarity(student, target, dim=-1)
+    return distance.masked_fill(padding, 0.0).sum(1) / lengths.clamp(min=1)
+
+
+def frame_kl(student_logits: Tensor, teacher_logits: Tensor, lengths: Tensor) -> Tensor:
+    """Kullback-Leibler divergence of single frames, (B, T, V) x (B, T, V) x (B,) -> (B,).
+
+    ``1/T_b sum_{t < T_b} sum_v p_btv log(p_btv / q_btv)``, p and q the softmax of the teacher's and the student's
+    logits. Unlike LF-MMI it knows no sequence. An utterance of no frames counts 0.
+    """
+    padding = ~frame_mask(lengths, student_logits.shape[1])[:, :, None]
+    student, teacher = (x.masked_fill(padding, 0.0).log_softmax(-1) for x in (student_logits, teacher_logits))
+    return F.kl_div(student, teacher, reduction="none", log_target=True).sum((1, 2)) / lengths.clamp(min=1)
+
+
+def normalise_frames(hidden: Tensor) -> Tensor:
+    """Layer norm of every frame without parameters: (h - mean_d h) / sqrt(var_d h + 1e-5), shape unchanged."""
+    return F.layer_norm(hidden, hidden.shape[-1:])
+
+
+def ctc(logits: Tensor, lengths: Tensor, tokens: Tensor, token_lengths: Tensor) -> Tensor:
+    """CTC's negative log-likelihood per frame, (B, T, V), (B,), (B, U) padded with -1, (B,) -> (B,); blank is 0.
+
+    An utterance with fewer frames than its tokens need has no path and counts 0.
+    """
+    log_probs = logits.float().log_softmax(-1).transpose(0, 1)
+    loss = F.ctc_loss(
+        log_probs, tokens.clamp(min=0), lengths, token_lengths, blank=0, reduction="none", zero_infinity=True
+    )
+    return loss / lengths.clamp(min=1)
+
+
+def greedy_tokens(logits: Tensor, lengths: Tensor) -> list[list[int]]:
+    """CTC's best path of every utterance, (B, T, V), (B,) -> token ids without repetitions and blanks."""
+    hypotheses = []
+    for path, length in zip(logits.argmax(-1).tolist(), lengths.tolist(), strict=True):
+        path = path[:length]
+        hypotheses.append([k for t, k in enumerate(path) if k != 0 and (t == 0 or k != path[t - 1])])
+    return hypotheses
+
+
+def pad_tokens(sequences: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Token id sequences -> (B, U) padded with -1, and (B,) lengths."""
+    lengths = torch.tensor([len(s) for s in sequences], device=device)
+    padded = torch.full((len(sequences), max(1, int(lengths.max()))), -1, dtype=torch.long, device=device)
+    for row, sequence in zip(padded, sequences, strict=True):
+        row[: len(sequence)] = torch.tensor(sequence, dtype=torch.long, device=device)
+    return padded, lengths
+
+
+def token_error_rate(hypotheses: Sequence[Sequence[int]], references: Sequence[Sequence[int]]) -> float:
+    """Insertions + deletions + substitutions over the reference tokens of the batch."""
+    import editdistance
+
+    errors = sum(editdistance.eval(list(h), list(r)) for h, r in zip(hypotheses, references, strict=True))
+    return errors / max(1, sum(len(r) for r in references))

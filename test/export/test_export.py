@@ -1,0 +1,84 @@
+"""What the export leaves and refuses, by a tiny student."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import soundfile
+import torch
+import yaml
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "models"))
+from tiny_networks import CHANNELS, VOCAB, speech, student
+
+from distill.export import export, parity
+
+STUDENT = {"front_end_conf": {"channels": list(CHANNELS)}, "width": 32, "layers": 3, "heads": 2, "ffn": 48, "kernel": 7}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """A training in model, and two utterances in data."""
+    folder = tmp_path_factory.mktemp("student")
+    (folder / "model").mkdir()
+    (folder / "data").mkdir()
+    config = {"network": "student", "network_conf": STUDENT, "chunk_conf": {"left_ms": 800}, "token_type": "word"}
+    tokens = ["<blank>", *(str(i) for i in range(1, VOCAB))]
+    (folder / "model/config.yaml").write_text(yaml.safe_dump({**config, "token_list": tokens}))
+    torch.save({f"network.{key}": x for key, x in student().state_dict().items()}, folder / "model/model.pth")
+    for name in "ab":
+        soundfile.write(folder / f"data/{name}.wav", speech(16000).numpy(), 16000, "FLOAT" if name == "a" else "PCM_16")
+    (folder / "data/wav.scp").write_text("".join(f"{name} {folder}/data/{name}.wav\n" for name in "ab"))
+    (folder / "data/text").write_text("a 1 2\nb 3\n")
+    return folder
+
+
+def run(folder: Path, output: Path) -> list[str]:
+    """Export; the files that are there afterwards."""
+    given = ["--model", str(folder / "model"), "--data_dirs", str(folder / "data"), "--output", str(output)]
+    export.main([*given, "--chunk_ms", "160"])
+    return sorted(path.name for path in output.glob("*"))
+
+
+@pytest.mark.parametrize("kind", ["float32", "sherpa_float32"])
+def test_a_log_posterior_that_is_off_ends_it_and_leaves_the_earlier_export(folder, tmp_path, monkeypatch, capsys, kind):
+    (tmp_path / "export").mkdir()
+    (tmp_path / "export/student_480ms.onnx").write_text("earlier")
+    name = "sherpa_log_probs" if kind.startswith("sherpa") else "onnx_comparison"
+    right = getattr(parity, name)
+
+    def off_by(value):
+        """Of the last log-posterior of every utterance."""
+        if isinstance(value, parity.Comparison):
+            mine = value._recognize
+            value._recognize = lambda audio: (off_by(mine(audio)[0]), mine(audio)[1])
+            return value
+        value[-1, -1] += 0.002
+        return value
+
+    monkeypatch.setattr(parity, name, lambda *arguments: off_by(right(*arguments)))
+    with pytest.raises(SystemExit) as end:
+        run(folder, tmp_path / "export")
+    assert end.value.code == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert f"({kind})" in line and "0.002, more than 0.001" in line
+    assert [path.name for path in tmp_path.iterdir()] == ["export"]
+    assert (tmp_path / "export/student_480ms.onnx").read_text() == "earlier"
+
+
+@pytest.mark.parametrize("times, loss, reason", [
+    ([1.0, 0.5], 1e9, None),
+    ([1.0, 1.1], 1e9, "a chunk takes 1.10 ms, in float32 1.00 ms"),
+    ([1.0, 0.5], 0, "word errors (int8)"),
+])  # fmt: skip
+def test_int8_that_is_slower_or_worse_is_not_offered(folder, tmp_path, monkeypatch, times, loss, reason):
+    monkeypatch.setattr(parity, "step_times", lambda *_: times)
+    monkeypatch.setattr(parity, "INT8_LOSS", loss)
+    files = run(folder, tmp_path / "export")
+    (about,) = json.loads((tmp_path / "export/parity.json").read_text())["exports"]
+    assert about["int8_offered"] == (reason is None) == ("student_160ms.int8.onnx" in files)
+    assert ("sherpa_160ms.int8.onnx" in files) == (reason is None)
+    assert {"student_160ms.onnx", "sherpa_160ms.onnx", "tokens.txt"} <= set(files)
+    assert reason is None or any(reason in said for said in about["int8_reasons"])
+    assert about["sherpa_float32"]["max_log_prob_difference"] < 1e-3

@@ -1,0 +1,145 @@
+"""results.json, and RESULTS.md from it."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from distill.scoring import results
+
+
+def make(
+    expdir: Path, system: str, decode: str, errors: list[list[int]], chunk_ms: int | None, decoder: str | None = None
+) -> None:
+    folder = expdir / system / decode / "test"
+    (folder / "score_wer").mkdir(parents=True)
+    words, wrong = (sum(row[column] for row in errors) for column in (0, 1))
+    score = {"words": words, "sub": wrong, "del": 0, "ins": 0, "wer": 100 * wrong / words, "utterances": len(errors)}
+    score["wrong_utterances"] = sum(row[1] > 0 for row in errors)
+    score |= {"audio_s": 10.0, "compute_s": 1.0 if system == "teacher" else 0.25, "errors": errors, "scorer": "sclite"}
+    score["speakers"] = {"ann": errors[0], "bob": np.sum(errors[1:], 0).tolist()}
+    (folder / "score_wer" / "score.json").write_text(json.dumps(score))
+    (folder / "score_cer").mkdir()
+    (folder / "score_cer" / "score.json").write_text(json.dumps({**score, "words": 5 * words, "cer": score["wer"] / 5}))
+    size = 4_000_000 if system == "teacher" else 500_000
+    about = {"params": size // 4, "model_bytes": size, "threads": 1, "chunk_ms": chunk_ms}
+    if decoder:
+        about |= {"decoder": decoder, "lm": "lm.arpa", "lm_weight": 0.5, "word_bonus": 0.0}
+    (folder / "about.json").write_text(json.dumps(about))
+
+
+def test_rows_and_table(tmp_path, capsys):
+    make(tmp_path, "teacher", "decode_full", [[5, 1], [5, 0], [10, 1]], None)
+    make(tmp_path, "student_stream", "decode_960ms", [[5, 1], [5, 1], [10, 1]], 960)
+    make(tmp_path, "student_stream", "decode_160ms", [[5, 2], [5, 1], [10, 1]], 160)
+    results.main(["--expdir", str(tmp_path), "--test_sets", "test", "--recipe", "egs2/x"])
+    rows = json.loads((tmp_path / "results.json").read_text())["rows"]
+    assert [(row["system"], row["latency_ms"]) for row in rows] == [
+        ("teacher", None),
+        ("student_stream", 160),
+        ("student_stream", 960),
+    ]
+    assert rows[1]["relative_loss"] == pytest.approx(100.0)
+    assert rows[2]["relative_loss"] == pytest.approx(50.0)
+    assert rows[1]["rtf"] == pytest.approx(0.025)
+    text = (tmp_path / "RESULTS.md").read_text()
+    assert "| student_stream | 160 ms | 20.00 (" in text and "8.0x" in text and "4.0x" in text
+    assert text in capsys.readouterr().out
+    beside = text.split("## Beside the paper")[1].split("\n## ")[0].splitlines()
+    assert [line for line in beside if line.startswith("| ")][1:] == [
+        "| teacher | full | 10.00 | 1.00 M | 4.0 | 1.0x | 1.0x |",
+        "| student_stream | 160 ms | 20.00 (+100.0) | 0.12 M | 0.5 | 8.0x | 4.0x |",
+        "| student_stream | 960 ms | 15.00 (+50.0) | 0.12 M | 0.5 | 8.0x | 4.0x |",
+        "| *published* | 480 ms | (+9 to +23.4) | ? | ? | 12x | 8x |",
+    ]
+    espnet = text.split("## As ESPnet tabulates them")[1]
+    assert "### WER" in espnet and "### TER" not in espnet
+    assert "|student_stream/decode_160ms/test|3|20|80.0|20.0|0.0|0.0|20.0|100.0|" in espnet.split("### CER")[0]
+    assert "|student_stream/decode_160ms/test|3|100|96.0|4.0|0.0|0.0|4.0|100.0|" in espnet.split("### CER")[1]
+
+
+def test_the_published_figures_stand_below_the_480_ms_of_every_decoder(tmp_path):
+    for decoder, suffix in (("greedy", ""), ("beam", "_beam")):
+        make(tmp_path, "teacher", f"decode_full{suffix}", [[5, 1], [5, 0]], None, decoder)
+        make(tmp_path, "student_stream", f"decode_480ms{suffix}", [[5, 1], [5, 1]], 480, decoder)
+        make(tmp_path, "student_stream", f"decode_960ms{suffix}", [[5, 1], [5, 0]], 960, decoder)
+    results.main(["--expdir", str(tmp_path), "--test_sets", "test", "--recipe", "egs2/x"])
+    beside = (tmp_path / "RESULTS.md").read_text().split("## Beside the paper")[1].split("\n## ")[0].splitlines()
+    rows = [line.split(" | ")[0:3] for line in beside if line.startswith("| ")][1:]
+    assert [row[0].strip("| ") for row in rows].index("*published*") == 4
+    assert rows[3] == ["| student_stream", "480 ms", "beam"]
+
+
+def test_phones_without_a_lexicon_are_compared_by_their_tokens(tmp_path):
+    make(tmp_path, "teacher", "decode_full", [[5, 1], [5, 0], [10, 1]], None)
+    make(tmp_path, "student_full", "decode_full", [[5, 1], [5, 1], [10, 1]], None)
+    for folder in tmp_path.glob("*/decode_full/test"):
+        score = json.loads((folder / "score_wer/score.json").read_text())
+        (folder / "score_ter").mkdir()
+        (folder / "score_ter/score.json").write_text(json.dumps({**score, "ter": score.pop("wer")}))
+        for unit in ("wer", "cer"):
+            shutil.rmtree(folder / f"score_{unit}")
+    results.main(["--expdir", str(tmp_path), "--test_sets", "test", "--recipe", "egs2/x"])
+    rows = json.loads((tmp_path / "results.json").read_text())["rows"]
+    assert [(row["wer"], row["words"], row["scores"]["ter"]["err"]) for row in rows] == [
+        (None, None, 10.0),
+        (None, None, 15.0),
+    ]
+    assert rows[1]["relative_loss"] == pytest.approx(50.0) and rows[1]["ter_low"] < 15 < rows[1]["ter_high"]
+    text = (tmp_path / "RESULTS.md").read_text()
+    assert "| TER % (95 %) |" in text and "Beside the paper" not in text and "### WER" not in text
+
+
+def test_bootstrap_covers_the_estimate_and_narrows():
+    rng = np.random.default_rng(1)
+    small = np.stack([np.full(50, 4), rng.binomial(4, 0.1, 50)], 1)
+    large = np.tile(small, (20, 1))
+    narrow, wide = results.bootstrap(large, None), results.bootstrap(small, None)
+    wer = 100 * small[:, 1].sum() / small[:, 0].sum()
+    for out in (narrow, wide):
+        assert out["wer_low"] < wer < out["wer_high"]
+    assert narrow["wer_high"] - narrow["wer_low"] < 0.5 * (wide["wer_high"] - wide["wer_low"])
+
+
+def test_identical_systems_have_no_loss():
+    errors = np.array([[3, 1], [4, 0], [2, 1], [5, 2]])
+    out = results.bootstrap(errors, errors)
+    assert out["relative_loss"] == pytest.approx(0)
+
+
+def test_teacher_without_errors_gives_no_relative_loss():
+    teacher, student = np.array([[3, 0], [4, 0]]), np.array([[3, 1], [4, 0]])
+    assert "relative_loss" not in results.bootstrap(student, teacher)
+
+
+def test_decoders_are_compared_with_the_teachers_own(tmp_path, capsys):
+    make(tmp_path, "teacher", "decode_full", [[5, 2], [5, 2], [10, 0]], None)
+    make(tmp_path, "teacher", "decode_full_beam", [[5, 1], [5, 1], [10, 0]], None, "beam")
+    make(tmp_path, "student_full", "decode_full_beam", [[5, 2], [5, 2], [10, 0]], None, "beam")
+    results.main(["--expdir", str(tmp_path), "--test_sets", "test", "--recipe", "egs2/x"])
+    rows = json.loads((tmp_path / "results.json").read_text())["rows"]
+    assert [(row["system"], row["decoder"]) for row in rows] == [
+        ("teacher", "greedy"),
+        ("teacher", "beam"),
+        ("student_full", "beam"),
+    ]
+    assert rows[2]["relative_loss"] == pytest.approx(100.0)
+    assert rows[2]["lm_weight"] == 0.5
+    text = capsys.readouterr().out
+    assert "| student_full | full | beam | 20.00" in text and "`lm.arpa`" in text
+    assert "| ann | 5 | 40.0 | 20.0 | 40.0 |" in text and "| bob | 15 | 13.3 | 6.7 | 13.3 |" in text
+
+
+def test_matched_pairs():
+    rng = np.random.default_rng(0)
+    words = np.full(400, 10)
+    one, same, worse = (np.stack([words, rng.binomial(10, p, 400)], 1) for p in (0.1, 0.1, 0.15))
+    assert results.matched_pairs(one, one) == 1.0
+    assert results.matched_pairs(one, same) > 0.05
+    assert results.matched_pairs(worse, one) < 1e-4
+    assert results.matched_pairs(worse, one) == pytest.approx(results.matched_pairs(one, worse))
+    d = np.array([1, 0, 1, 1, 0, 2, -1, 0])  # by hand: mean 0.5, sd 0.9258, z = 1.5275
+    pair = np.stack([np.full(8, 5), d + 2], 1), np.stack([np.full(8, 5), np.full(8, 2)], 1)
+    assert results.matched_pairs(*pair) == pytest.approx(0.12663, abs=1e-4)

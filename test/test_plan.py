@@ -1,0 +1,77 @@
+"""The plan's arithmetic against real networks and against sums done by hand."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from distill.plan import LARGE, audio_hours, main, optimiser_steps, student_network, teacher_network
+
+CONF = Path(__file__).parents[1] / "conf"
+
+
+@pytest.mark.parametrize("name", ["s1", "s2", "s3", "s4", "s5", "f"])
+def test_students_cost_what_their_files_say(name):
+    path = CONF / "students" / f"{name}.yaml"
+    text = path.read_text()
+    millions, gmacs = (float(x) for x in re.findall(r"([\d.]+) M parameters.*?([\d.]+) GMAC", text, re.DOTALL)[0])
+    network = student_network(
+        yaml.safe_load(text)["network_conf"], seconds=0
+    )  # the files do not count attention scores
+    assert network.macs / 1e9 == pytest.approx(gmacs, abs=0.03)
+    assert network.weights / 1e6 == pytest.approx(millions, rel=0.02)
+
+
+def test_the_teacher_has_the_weights_of_hugging_faces():
+    import torch
+    from transformers import Wav2Vec2Config, Wav2Vec2Model
+
+    config = Wav2Vec2Config(**LARGE, num_attention_heads=16, do_stable_layer_norm=True, feat_extract_norm="layer")
+    with torch.device("meta"):
+        model = Wav2Vec2Model(config)
+    assert teacher_network(LARGE, 10).weights == pytest.approx(sum(p.numel() for p in model.parameters()), rel=0.002)
+
+
+def test_attention_costs_more_on_longer_utterances():
+    short, long = teacher_network(LARGE, 5), teacher_network(LARGE, 15)
+    # 24 layers, 50 frames a second, 2 products with 500 more frames of 1024 numbers
+    assert long.macs - short.macs == 24 * 50 * 2 * 500 * 1024
+
+
+def test_hours_and_steps():
+    by_batches = {"max_epoch": 4, "num_iters_per_epoch": 1000, "batch_bins": 16000 * 90, "accum_grad": 4}
+    assert audio_hours(by_batches, hours=1) == 100
+    assert optimiser_steps(by_batches, hours=1) == 1000
+    by_passes = {"max_epoch": 6, "batch_bins": 16000 * 300, "accum_grad": 2}
+    assert audio_hours(by_passes, hours=1000) == 6000
+    assert optimiser_steps(by_passes, hours=1000) == 36000
+
+
+def printed(capsys: pytest.CaptureFixture, *options: str) -> dict[str, list[float]]:
+    names = {"teacher": "teacher", "student_full": "student_full", "student_stream": "student_stream"}
+    configs = [word for option, file in names.items() for word in (f"--{option}_config", f"{CONF}/train_{file}.yaml")]
+    main(["--hours", "100", "--test_hours", "10", *configs, *options])
+    rows = [line.strip("| ").split(" | ") for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
+    return {row[-4].strip("| "): [float(x.replace(",", "")) for x in row[-3:]] for row in rows[1:] if len(row) >= 4}
+
+
+def test_what_the_options_change(capsys):
+    online = printed(capsys)
+    assert online["formatted audio"][0] == round(110 * 3600 * 32000 * 0.54 / 1e9, 1)
+    assert online["all"][1] == pytest.approx(sum(row[1] for name, row in online.items() if name != "all"), abs=0.3)
+    stored = printed(capsys, "--teacher_targets", "stored")
+    # 100 h of 50 frames a second, 12 layers of 1024 and 500 logits, 4 bytes each
+    assert stored["targets, float32"][0] == round(100 * 3600 * 50 * (12 * 1024 + 500) * 4 / 1e9, 1)
+    assert stored["student_full"][1] < online["student_full"][1]
+    faster = printed(capsys, "--tflops", "40")
+    assert faster["all"][1] == pytest.approx(online["all"][1] / 2, abs=0.3)
+    assert "teacher" not in printed(capsys, "--adopted")
+
+
+def test_a_missing_configuration_is_refused(capsys, tmp_path):
+    with pytest.raises(SystemExit):
+        main(["--hours", "1", "--teacher_config", str(tmp_path / "none.yaml")])
+    assert "none.yaml: not found" in capsys.readouterr().err

@@ -1,0 +1,46 @@
+import subprocess
+import sys
+
+from distill.progress import Progress, main
+
+LOG = """[host] 2026-01-01 (abs_task:1) INFO: [train] mini-batch sizes summary: N-batch=40, mean=4.0, min=4, max=4
+[host] 2026-01-01 (trainer:1) INFO: 3/10epoch started
+[host] 2026-01-01 (trainer:1) INFO: 3epoch:train:1-10batch: iter_time=0.004loss=2.500, loss_mmi=1.000, loss_scale=1.000
+"""
+
+
+def test_progress_reads_the_trainers_log():
+    progress = Progress(None)
+    for line in LOG.splitlines():
+        progress.read(line)
+    assert progress.epochs == 10 and progress.epochs_done == 2.25
+    progress.read(
+        "INFO: 3epoch results: [train] loss=2.000, time=1 second, [valid] loss=1.500, ter=0.250, time=1 second"
+    )
+    assert progress.epochs_done == 3
+    assert progress.summary() == "valid loss 1.500, valid ter 0.250, train loss 2.000, train loss_mmi 1.000"
+
+
+def test_watch_passes_on_failure_and_shows_why(tmp_path):
+    log = tmp_path / "x" / "train.log"
+    fail = "import sys; print('doing'); print('error: no such teacher', file=sys.stderr); sys.exit(2)"
+    watch = [sys.executable, "-m", "distill.bin.watch", "--log", str(log), "--", sys.executable, "-c"]
+    done = subprocess.run([*watch, fail], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2
+    assert done.stderr.strip().splitlines()[-1] == "error: no such teacher"
+    crash = subprocess.run([*watch, "raise ValueError('boom')"], capture_output=True, text=True, timeout=60)
+    assert crash.returncode == 1 and "boom" in crash.stderr and "no such teacher" not in crash.stderr
+    assert "doing" in log.read_text() and "boom" in log.read_text()
+
+
+def test_watch_succeeds(tmp_path):
+    main(["--log", str(tmp_path / "train.log"), "--", sys.executable, "-c", f"print({LOG!r})"])
+    assert "3/10epoch" in (tmp_path / "train.log").read_text()
+
+
+def test_watch_shows_warnings_of_ours_alone(tmp_path, capsys):
+    line = "[host] 2026-01-01 10:00:00,000 ({module}:12) WARNING: {said}"
+    said = [line.format(module="checkpoint", said="going on"), line.format(module="nets_utils", said="deprecated")]
+    main(["--log", str(tmp_path / "train.log"), "--", sys.executable, "-c", f"print({chr(10).join(said)!r})"])
+    shown = capsys.readouterr().err
+    assert "warning: going on\n" in shown and "deprecated" not in shown

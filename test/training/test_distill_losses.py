@@ -1,0 +1,161 @@
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from distill.configuration import AugmentConf, ChunkConf, DistillConf, layer_map, read_conf
+from distill.errors import UserError
+from distill.targets.frames import average_frames
+from distill.training import losses
+from distill.training.augment import augment, pink
+
+
+def test_masked_mse_matches_numpy_and_ignores_padding():
+    rng = np.random.default_rng(0)
+    student, target = rng.normal(size=(3, 7, 5)), rng.normal(size=(3, 7, 5))
+    lengths = [7, 3, 1]
+    expected = [((student[b, :n] - target[b, :n]) ** 2).mean() for b, n in enumerate(lengths)]
+    student[1, 3:] = 1e6
+    got = losses.masked_mse(torch.tensor(student), torch.tensor(target), torch.tensor(lengths))
+    np.testing.assert_allclose(got.numpy(), expected, rtol=1e-10)
+
+
+def test_masked_cosine_and_frame_kl_match_numpy():
+    rng = np.random.default_rng(0)
+    student, target = rng.normal(size=(3, 7, 5)), rng.normal(size=(3, 7, 5))
+    lengths = [7, 3, 0]
+
+    def mean(per_frame: np.ndarray) -> list[float]:
+        return [per_frame[b, :n].mean() if n else 0.0 for b, n in enumerate(lengths)]
+
+    norm = np.linalg.norm
+    cosine = mean(1 - (student * target).sum(-1) / (norm(student, axis=-1) * norm(target, axis=-1)))
+    p, q = (np.exp(x) / np.exp(x).sum(-1, keepdims=True) for x in (target, student))
+    divergence = mean((p * np.log(p / q)).sum(-1))
+    tensors = torch.tensor(student), torch.tensor(target), torch.tensor(lengths)
+    np.testing.assert_allclose(losses.masked_cosine(*tensors).numpy(), cosine, rtol=1e-10)
+    np.testing.assert_allclose(losses.frame_kl(*tensors).numpy(), divergence, rtol=1e-10)
+    assert losses.frame_kl(tensors[0], tensors[0], tensors[2]).abs().max() < 1e-12
+
+
+@pytest.mark.parametrize("loss", [losses.masked_mse, losses.masked_cosine, losses.frame_kl])
+def test_padding_gets_no_gradient_even_where_it_is_not_finite(loss):
+    student = torch.tensor([0.5, -0.2]).repeat(1, 4, 1).requires_grad_()
+    target = torch.ones(1, 4, 2)
+    target[0, 2:] = float("inf")
+    loss(student, target, torch.tensor([2])).sum().backward()
+    assert student.grad is not None
+    assert torch.equal(student.grad[0, 2:], torch.zeros(2, 2))
+    assert student.grad[0, :2].abs().min() > 0
+
+
+def test_normalise_frames_matches_numpy():
+    h = np.random.default_rng(1).normal(size=(2, 3, 8)).astype(np.float32) * 30 + 5
+    expected = (h - h.mean(-1, keepdims=True)) / np.sqrt(h.var(-1, keepdims=True) + 1e-5)
+    np.testing.assert_allclose(losses.normalise_frames(torch.tensor(h)).numpy(), expected, atol=1e-5)
+
+
+def test_average_frames_pairs_neighbours_and_drops_the_odd_one():
+    x = torch.arange(5.0)[None, :, None].repeat(2, 1, 1)
+    pooled, lengths = average_frames(x, torch.tensor([5, 1]), 2)
+    assert pooled[0, :, 0].tolist() == [0.5, 2.5]
+    assert lengths.tolist() == [2, 1]
+    assert pooled[1, 0, 0] == 0.0  # its only frame, not the mean with padding
+
+
+@pytest.mark.parametrize(
+    "student, teacher, expected",
+    [
+        (12, 24, list(range(2, 25, 2))),
+        (12, 12, list(range(1, 13))),
+        (3, 6, [2, 4, 6]),
+        (10, 24, [2, 4, 7, 9, 12, 14, 16, 19, 21, 24]),
+    ],
+)
+def test_layer_map(student, teacher, expected):
+    assert layer_map(student, teacher) == expected
+
+
+def test_layer_map_refuses_a_deeper_student():
+    with pytest.raises(UserError, match="layer_map"):
+        layer_map(13, 12)
+
+
+def test_ctc_is_the_sum_over_all_paths_per_frame():
+    log_probs = torch.randn(1, 3, 3).log_softmax(-1)
+    total = 0.0
+    for path in np.ndindex(3, 3, 3):
+        if losses.greedy_tokens(torch.eye(3)[list(path)][None], torch.tensor([3])) == [[1, 2]]:
+            total += np.exp(sum(float(log_probs[0, t, k]) for t, k in enumerate(path)))
+    got = losses.ctc(log_probs, torch.tensor([3]), torch.tensor([[1, 2]]), torch.tensor([2]))
+    np.testing.assert_allclose(float(got), -np.log(total) / 3, rtol=1e-5)
+
+
+def test_ctc_without_a_path_counts_nothing():
+    logits = torch.randn(1, 2, 4, requires_grad=True)
+    loss = losses.ctc(logits, torch.tensor([2]), torch.tensor([[1, 1, 2]]), torch.tensor([3]))
+    loss.sum().backward()
+    assert loss.item() == 0 and torch.isfinite(logits.grad).all()
+
+
+def test_greedy_tokens_and_token_error_rate():
+    path = [0, 1, 1, 0, 1, 2, 2, 3]
+    logits = torch.eye(4)[path][None]
+    assert losses.greedy_tokens(logits, torch.tensor([7])) == [[1, 1, 2]]
+    assert losses.token_error_rate([[1, 1, 2], []], [[1, 2], [3]]) == pytest.approx(2 / 3)
+    padded, lengths = losses.pad_tokens([[1, 1, 2], []], torch.device("cpu"))
+    assert padded.tolist() == [[1, 1, 2], [-1, -1, -1]] and lengths.tolist() == [3, 0]
+
+
+@given(st.integers(0, 2**31), st.floats(-5, 30))
+@settings(max_examples=25, deadline=None)
+def test_noise_has_the_snr_asked_for_and_leaves_padding_alone(seed, snr):
+    torch.manual_seed(seed)
+    lengths = torch.tensor([4000, 2500])
+    speech = torch.randn(2, 4000).masked_fill(~losses.frame_mask(lengths, 4000), 0.0) * 0.1
+    noisy = augment(speech, lengths, AugmentConf(gain_db=0.0, noise_snr_db=snr, prob=1.0))
+    noise = noisy - speech
+    assert torch.equal(noisy[1, 2500:], torch.zeros(1500))
+    measured = 10 * torch.log10(speech.square().sum(1) / noise.square().sum(1))
+    torch.testing.assert_close(measured, torch.full((2,), snr), atol=0.05, rtol=0)
+
+
+@pytest.mark.parametrize("samples", [8191, 9000, 1])
+def test_pink_noise_falls_by_ten_decibels_a_decade(samples):
+    torch.manual_seed(0)
+    noise = pink(torch.randn(64, samples))
+    assert noise.shape == (64, samples) and torch.isfinite(noise).all()
+    if samples > 1:
+        power = torch.fft.rfft(noise).abs().square().mean(0)
+        decade = 10 * torch.log10(power[40:50].mean() / power[400:500].mean())
+        assert decade.item() == pytest.approx(10, abs=1)
+
+
+def test_gain_is_bounded_and_silence_stays_silent():
+    speech = torch.stack([torch.ones(100), torch.zeros(100)])
+    conf = AugmentConf(gain_db=6.0, noise_snr_db=200.0, prob=1.0)
+    gains = torch.stack([augment(speech, torch.tensor([100, 100]), conf) for _ in range(50)])
+    decibels = 20 * torch.log10(gains[:, 0].mean(-1))
+    assert decibels.abs().max() <= 6.01 and decibels.std() > 1
+    assert torch.equal(gains[:, 1], torch.zeros(50, 100))
+
+
+def test_unknown_and_impossible_settings_are_refused():
+    with pytest.raises(UserError, match="alfa"):
+        read_conf(DistillConf, "distill_conf", {"alfa": 0.5})
+    with pytest.raises(UserError, match="target"):
+        read_conf(DistillConf, "distill_conf", {"target": "teacher"})
+    with pytest.raises(UserError, match="no multiple"):
+        ChunkConf(chunk_ms=[170, 190]).range_in_frames(40)
+    assert ChunkConf(chunk_ms=[160, 960]).range_in_frames(40) == (4, 24)
+    assert ChunkConf(chunk_ms=480).range_in_frames(20) == (24, 24)
+
+
+def test_chunks_in_frames():
+    assert ChunkConf(left_ms=6000).in_frames(24, 40) == (24, 150, 0)
+    assert ChunkConf(left_ms=None, hop=0.5).in_frames(24, 20) == (12, None, 12)
+    assert ChunkConf(hop=0.25).in_frames(1, 20) == (1, 300, 0)
+    for wrong, message in (({"left_ms": -1}, "negative"), ({"hop": 0}, "above 0"), ({"hop": 1.5}, "at most 1")):
+        with pytest.raises(UserError, match=message):
+            ChunkConf(**wrong)

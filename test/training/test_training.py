@@ -1,0 +1,480 @@
+"""Real trainings through ESPnet's trainer, seconds long."""
+
+import copy
+import dataclasses
+import itertools
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+import yaml
+from tiny_training import STUDENT, TEACHER, TOKENS
+
+from distill.checkpoints.load import checkpoint_path, load_network, network_shape
+from distill.configuration import DistillConf
+from distill.errors import UserError
+from distill.targets import store
+from distill.training.distill_model import DistillModel
+from distill.training.losses import normalise_frames
+from distill.training.teacher_source import TeacherOutputs
+
+
+def reporter(directory):
+    return torch.load(directory / "checkpoint.pth", weights_only=False)["reporter"]["stats"]
+
+
+def changed(config, **sections):
+    config = copy.deepcopy(config)
+    for name, values in sections.items():
+        config[name] = {**config.get(name, {}), **values} if isinstance(values, dict) else values
+    return config
+
+
+def speech(world, part="valid"):
+    audio = [soundfile.read(path, dtype="float32")[0] for path in sorted((world.root / part).glob("*.wav"))]
+    lengths = torch.tensor([len(x) for x in audio])
+    padded = torch.zeros(len(audio), int(lengths.max()))
+    for row, x in zip(padded, audio, strict=True):
+        row[: len(x)] = torch.from_numpy(x)
+    return padded, lengths
+
+
+def test_collect_stats_gives_lengths_and_builds_no_model(world):
+    shapes = (world.root / "stats" / "train" / "speech_shape").read_text().split()
+    lengths = dict(zip(shapes[::2], map(int, shapes[1::2]), strict=True))
+    assert lengths == {p.stem: soundfile.info(p).frames for p in (world.root / "train").glob("*.wav")}
+    texts = (world.root / "stats" / "train" / "text_shape").read_text().split()
+    assert all(int(n) == len(world.texts[u]) for u, n in zip(texts[::2], texts[1::2], strict=True))
+
+
+def test_teacher_trains_averages_and_loads(world, teacher):
+    stats = reporter(teacher)
+    assert set(stats) == {1, 2}
+    assert {"loss", "loss_ctc", "ter"} <= set(stats[2]["valid"])
+    assert stats[2]["train"]["loss"] < stats[1]["train"]["loss"]
+    assert checkpoint_path(teacher).name == "valid.loss.ave.pth"
+    loaded = load_network(teacher)
+    assert loaded.token_list == TOKENS and not loaded.network.training
+    assert network_shape(teacher) == (4, 24, 20)
+    average = torch.load(teacher / "valid.loss.ave.pth", weights_only=True)
+    key = next(k for k in average if k.endswith("weight"))
+    parts = [torch.load(teacher / f"{e}epoch.pth", weights_only=True)[key] for e in (1, 2)]
+    torch.testing.assert_close(loaded.network.state_dict()[key.removeprefix("network.")], sum(parts) / 2)
+
+
+def test_a_teacher_from_hugging_face_no_longer_needs_its_directory(world):
+    import shutil
+
+    from transformers import Wav2Vec2Config, Wav2Vec2Model
+
+    torch.manual_seed(1)
+    model = Wav2Vec2Model(Wav2Vec2Config(**TEACHER["network_conf"]["config"]))
+    source = world.root / "hugging_face"
+    model.save_pretrained(source)
+    config = changed(TEACHER, network_conf={"config": str(source), "freeze_cnn": True}, optim_conf={"lr": 0.0})
+    trained = world.train("teacher_hf", config, "--max_epoch", "1")
+    shutil.rmtree(source)
+    loaded = load_network(trained)
+    for key, value in model.state_dict().items():
+        torch.testing.assert_close(loaded.network.encoder.state_dict()[key], value, msg=key)
+    assert network_shape(trained) == (4, 24, 20)
+
+
+def test_a_teachers_body_stays_as_it_was_while_its_prediction_layer_is_trained(world, teacher):
+    """As conf/train_teacher_init.yaml says."""
+    shipped = yaml.safe_load((Path(__file__).parents[2] / "conf/train_teacher_init.yaml").read_text())
+    config = {**TEACHER, "freeze_param": shipped["freeze_param"]}
+    tuned = world.train("teacher_head", config, "--init", str(teacher), "--max_epoch", "1")
+    before, after = load_network(teacher).network.state_dict(), load_network(tuned).network.state_dict()
+    changed_keys = {key for key, value in before.items() if not torch.equal(after[key], value)}
+    assert changed_keys == {"output.weight", "output.bias"}
+
+
+def test_lfmmi_and_init_for_a_teacher(world, teacher):
+    config = changed(TEACHER, distill_conf={"target": "transcript", "weight_ctc": 0.5}, optim_conf={"lr": 0.0})
+    tuned = world.train("teacher_mmi", config, "--init", str(teacher), "--max_epoch", "1")
+    stats = reporter(tuned)[1]["valid"]
+    assert stats["loss"] == pytest.approx(stats["loss_mmi"] + 0.5 * stats["loss_ctc"], rel=1e-4)
+    before, after = load_network(teacher).network.state_dict(), load_network(tuned).network.state_dict()
+    for key, value in before.items():
+        torch.testing.assert_close(after[key], value, msg=key)
+
+
+@pytest.fixture(scope="session")
+def online(world, teacher):
+    return world.train("student_online", STUDENT, "--teacher", str(teacher), "--teacher_targets", "online")
+
+
+def test_online_and_stored_targets_train_the_same(world, teacher, stored, online):
+    other = world.train("student_stored", STUDENT, "--teacher", str(teacher), *stored)
+    a, b = reporter(online), reporter(other)
+    for epoch in (1, 2):
+        for part in ("train", "valid"):
+            for name in ("loss", "loss_hidden", "loss_logits", "loss_mmi"):
+                assert a[epoch][part][name] == pytest.approx(b[epoch][part][name], rel=1e-4, abs=1e-4), name
+    s = a[1]["valid"]
+    expected = 0.2 * s["loss_hidden"] + 0.8 * (0.8 * s["loss_mmi"] + 0.2 * s["loss_logits"])
+    assert s["loss"] == pytest.approx(expected, rel=1e-4)
+    assert (world.root / "student_online" / "tensorboard" / "valid").is_dir()
+
+
+def test_no_teacher_in_the_checkpoint_and_no_projection_in_the_network(online):
+    state = torch.load(online / "latest.pth", weights_only=True)
+    assert {key.split(".")[0] for key in state} == {"network", "projections"}
+    student = load_network(online).network
+    assert {f"network.{key}" for key in student.state_dict()} == {k for k in state if k.startswith("network.")}
+    assert state["projections.0.weight"].shape == (24, 16)
+    optimiser = torch.load(online / "checkpoint.pth", weights_only=False)["optimizers"][0]
+    assert len(optimiser["param_groups"][0]["params"]) == len(list(student.parameters())) + 4
+
+
+def test_loss_terms_match_numpy(world, teacher, online):
+    """The validation terms recomputed from the saved student and teacher, utterance by utterance without padding."""
+    state = torch.load(online / "2epoch.pth", weights_only=True)
+    student, teach = load_network(online).network, load_network(teacher).network
+    student.load_state_dict({k.removeprefix("network."): v for k, v in state.items() if k.startswith("network.")})
+    hidden, logits = [], []
+    padded, lengths = speech(world)
+    for x, n in zip(padded, lengths, strict=True):
+        with torch.no_grad():
+            s, t = (net(x[None, :n], torch.tensor([n])) for net in (student, teach))
+        terms = []
+        for i, layer in enumerate((2, 4)):
+            weight, bias = state[f"projections.{i}.weight"].numpy(), state[f"projections.{i}.bias"].numpy()
+            target = t.hidden[layer - 1][0].numpy()
+            target = (target - target.mean(1, keepdims=True)) / np.sqrt(target.var(1, keepdims=True) + 1e-5)
+            terms.append(((s.hidden[i][0].numpy() @ weight.T + bias - target) ** 2).mean())
+        hidden.append(np.mean(terms))
+        logits.append(((s.logits - t.logits)[0].numpy() ** 2).mean())
+    stats = reporter(online)[2]["valid"]
+    assert stats["loss_hidden"] == pytest.approx(np.mean(hidden), rel=1e-3)
+    assert stats["loss_logits"] == pytest.approx(np.mean(logits), rel=1e-3)
+
+
+def test_resume_goes_on_as_if_never_stopped(world, teacher, online):
+    options = ("--teacher", str(teacher))
+    world.train("student_resumed", STUDENT, *options, "--max_epoch", "1")
+    resumed = world.train("student_resumed", STUDENT, *options, "--max_epoch", "2")
+    assert set(reporter(resumed)) == {1, 2}
+    assert reporter(resumed)[2]["valid"]["loss"] == pytest.approx(reporter(online)[2]["valid"]["loss"], rel=1e-4)
+
+
+def test_stage_2_starts_from_the_student_and_streams(world, teacher, online, stored):
+    config = changed(STUDENT, chunk_conf={"chunk_ms": [160, 320], "full_prob": 0.5, "left_ms": 640, "hop": 0.5})
+    config["augment_conf"] = {"gain_db": 6, "noise_snr_db": [10, 40], "prob": 0.5}
+    config["optim_conf"] = {"lr": 0.0}
+    stream = world.train("student_stream", config, "--init", str(online), "--teacher", str(teacher), *stored)
+    before, after = load_network(online).network.state_dict(), load_network(stream).network.state_dict()
+    assert before.keys() == after.keys()
+    for key, value in before.items():
+        torch.testing.assert_close(after[key], value, msg=key)
+    assert reporter(stream)[1]["valid"]["loss_logits"] != reporter(online)[2]["valid"]["loss_logits"]
+
+
+def test_stage_2_from_the_student_as_its_teacher_maps_layers_one_to_one(world, online):
+    stream = world.train(
+        "student_from_student",
+        changed(STUDENT, optim_conf={"lr": 0.0}),
+        "--init",
+        str(online),
+        "--teacher",
+        str(online),
+    )
+    stats = reporter(stream)[1]["valid"]
+    assert torch.load(stream / "latest.pth", weights_only=True)["projections.0.weight"].shape == (16, 16)
+    assert stats["loss_logits"] == pytest.approx(0, abs=1e-6)  # the same weights, full context
+    assert stats["loss_mmi"] == pytest.approx(0, abs=1e-4)
+
+
+def test_delayed_targets_ask_for_what_the_teacher_knew_before(world, teacher, online):
+    """A student that says everything 40 ms after its teacher has no loss at all."""
+    conf = DistillConf(alpha=0.5, beta=0.5, target="posterior", graph=str(world.root / "den.npz"), target_delay_ms=40)
+    student = load_network(online).network
+    model = DistillModel(student, TOKENS, conf, teacher=str(online))
+    padded, lengths = speech(world)
+    said = student(padded, lengths)
+    layers = {i: normalise_frames(model.projections[i - 1](h)).roll(-2, 1) for i, h in enumerate(said.hidden, 1)}
+    model.teachers[0].outputs = lambda *_: TeacherOutputs(layers, said.logits.roll(-2, 1), said.lengths, None, None)
+    for projection in model.projections:
+        projection.register_forward_hook(lambda _module, _input, output: normalise_frames(output))
+    _, stats = model._loss(said, padded, lengths, torch.zeros(len(padded), 1), torch.ones(len(padded)), [], {})
+    for name, value in stats.items():
+        assert value.item() == pytest.approx(0, abs=1e-5), name
+    model.conf = dataclasses.replace(conf, target_delay_ms=0)
+    _, stats = model._loss(said, padded, lengths, torch.zeros(len(padded), 1), torch.ones(len(padded)), [], {})
+    assert set(stats) == {"loss_hidden", "loss_logits", "loss_mmi"} and min(stats.values()) > 1e-4
+
+
+def test_two_teachers_count_alike(world, teacher, stored, online):
+    """Stage 2 with both: terms are the means of what each teacher alone would give."""
+    frozen = changed(STUDENT, optim_conf={"lr": 0.0}, distill_conf={"alpha": 1.0, "beta": 0.5, "target": "posterior"})
+    start = ("--init", str(online), "--max_epoch", "1")
+    alone = [
+        reporter(world.train(f"student_of_{path.name}", frozen, *start, "--teacher", str(path)))[1]["valid"]
+        for path in (teacher, online)
+    ]
+    both = world.train(
+        "student_of_both", frozen, *start, "--teacher", str(teacher), *stored, "--second_teacher", str(online)
+    )
+    for name in ("loss", "loss_logits", "loss_mmi"):
+        assert reporter(both)[1]["valid"][name] == pytest.approx(
+            (alone[0][name] + alone[1][name]) / 2, rel=1e-3, abs=1e-6
+        )
+    hidden = changed(STUDENT, optim_conf={"lr": 0.0})
+    path = world.train(
+        "student_of_both_hidden", hidden, *start, "--teacher", str(teacher), "--second_teacher", str(online)
+    )
+    state = torch.load(path / "latest.pth", weights_only=True)
+    shapes = [state[f"projections.{i}.weight"].shape for i in range(4)]
+    assert shapes == [(24, 16)] * 2 + [(16, 16)] * 2  # the teacher's two layers, then the student's
+    assert {key.split(".")[0] for key in state} == {"network", "projections"}
+
+
+@pytest.mark.parametrize("target", ["pseudo", "transcript", "frame_kl", "none"])
+def test_other_targets(world, teacher, target):
+    config = changed(STUDENT, distill_conf={"target": target, "alpha": 1.0})
+    stats = reporter(world.train(f"student_{target}", config, "--teacher", str(teacher), "--max_epoch", "1"))[1][
+        "valid"
+    ]
+    assert "loss_hidden" not in stats
+    assert ("loss_mmi" in stats) == (target in ("pseudo", "transcript"))
+    assert ("loss_kl" in stats) == (target == "frame_kl")
+    weight = {"loss_mmi": 0.8, "loss_kl": 0.8, "loss_logits": 0.2}
+    expected = sum(weight[name] * stats[name] for name in stats.keys() & weight.keys())
+    assert stats["loss"] == pytest.approx(expected, rel=1e-4)
+
+
+def test_fbank_student_at_half_the_teachers_frame_rate(world, teacher, stored):
+    config = changed(STUDENT)
+    config["network_conf"] = {**STUDENT["network_conf"], "front_end": "fbank", "front_end_conf": {}}
+    stats = reporter(world.train("student_fbank", config, "--teacher", str(teacher), *stored, "--max_epoch", "1"))
+    assert np.isfinite(stats[1]["valid"]["loss"]) and stats[1]["valid"]["loss_hidden"] > 0
+
+
+def test_without_a_teacher_the_same_student_trains_on_transcripts(world):
+    config = changed(STUDENT)
+    config["network_conf"] = {**STUDENT["network_conf"]}
+    config["network_conf"]["front_end_conf"] = {**STUDENT["network_conf"]["front_end_conf"], "freeze": True}
+    out = world.train("student_no_kd", config, "--distill_conf", "target=transcript", "--max_epoch", "1")
+    stats = reporter(out)[1]["train"]
+    assert stats["loss"] == pytest.approx(stats["loss_mmi"]) and "loss_hidden" not in stats
+    assert yaml.safe_load((out / "config.yaml").read_text())["network_conf"]["front_end_conf"]["freeze"] is False
+
+
+def test_a_batch_without_a_finite_loss_changes_nothing_and_is_named(world, monkeypatch, capsys, caplog):
+    from distill.training import distill_model
+
+    real, calls = distill_model.losses.ctc, []
+
+    def sometimes(logits, *rest):
+        calls.append(len(logits))
+        return real(logits, *rest) * (float("nan") if len(calls) == 2 else 1.0)
+
+    monkeypatch.setattr(distill_model.losses, "ctc", sometimes)
+    with caplog.at_level("WARNING"):
+        out = world.train("not_finite", TEACHER, "--max_epoch", "1")
+    (line,) = [r.message for r in caplog.records if "not finite" in r.message]
+    assert "loss_ctc of train" in line and "(1 so far)" in line
+    state = torch.load(out / "1epoch.pth", weights_only=True)
+    assert all(bool(torch.isfinite(x).all()) for x in state.values())
+    assert np.isfinite(reporter(out)[1]["train"]["loss"])
+    monkeypatch.setattr(distill_model.losses, "ctc", lambda logits, *rest: real(logits, *rest) * float("nan"))
+    monkeypatch.setattr(distill_model, "MAX_NOT_FINITE", 2)
+    with pytest.raises(SystemExit) as failure:
+        world.train("never_finite", TEACHER, "--max_epoch", "2")
+    assert failure.value.code == 2
+    assert "no finite loss in 2 batches in a row, at last loss_ctc of train" in capsys.readouterr().err
+
+
+def test_bad_input_is_one_line(world, teacher, stored, capsys):
+    def fails(name, config, *options):
+        with pytest.raises(SystemExit) as stop:
+            world.train(name, config, *options)
+        assert stop.value.code == 2
+        return capsys.readouterr().err.strip().splitlines()[-1]
+
+    assert "needs a teacher" in fails("bad1", STUDENT)
+    assert "no/where/config.yaml: not found" in fails("bad2", STUDENT, "--teacher", "no/where")
+    frozen = {"front_end_conf": {"channels": [8] * 7, "freeze": True}}
+    said = fails("bad0", changed(STUDENT, network_conf=frozen), "--teacher", str(teacher))
+    assert "freeze: nothing to freeze, the CNN: not copied" in said and "conf/students/s5.yaml" in said
+    assert "'widht'" in fails("bad3", changed(STUDENT, network_conf={"widht": 3}), "--teacher", str(teacher))
+    assert "does not fit the network" in fails(
+        "bad4",
+        changed(STUDENT, network_conf={"width": 32}),
+        "--teacher",
+        str(teacher),
+        "--init",
+        str(world.root / "student_online"),
+    )
+    short = world.root / "targets" / "train" / "logits.scp"
+    whole = short.read_text()
+    try:
+        short.write_text("".join(whole.splitlines(keepends=True)[:-1]))
+        assert re.search("logits.scp: lacks 1 of 10", fails("bad5", STUDENT, "--teacher", str(teacher), *stored))
+    finally:
+        short.write_text(whole)
+    other = world.root / "teacher_mmi"
+    assert "another teacher" in fails("bad6", STUDENT, "--teacher", str(other), *stored)
+
+
+def test_loading_refuses_what_does_not_fit(world, online, tmp_path):
+    with pytest.raises(UserError, match="config.yaml: not found"):
+        load_network(tmp_path)
+    (tmp_path / "config.yaml").write_text((online / "config.yaml").read_text())
+    with pytest.raises(UserError, match="holds no model"):
+        load_network(tmp_path)
+    state = torch.load(online / "latest.pth", weights_only=True)
+    dropped = next(key for key in state if key.startswith("network."))
+    del state[dropped]
+    torch.save(state, tmp_path / "model.pth")
+    with pytest.raises(UserError, match=f"{dropped.removeprefix('network.')} is missing"):
+        load_network(tmp_path)
+    (tmp_path / "model.pth").write_bytes(b"half a file")
+    with pytest.raises(UserError, match="cannot be read"):
+        load_network(tmp_path)
+
+
+def test_extraction_skips_complete_shards_and_goes_on_after_a_kill(
+    world, teacher, stored, tmp_path, monkeypatch, capsys
+):
+    from distill.targets import extract as extract_targets
+    from distill.targets import store
+
+    monkeypatch.setattr(store.shards, "__defaults__", (3,))
+    options = ["--teacher", str(teacher), "--wav_scp", str(world.root / "train" / "wav.scp"), "--output", str(tmp_path)]
+    options += ["--layers", "2,4", "--num_jobs", "2"]
+    extract_targets.main([*options, "--plan"])
+    assert "of real time" not in capsys.readouterr().out
+    monkeypatch.setattr(extract_targets, "MEASURED_MIN", 0)
+    extract_targets.main([*options, "--plan"])
+    assert "to be computed: 100 %" in (said := capsys.readouterr().out) and "of real time" in said
+    extract_targets.main([*options, "--job", "1"])
+    with pytest.raises(SystemExit):
+        extract_targets.main([*options, "--merge"])
+    (tmp_path / "data" / "0003" / "done.json").unlink()  # as if killed in the middle of the third shard
+    times = {p.parent.name: p.stat().st_mtime_ns for p in tmp_path.glob("data/*/logits.1.ark")}
+    assert set(times) == {"0001", "0003"}
+    for job in ("1", "2"):
+        extract_targets.main([*options, "--job", job])
+    extract_targets.main([*options, "--merge"])
+    assert (tmp_path / "data/0001/logits.1.ark").stat().st_mtime_ns == times["0001"]
+    assert (tmp_path / "data/0003/logits.1.ark").stat().st_mtime_ns != times["0003"]
+    for name in ("hidden_02", "hidden_04", "logits"):
+        mine, reference = (store.read_targets(d, name) for d in (tmp_path, world.root / "targets" / "train"))
+        assert sorted(mine) == sorted(reference)
+        for utterance in mine:
+            np.testing.assert_allclose(mine[utterance], reference[utterance], atol=2e-4)
+
+
+@pytest.mark.parametrize(
+    ("damage", "option", "said"),
+    [
+        (lambda ark: ark.write_bytes(ark.read_bytes()[:-1]), "--check", "bytes instead of"),
+        (lambda ark: ark.unlink(), "--check", "missing instead of"),
+        (lambda ark: flip_a_bit(ark, 100), "--verify", "CRC-32"),
+    ],
+)
+def test_damaged_targets_are_named_and_made_again(world, teacher, tmp_path, monkeypatch, capsys, damage, option, said):
+    from distill.targets import extract as extract_targets
+    from distill.targets import store
+
+    monkeypatch.setattr(store.shards, "__defaults__", (3,))
+    options = ["--teacher", str(teacher), "--wav_scp", str(world.root / "train" / "wav.scp"), "--output", str(tmp_path)]
+    options += ["--layers", "2,4"]
+    extract_targets.main(options)
+    extract_targets.main([*options, "--verify"])
+    before = {path: path.read_bytes() for path in sorted(tmp_path.glob("data/*/*.ark"))}
+    times = {path: path.stat().st_mtime_ns for path in before}
+    broken = tmp_path / "data/0002/hidden_04.1.ark"
+    damage(broken)
+    capsys.readouterr()
+    with pytest.raises(SystemExit):
+        extract_targets.main([*options, option])
+    message = capsys.readouterr().err
+    assert message.count("\n") == 1 and str(broken) in message and said in message
+    extract_targets.main(options)
+    extract_targets.main([*options, "--verify"])
+    assert {path: path.read_bytes() for path in before} == before
+    assert {path.parent.name for path in before if path.stat().st_mtime_ns != times[path]} == {"0002"}
+
+
+def flip_a_bit(path: Path, position: int) -> None:
+    content = bytearray(path.read_bytes())
+    content[position] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_one_does(world, teacher):
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    command = world.command("student_ddp", STUDENT, "--teacher", str(teacher), "--dist_backend", "gloo")
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29617"]
+    done = subprocess.run(
+        [*launch, "-m", "distill.bin.train", *command], env=environment, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    out = world.root / "student_ddp"
+    alone = world.train("student_alone", STUDENT, "--teacher", str(teacher))
+    ours, expected = reporter(out), reporter(alone)
+    assert set(ours) == set(expected) == {1, 2}
+    for epoch in expected:
+        for part, name in itertools.product(("train", "valid"), ("loss", "loss_hidden", "loss_logits", "loss_mmi")):
+            assert ours[epoch][part][name] == pytest.approx(expected[epoch][part][name], rel=1e-3), (epoch, part, name)
+    weights, alike = (load_network(directory).network.state_dict() for directory in (out, alone))
+    for name in weights:
+        torch.testing.assert_close(weights[name], alike[name], rtol=1e-2, atol=1e-4)
+
+
+FBANK = {**STUDENT, "network_conf": {**STUDENT["network_conf"], "front_end": "fbank", "front_end_conf": {}}}
+
+
+@pytest.mark.parametrize(("dtype", "apart"), [("float32", 1e-5), ("float16", 1e-3), ("compressed", 1e-2)])
+@pytest.mark.parametrize("config", [STUDENT, FBANK], ids=["20ms", "40ms"])
+@pytest.mark.parametrize(
+    "target", [{}, {"posterior_top_k": 2}, {"target": "pseudo", "nbest": 3}], ids=["posterior", "top_k", "nbest"]
+)
+def test_first_loss_with_stored_targets_is_that_of_an_online_one(
+    world, teacher, tmp_path, config, dtype, apart, target
+):
+    """Utterance by utterance, so that padding is no part of it."""
+    from distill.checkpoints.load import build_network
+    from distill.targets import extract as extract_targets
+
+    graph = world.root / "den.npz"
+    config = changed(config, distill_conf={**target, "graph": str(graph)})
+    (tmp_path / "student.yaml").write_text(yaml.safe_dump(config))
+    wav_scp = world.root / "valid/wav.scp"
+    extract_targets.main(
+        [
+            *("--teacher", str(teacher), "--wav_scp", str(wav_scp), "--output", str(tmp_path / "targets")),
+            *("--student_config", str(tmp_path / "student.yaml"), "--graph", str(graph), "--dtype", dtype),
+        ]
+    )
+    manifest = store.read_manifest(tmp_path / "targets")
+    frame_ms = 40 if config is not STUDENT and config["network_conf"]["front_end"] == "fbank" else 20
+    assert manifest["frame_ms"] == frame_ms
+    torch.manual_seed(0)
+    network, conf = build_network(config, len(TOKENS)), DistillConf(**config["distill_conf"])
+    online = DistillModel(network, TOKENS, conf, teacher=str(teacher)).eval()
+    stored = DistillModel(network, TOKENS, conf, teacher=str(teacher), stored_ms=frame_ms).eval()
+    stored.projections.load_state_dict(online.projections.state_dict())
+    streams = {name: store.read_targets(tmp_path / "targets", name) for name in manifest["streams"]}
+    assert ("posterior" in streams, "nbest" in streams) == ("posterior_top_k" in target, "nbest" in target)
+    for utterance, path in store.read_two_columns(wav_scp).items():
+        audio = torch.from_numpy(soundfile.read(path, dtype="float32")[0])[None]
+        batch = {f"teacher_{name}": torch.from_numpy(x[utterance].copy())[None] for name, x in streams.items()}
+        batch |= {f"{name}_lengths": torch.tensor([x.shape[1]]) for name, x in batch.items()}
+        text, lengths = torch.tensor([[2]]), torch.tensor([1])
+        losses = []
+        for model, extra in ((online, {}), (stored, batch)):
+            with torch.no_grad():
+                losses.append(model(audio, torch.tensor([audio.shape[1]]), text, lengths, **extra)[1])
+        for name in ("loss", "loss_hidden", "loss_logits", "loss_mmi"):
+            assert losses[1][name].item() == pytest.approx(losses[0][name].item(), rel=apart, abs=apart), name
