@@ -89,7 +89,7 @@ ALL = [command for document in DOCUMENTS for command in commands(document)]
 def options_of(module: str) -> frozenset[str]:
     """Long options that a module's --help lists."""
     if module == "distill.bin.train":
-        from distill.tasks.distill_task import DistillTask
+        from distill.training.distill_task import DistillTask
 
         text = DistillTask.get_parser().format_help()
     elif module == "torch.distributed.run":

@@ -16,8 +16,9 @@ import yaml
 sys.path.insert(0, str(Path(__file__).parents[1] / "models"))  # tiny_networks
 from tiny_networks import CHANNELS, TEACHER, speech, student, teacher
 
+from distill.bin import pack
 from distill.checkpoints.load import load_network, network_shape
-from distill.recognition import decode, pack, transcribe
+from distill.recognition import decode, transcribe
 from distill.streaming import StreamingRecognizer
 
 TOKENS = ["<blank>", "<unk>", *"abcdefg", "<space>", "<sos/eos>"]
