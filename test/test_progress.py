@@ -1,5 +1,6 @@
 import subprocess
 import sys
+from pathlib import Path
 
 from distill.progress import Progress, main
 
@@ -39,8 +40,11 @@ def test_watch_succeeds(tmp_path):
 
 
 def test_watch_shows_warnings_of_ours_alone(tmp_path, capsys):
-    line = "[host] 2026-01-01 10:00:00,000 ({module}:12) WARNING: {said}"
-    said = [line.format(module="checkpoint", said="going on"), line.format(module="nets_utils", said="deprecated")]
-    main(["--log", str(tmp_path / "train.log"), "--", sys.executable, "-c", f"print({chr(10).join(said)!r})"])
+    from distill.checkpoints import save  # its warnings carry its name
+
+    line = "[host] 2026-01-01 10:00:00,000 ({module}:12) WARNING: {message}"
+    module = Path(save.__file__).stem
+    lines = [line.format(module=module, message="going on"), line.format(module="nets_utils", message="deprecated")]
+    main(["--log", str(tmp_path / "train.log"), "--", sys.executable, "-c", f"print({chr(10).join(lines)!r})"])
     shown = capsys.readouterr().err
     assert "warning: going on\n" in shown and "deprecated" not in shown
