@@ -145,11 +145,33 @@ def number_of_layers(config: Mapping[str, Any]) -> int:
     return layers if isinstance(layers, int) else 0
 
 
-def network_shape(directory: str | Path) -> tuple[int, int, int]:
-    """(layers, width, ms per frame) of a trained network, from its configuration alone."""
+class NetworkShape(NamedTuple):
+    """Sizes of a network.
+
+    Attributes:
+        layers: number of layers.
+        width: of each layer.
+        frame_ms: milliseconds between frames of logits.
+        encoder_frame_ms: milliseconds between frames of the hidden layers.
+    """
+
+    layers: int
+    width: int
+    frame_ms: int
+    encoder_frame_ms: int
+
+
+def network_shape(directory: str | Path) -> NetworkShape:
+    """The sizes of a trained network, from its configuration alone."""
     config = read_config(directory)
     conf = config.get("network_conf") or {}
     if config["network"] == "student":
-        return conf["layers"], conf["width"], 40 if conf.get("front_end", "cnn") == "fbank" else 20
+        return NetworkShape(conf["layers"], conf["width"], *student_frame_ms(conf))
     encoder = conf["config"]
-    return encoder.get("num_hidden_layers", 12), encoder.get("hidden_size", 768), 20
+    return NetworkShape(encoder.get("num_hidden_layers", 12), encoder.get("hidden_size", 768), 20, 20)
+
+
+def student_frame_ms(network_conf: Mapping[str, Any]) -> tuple[int, int]:
+    """Milliseconds between logit frames and between encoder frames of a student, from its ``network_conf``."""
+    encoder_ms = 40 if network_conf.get("front_end", "cnn") == "fbank" else 20
+    return encoder_ms // (network_conf.get("logits_per_frame") or encoder_ms // 20), encoder_ms
