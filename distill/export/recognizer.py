@@ -98,7 +98,10 @@ class OnnxModel:
         return StepState(self.session)
 
     def step(self, samples: np.ndarray, frames: int, past: int, state: StepState) -> np.ndarray:
-        """Log-posteriors (chunk * logits_per_frame, V) from (samples,) audio, as :class:`StreamStep` says; the state becomes the next."""
+        """Log-posteriors (chunk * logits_per_frame, V) from (samples,) audio; the state becomes the next.
+
+        See :class:`distill.export.step.StreamStep` for the arguments.
+        """
         inputs = {"samples": np.ascontiguousarray(samples), "frames": np.array(frames), "past": np.array(past)}
         for name, value in inputs.items():
             state.binding.bind_cpu_input(name, value)

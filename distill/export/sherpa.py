@@ -95,7 +95,7 @@ def _wrapper(step: onnx.ModelProto, shapes: Shapes) -> str:
     after = ", ".join(f"{name}_after" for name in names)
     typed_next = ", ".join(f"float[{','.join(map(str, state[name]))}] {name}_next" for name in names)
     chunk, ahead, hop = shapes.chunk, shapes.lookahead, shapes.hop
-    stride = chunk * hop
+    stride, rows_per_step = chunk * hop, chunk * shapes.logits_per_frame
     header = 4
     short, long = header + shapes.samples, sum(sizes.values())
     half = state["origin"][1]
@@ -222,7 +222,7 @@ student (int32[1,n,1] signal, float16[1,{2 * (short + long)}] state)
             always = Constant <value = bool {{1}}> ()
             step_after, past_after, {after}, pieces = Loop (steps, always, step, past, {begun}) <
                 body = one_step (int64 number, bool go, int64[1] step_in, int64[1] past_in, {typed}) => (
-                    bool go_on, int64[1] step_out, int64[1] past_out, {typed_next}, float[{chunk * shapes.logits_per_frame},{vocab}] piece
+                    bool go_on, int64[1] step_out, int64[1] past_out, {typed_next}, float[{rows_per_step},{vocab}] piece
                 ) {{
                     go_on = Identity (go)
                     from = Mul (number, stride)

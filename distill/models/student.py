@@ -96,10 +96,11 @@ class Student(nn.Module):
         self.width = width
         self.heads = heads
         self.front_end = kinds[front_end](**(front_end_conf or {}))
-        self.logits_per_frame = logits_per_frame or self.encoder_frame_ms // LOGIT_FRAME_MS
-        if self.logits_per_frame < 1 or self.encoder_frame_ms % self.logits_per_frame:
+        frame_ms = self.encoder_frame_ms
+        self.logits_per_frame = logits_per_frame or frame_ms // LOGIT_FRAME_MS
+        if self.logits_per_frame < 1 or frame_ms % self.logits_per_frame:
             raise UserError(
-                f"network_conf.logits_per_frame: {logits_per_frame} does not divide a frame of {self.encoder_frame_ms} ms"
+                f"network_conf.logits_per_frame: {logits_per_frame} does not divide a frame of {frame_ms} ms"
             )
         self.feature_norm = nn.LayerNorm(self.front_end.channels)
         self.projection = nn.Linear(self.front_end.channels, width)
@@ -128,7 +129,7 @@ class Student(nn.Module):
 
     @property
     def lookahead_samples(self) -> int:
-        """Samples beyond an encoder frame's own that the front end waits for: 80 (5 ms) for cnn, 720 (45 ms) for fbank."""
+        """Samples beyond an encoder frame's own that the front end sees: 80 (5 ms) for cnn, 720 (45 ms) for fbank."""
         return self.front_end.window - self.front_end.hop
 
     def frames(self, samples: int) -> int:
@@ -191,9 +192,9 @@ class Student(nn.Module):
     def stream(self, samples: Tensor, state: StreamState, final: bool = False) -> Tensor:
         """Take in (B, n) more samples, any n, and return the logits (B, t, V) of the chunks they complete.
 
-        Chunk c is encoder frames [c C, (c + 1) C). It is complete ``lookahead_frames`` and then :attr:`lookahead_samples` after
-        its last frame's end. ``final`` ends the streams: what is left comes out as a shorter chunk. ``state`` is
-        changed in place and must not be used after ``final``.
+        Chunk c is encoder frames [c C, (c + 1) C). It is complete ``lookahead_frames`` and then
+        :attr:`lookahead_samples` after its last frame's end. ``final`` ends the streams: what is left comes out as a shorter chunk.
+        ``state`` is changed in place and must not be used after ``final``.
         """
         state.samples = torch.cat((state.samples, samples.to(state.samples)), 1)
         pieces = []

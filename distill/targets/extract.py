@@ -322,7 +322,7 @@ def main(argv: list[str] | None = None) -> None:
         of_a_stream = {n: planned({n: d}, args.dtype) / 1e9 for n, d in dimensions.items()}
         hours = sum(samples) / SAMPLE_RATE / 3600
         print(
-            f"{args.output}: {len(audio)} utterances, {hours:.2f} h, hidden layers every {what.hidden_ms} ms, as {args.dtype}: "
+            f"{args.output}: {len(audio)} utterances, {hours:.2f} h, layers at {what.hidden_ms} ms, as {args.dtype}: "
             f"{needed / 1e9:.2f} GB, of which {there / 1e9:.2f} GB are there; {free / 1e9:.0f} GB are free"
         )
         print("  " + ", ".join(f"{name} {size:.3g} GB" for name, size in of_a_stream.items()))

@@ -60,7 +60,7 @@ def test_teacher_trains_averages_and_loads(world, teacher):
     assert checkpoint_path(teacher).name == "valid.loss.ave.pth"
     loaded = load_network(teacher)
     assert loaded.token_list == TOKENS and not loaded.network.training
-    assert network_shape(teacher) == (4, 24, 20)
+    assert network_shape(teacher) == (4, 24, 20, 20)
     average = torch.load(teacher / "valid.loss.ave.pth", weights_only=True)
     key = next(k for k in average if k.endswith("weight"))
     parts = [torch.load(teacher / f"{e}epoch.pth", weights_only=True)[key] for e in (1, 2)]
@@ -82,7 +82,7 @@ def test_a_teacher_from_hugging_face_no_longer_needs_its_directory(world):
     loaded = load_network(trained)
     for key, value in model.state_dict().items():
         torch.testing.assert_close(loaded.network.encoder.state_dict()[key], value, msg=key)
-    assert network_shape(trained) == (4, 24, 20)
+    assert network_shape(trained) == (4, 24, 20, 20)
 
 
 def test_a_teachers_body_stays_as_it_was_while_its_prediction_layer_is_trained(world, teacher):
