@@ -11,6 +11,10 @@ from distill.errors import UserError
 
 TARGETS = ("posterior", "transcript", "pseudo", "frame_kl", "none")
 HIDDEN_LOSSES = ("mse", "cosine")
+# Milliseconds between two encoder frames, known without building the network: of a student by its front end, and of
+# every teacher.
+FRAME_MS = {"cnn": 20, "fbank": 40}
+TEACHER_FRAME_MS = 20
 
 
 def _range(name: str, value: Any) -> tuple[float, float]:
@@ -194,6 +198,31 @@ class BranchConf:
             raise UserError(f"branch_conf.weight: {self.weight} must not be negative")
         if self.hidden_in not in ("both", "second"):
             raise UserError(f"branch_conf.hidden_in: {self.hidden_in!r} is neither both nor second")
+
+
+def encoder_frame_ms_of(network_conf: Mapping[str, Any]) -> int:
+    """Milliseconds between encoder frames of the student that a configuration's ``network_conf`` describes."""
+    front_end = network_conf.get("front_end", "cnn")
+    if front_end not in FRAME_MS:
+        raise UserError(f"network_conf.front_end: {front_end!r} is neither cnn nor fbank")
+    return FRAME_MS[front_end]
+
+
+def frame_ms_of(network_conf: Mapping[str, Any]) -> int:
+    """Milliseconds between logit frames of such a student, see :class:`distill.models.student.Student`."""
+    encoder_ms = encoder_frame_ms_of(network_conf)
+    return encoder_ms // (network_conf.get("logits_per_frame") or encoder_ms // TEACHER_FRAME_MS)
+
+
+def frames_of_chunk(chunk_ms: int, frame_ms: int) -> int:
+    """Encoder frames in a chunk of ``chunk_ms``.
+
+    Raises:
+        UserError: ``chunk_ms`` is not a positive multiple of the network's ``encoder_frame_ms``.
+    """
+    if chunk_ms <= 0 or chunk_ms % frame_ms:
+        raise UserError(f"chunk_ms: {chunk_ms} is not a positive multiple of the model's {frame_ms} ms frames")
+    return chunk_ms // frame_ms
 
 
 Conf = TypeVar("Conf", DistillConf, ChunkConf, AugmentConf, MaskConf, BranchConf)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import yaml
 
 from distill.checkpoints.archive import model_directory
+from distill.configuration import TEACHER_FRAME_MS, encoder_frame_ms_of, frame_ms_of
 from distill.errors import UserError
 from distill.files import sha256
 
@@ -177,12 +178,7 @@ def network_shape(directory: str | Path) -> NetworkShape:
     config = read_config(directory)
     conf = config.get("network_conf") or {}
     if config["network"] == "student":
-        return NetworkShape(conf["layers"], conf["width"], *student_frame_ms(conf))
+        return NetworkShape(conf["layers"], conf["width"], frame_ms_of(conf), encoder_frame_ms_of(conf))
     encoder = conf["config"]
-    return NetworkShape(encoder.get("num_hidden_layers", 12), encoder.get("hidden_size", 768), 20, 20)
-
-
-def student_frame_ms(network_conf: Mapping[str, Any]) -> tuple[int, int]:
-    """Milliseconds between logit frames and between encoder frames of a student, from its ``network_conf``."""
-    encoder_ms = 40 if network_conf.get("front_end", "cnn") == "fbank" else 20
-    return encoder_ms // (network_conf.get("logits_per_frame") or encoder_ms // 20), encoder_ms
+    layers, width = encoder.get("num_hidden_layers", 12), encoder.get("hidden_size", 768)
+    return NetworkShape(layers, width, TEACHER_FRAME_MS, TEACHER_FRAME_MS)

@@ -20,8 +20,8 @@ from distill.models.output import NetworkOutput
 if TYPE_CHECKING:
     from distill.models.teacher import Teacher
 
-# Of wav2vec 2.0's frames, with which a student's are compared.
-LOGIT_FRAME_MS = 20
+
+LOGIT_FRAME_MS = 20  # of wav2vec 2.0, with whose logits a student's are compared
 
 
 @dataclass

@@ -61,7 +61,7 @@ def mask_features(features: Tensor, lengths: Tensor, frame_ms: float, conf: Mask
     lengths = lengths.to(device, torch.float32)
     hidden = torch.zeros(batch, frames, dtype=torch.bool, device=device)
     counts = (lengths * (conf.times_per_s * frame_ms / 1000)).round().clamp(min=1) if conf.times_per_s else lengths * 0
-    longest = torch.minimum(lengths / 5, lengths.new_tensor(conf.time_ms / frame_ms))
+    longest = torch.minimum(lengths / 5, lengths.new_tensor(conf.time_ms / frame_ms)).floor()
     time = torch.arange(frames, device=device)
     for number in range(int(counts.max())):
         width = (torch.rand(batch, device=device) * (longest + 1)).floor().clamp(max=frames)

@@ -16,6 +16,7 @@ from distill.lfmmi.loss import top_occupancies
 from distill.models.student import Student
 from distill.targets.frames import average_frames
 from distill.targets.nbest import best_sequences, unpack
+from distill.targets.store import hidden_stream
 from distill.training import losses
 
 if TYPE_CHECKING:
@@ -24,11 +25,6 @@ if TYPE_CHECKING:
 
 # More frames than this between teacher and student mean another recording, not another rounding.
 MAX_FRAMES_APART = 2
-
-
-def hidden_stream(layer: int) -> str:
-    """Name of the stream that holds a teacher layer's output, as in hidden_02.scp; layers count from 1."""
-    return f"hidden_{layer:02d}"
 
 
 class FramePairs(NamedTuple):
