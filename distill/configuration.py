@@ -200,18 +200,13 @@ class BranchConf:
             raise UserError(f"branch_conf.hidden_in: {self.hidden_in!r} is neither both nor second")
 
 
-def encoder_frame_ms_of(network_conf: Mapping[str, Any]) -> int:
-    """Milliseconds between encoder frames of the student that a configuration's ``network_conf`` describes."""
+def student_frame_ms(network_conf: Mapping[str, Any]) -> tuple[int, int]:
+    """Milliseconds between logit frames and between encoder frames of a student, from its ``network_conf``."""
     front_end = network_conf.get("front_end", "cnn")
     if front_end not in FRAME_MS:
         raise UserError(f"network_conf.front_end: {front_end!r} is neither cnn nor fbank")
-    return FRAME_MS[front_end]
-
-
-def frame_ms_of(network_conf: Mapping[str, Any]) -> int:
-    """Milliseconds between logit frames of such a student, see :class:`distill.models.student.Student`."""
-    encoder_ms = encoder_frame_ms_of(network_conf)
-    return encoder_ms // (network_conf.get("logits_per_frame") or encoder_ms // TEACHER_FRAME_MS)
+    encoder_ms = FRAME_MS[front_end]
+    return encoder_ms // (network_conf.get("logits_per_frame") or encoder_ms // TEACHER_FRAME_MS), encoder_ms
 
 
 def frames_of_chunk(chunk_ms: int, frame_ms: int) -> int:

@@ -195,8 +195,7 @@ class Student(nn.Module):
 
         Chunk c is encoder frames [c C, (c + 1) C). It is complete ``lookahead_frames`` and then
         :attr:`lookahead_samples` after its last frame's end. ``final`` ends the streams: what is left comes out as a
-        shorter chunk.
-        ``state`` is changed in place and must not be used after ``final``.
+        shorter chunk. ``state`` is changed in place and must not be used after ``final``.
         """
         state.samples = torch.cat((state.samples, samples.to(state.samples)), 1)
         pieces = []
