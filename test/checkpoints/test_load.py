@@ -23,7 +23,7 @@ def test_the_frame_length_of_a_front_end_is_that_of_the_built_student(front_end)
 
 def test_an_unknown_front_end_has_no_frame_length():
     with pytest.raises(UserError, match="front_end: 'mfcc' is neither cnn nor fbank"):
-        frame_ms_of({"front_end": "mfcc"})
+        student_frame_ms({"front_end": "mfcc"})
 
 
 @pytest.mark.parametrize("kind", ["teacher", "cnn", "fbank"])
