@@ -477,7 +477,7 @@ def test_loading_refuses_what_does_not_fit(world, online, tmp_path):
 def test_extraction_skips_complete_shards_and_goes_on_after_a_kill(
     world, teacher, stored, tmp_path, monkeypatch, capsys
 ):
-    from distill.targets import extract as extract_targets
+    from distill.bin import extract_targets
     from distill.targets import store
 
     monkeypatch.setattr(store.shards, "__defaults__", (3,))
@@ -485,7 +485,7 @@ def test_extraction_skips_complete_shards_and_goes_on_after_a_kill(
     options += ["--layers", "2,4", "--num_jobs", "2"]
     extract_targets.main([*options, "--plan"])
     assert "of real time" not in capsys.readouterr().out
-    monkeypatch.setattr(extract_targets, "MEASURED_MIN", 0)
+    monkeypatch.setattr("distill.targets.extract.MEASURED_MIN", 0)
     extract_targets.main([*options, "--plan"])
     assert "to be computed: 100 %" in (said := capsys.readouterr().out) and "of real time" in said
     extract_targets.main([*options, "--job", "1"])
@@ -515,7 +515,7 @@ def test_extraction_skips_complete_shards_and_goes_on_after_a_kill(
     ],
 )
 def test_damaged_targets_are_named_and_made_again(world, teacher, tmp_path, monkeypatch, capsys, damage, option, said):
-    from distill.targets import extract as extract_targets
+    from distill.bin import extract_targets
     from distill.targets import store
 
     monkeypatch.setattr(store.shards, "__defaults__", (3,))
@@ -577,8 +577,8 @@ def test_first_loss_with_stored_targets_is_that_of_an_online_one(
     world, teacher, tmp_path, config, dtype, apart, target
 ):
     """Utterance by utterance, so that padding is no part of it."""
+    from distill.bin import extract_targets
     from distill.checkpoints.load import build_network
-    from distill.targets import extract as extract_targets
 
     graph = world.root / "den.npz"
     config = changed(config, distill_conf={**target, "graph": str(graph)})
