@@ -8,7 +8,7 @@ import pytest
 import torch
 import transformers
 
-from distill.checkpoints.adopt import main
+from distill.bin.adopt_teacher import main
 from distill.checkpoints.load import load_network, network_shape
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "models"))

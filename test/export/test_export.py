@@ -12,7 +12,8 @@ import yaml
 sys.path.insert(0, str(Path(__file__).parents[1] / "models"))
 from tiny_networks import CHANNELS, VOCAB, speech, student
 
-from distill.export import export, parity
+from distill.bin.export import main
+from distill.export import parity
 
 STUDENT = {"front_end_conf": {"channels": list(CHANNELS)}, "width": 32, "layers": 3, "heads": 2, "ffn": 48, "kernel": 7}
 
@@ -37,7 +38,7 @@ def folder(tmp_path_factory) -> Path:
 def run(folder: Path, output: Path) -> list[str]:
     """Export; the files that are there afterwards."""
     given = ["--model", str(folder / "model"), "--data_dirs", str(folder / "data"), "--output", str(output)]
-    export.main([*given, "--chunk_ms", "160"])
+    main([*given, "--chunk_ms", "160"])
     return sorted(path.name for path in output.glob("*"))
 
 
