@@ -29,11 +29,13 @@ from tiny_networks import CHANNELS, VOCAB, student, teacher
 from tiny_networks import TEACHER as TEACHER_CONF
 
 ROOT = Path(__file__).parents[2]
-DOCUMENTS = [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md")), *sorted(ROOT.glob("egs2/*/asr_distill1/README.md"))]
+TOP = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")]
+DOCUMENTS = [*TOP, *sorted(ROOT.glob("docs/*.md")), *sorted(ROOT.glob("egs2/*/asr_distill1/README.md"))]
 STARTS = (
-    r"(\w+=\S+ )?(\./run\.sh|\$python|python3|make|cd|\. \./path\.sh|python=\$\(make)( |$)|egs2/TEMPLATE/\S+/setup.sh"
+    r"(\w+=\S+ )?(\./run\.sh|distill|\$python|python3|make|cd|\. \./path\.sh|python=\$\(make)( |$)"
+    r"|egs2/TEMPLATE/\S+/setup.sh"
 )
-EXTERNAL = {"arecord", "hf", "sclite", "cp", "export"}  # programs of others: their options are not checked
+EXTERNAL = {"arecord", "hf", "sclite", "cp", "export", "pip"}  # programs of others: their options are not checked
 DATA_PREPARATION = {"librispeech", "gigaspeech", "fsdd"}  # recipes whose --local_data_opts are distill.data.NAME's
 TOKENS = ["<blank>", "<unk>", *"abcdefg", "<space>", "<sos/eos>"]
 
@@ -74,8 +76,8 @@ def commands(document: Path) -> list[Command]:
             found.append(Command(document, words, block))
     prose = re.sub(r"(?m)^ {4,}.*$|(?ms:^```.*?^```$)", "", document.read_text(encoding="utf-8"))
     for inline in re.findall(r"`([^`]+)`", prose):
-        inline = " ".join(inline.split())
-        if re.match(r"\./run\.sh |make -s |make \w+$|\$?python3? -m ", inline):
+        inline = re.sub(r"^(\w+=\S+ )+", "", " ".join(inline.split()))
+        if re.match(r"\./run\.sh |make -s |make \w+$|\$?python3? (-m |\w+/)|distill [a-z]", inline):
             found.append(Command(document, shlex.split(inline), ""))
         elif re.match(r"--[a-z]\w+( |$)", inline):  # an option named in passing
             found.append(Command(document, ["?", *shlex.split(inline)], ""))
@@ -131,8 +133,23 @@ def check_recipe(command: Command, words: list[str]) -> None:
             assert (ROOT / value).is_file(), command
 
 
+def check_module(command: Command, module: str, words: list[str]) -> None:
+    """That a module exists and has the options it is given."""
+    if module.startswith("distill."):
+        assert (ROOT / module.replace(".", "/")).with_suffix(".py").is_file(), command
+    if options := given(words):
+        assert options <= options_of(module), command
+
+
 def check(command: Command) -> None:
-    words = [word for word in command.words if not re.match(r"cmd_backend=\w+$", word)]
+    """Every program, option and file of a command exists.
+
+    Raises:
+        AssertionError: one does not; the message is the command with its document.
+    """
+    words = command.words
+    while re.match(r"\w+=[^$]", words[0]):  # variables of this command's environment
+        words = words[1:]
     program, rest = words[0], words[1:]
     if program == "?":
         recipes = given(rest) <= options_of_recipes()
@@ -142,14 +159,19 @@ def check(command: Command) -> None:
     elif program == "make":
         targets = re.findall(r"(?m)^([\w-]+):", (ROOT / "Makefile").read_text())
         assert set(rest) - {"-s"} <= set(targets), command
+    elif program in ("$python", "python3", "python") and rest[0].endswith(".py"):
+        assert (ROOT / rest[0]).is_file(), command
     elif program in ("$python", "python3", "python"):
         assert program != "python3" or not command.block or ". ./path.sh" in command.block, f"no path.sh: {command}"
         while rest:
             assert rest[0] == "-m", command
             module, rest = rest[1], rest[2:]
             end = rest.index("-m") if "-m" in rest else len(rest)
-            assert given(rest[:end]) <= options_of(module), command
+            check_module(command, module, rest[:end])
             rest = rest[end:]
+    elif program == "distill":
+        if rest != ["--help"]:
+            check_module(command, f"distill.bin.{rest[0]}", rest[1:])
     elif program == "cd":
         made = "egs2/TEMPLATE/asr_distill1/setup.sh" in command.block
         assert made or (ROOT / rest[0]).is_dir(), command
@@ -187,6 +209,55 @@ def test_links_lead_somewhere(document):
             assert anchor in {re.sub(r"[^\w -]", "", h).lower().replace(" ", "-") for h in headings}, target
 
 
+TEST_NAMED = re.compile(r"(test/[\w/]+\.py)(?:::(test_\w+))?")
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_tests_that_documents_name_are_there(document):
+    for path, name in TEST_NAMED.findall(document.read_text(encoding="utf-8")):
+        assert (ROOT / path).is_file(), f"{document}: {path}"
+        assert not name or f"def {name}(" in (ROOT / path).read_text(encoding="utf-8"), f"{document}: {path}::{name}"
+
+
+@pytest.mark.parametrize("name", ["README.md", "docs/guarantees.md"])
+def test_promises_name_their_tests(name):
+    """At least one test is named in the README's section on streaming, and one for every guarantee."""
+    text = (ROOT / name).read_text(encoding="utf-8")
+    if name == "README.md":
+        (section,) = re.findall(r"(?ms)^## Streaming output.*?(?=^## )", text)
+        assert "test/streaming/test_stream.py::test_stream_equals_masked_forward" in section
+        return
+    promised = text.split("## What is not guaranteed")[0]
+    rows = [line for line in promised.splitlines() if re.match(r"\| (?!what holds|---)", line) and "|---" not in line]
+    assert len(rows) >= 15
+    for row in rows:
+        assert TEST_NAMED.search(row) or "`make " in row, row
+
+
+def test_every_page_is_in_the_index():
+    index = (ROOT / "docs/README.md").read_text(encoding="utf-8")
+    for page in (ROOT / "docs").glob("*.md"):
+        assert page.name == "README.md" or f"]({page.name})" in index, page
+
+
+def test_the_layout_of_contributing_is_that_of_the_layers():
+    """Every module and folder of distill/ in the order in which they may import each other."""
+    import tomllib
+
+    (contract,) = (
+        contract
+        for contract in tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+        if contract["type"] == "layers"
+    )
+    level = {name.strip(): height for height, row in enumerate(reversed(contract["layers"])) for name in row.split("|")}
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    cells = re.findall(r"(?m)^\| ((?:`[\w.]+(?:\.py|/)`(?:, )?)+) \|", text)
+    listed = [name for cell in cells for name in re.findall(r"`(\w+)(?:\.py|/)`", cell)]
+    assert set(listed) == level.keys()
+    heights = [level[name] for name in listed]
+    assert heights == sorted(heights)
+
+
 def save(directory: Path, network: torch.nn.Module, config: dict[str, object]) -> None:
     directory.mkdir(parents=True)
     config = {"token_list": TOKENS, "token_type": "char", **config}
@@ -214,6 +285,7 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
         audio = 0.1 * np.random.default_rng(0).standard_normal(24000).astype(np.float32)
         soundfile.write(directory / "some.wav", audio, 16000)
     save_export(recipe / "exp/export", config)
+    (root / "egs2/demo").symlink_to(root / "egs2/fsdd")
     (recipe / "text").write_text("u1 a cab\nu2 bad cab a\n")
     for arpa in ("words.arpa", "exp/lm/words.arpa"):
         make_lm.main(["--text", str(recipe / "text"), "--order", "2", "--output", str(recipe / arpa)])
@@ -242,7 +314,12 @@ def save_export(folder: Path, config: dict) -> None:
         onnx_model.save(model, folder / f"student_480ms{end}", about)
 
 
-TRANSCRIBE = [command for command in ALL if "distill.bin.transcribe" in command.words and "--model" in command.words]
+def transcribes(command: Command) -> bool:
+    called = command.words[:2] == ["distill", "transcribe"] or "distill.bin.transcribe" in command.words
+    return called and "--model" in command.words
+
+
+TRANSCRIBE = [command for command in ALL if transcribes(command)]
 
 
 def test_there_are_commands_to_run():
@@ -251,17 +328,19 @@ def test_there_are_commands_to_run():
 
 @pytest.mark.parametrize("command", TRANSCRIBE, ids=str)
 def test_recognition_as_it_is_written(command, clone, monkeypatch, capsys):
-    """In the top folder with $python, in a recipe's with python3; a microphone is three seconds of noise."""
-    monkeypatch.chdir(clone / "egs2/fsdd/asr_distill1" if command.words[0] == "python3" else clone)
+    """In the recipe's directory if the model is exp/NAME, else in the top folder; a microphone is 3 s of noise."""
+    model = command.words[command.words.index("--model") + 1]
+    monkeypatch.chdir(clone / "egs2/fsdd/asr_distill1" if model.startswith("exp/") else clone)
     noise = (3000 * np.random.default_rng(1).standard_normal(48000)).astype("<i2").tobytes()
     monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(noise)))
-    importlib.import_module(command.words[2]).main(command.words[3:])
-    said = capsys.readouterr().out.splitlines()
-    assert said
+    arguments = command.words[2 if command.words[0] == "distill" else 3 :]
+    importlib.import_module("distill.bin.transcribe").main(arguments)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines
     if "--json" in command.words:
-        assert json.loads(said[-1])["event"] == "final"
+        assert json.loads(lines[-1])["event"] == "final"
     else:
-        assert said[-1].split(" ")[0] == command.words[-1]
+        assert lines[-1].split(" ")[0] == command.words[-1]
 
 
 @pytest.mark.parametrize("corpus", ["gigaspeech", "librispeech", "fsdd", "demo", "kaldi_dir"])
