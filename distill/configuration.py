@@ -11,6 +11,10 @@ from distill.errors import UserError
 
 TARGETS = ("posterior", "transcript", "pseudo", "frame_kl", "none")
 HIDDEN_LOSSES = ("mse", "cosine")
+# Milliseconds between two output frames, known without building the network: of a student by its front end, and of
+# every teacher.
+FRAME_MS = {"cnn": 20, "fbank": 40}
+TEACHER_FRAME_MS = 20
 
 
 def _range(name: str, value: Any) -> tuple[float, float]:
@@ -126,6 +130,25 @@ class AugmentConf:
     @property
     def snr_range(self) -> tuple[float, float]:
         return _range("augment_conf.noise_snr_db", self.noise_snr_db)
+
+
+def frame_ms_of(network_conf: Mapping[str, Any]) -> int:
+    """Milliseconds per frame of the student that a configuration's ``network_conf`` describes."""
+    front_end = network_conf.get("front_end", "cnn")
+    if front_end not in FRAME_MS:
+        raise UserError(f"network_conf.front_end: {front_end!r} is neither cnn nor fbank")
+    return FRAME_MS[front_end]
+
+
+def frames_of_chunk(chunk_ms: int, frame_ms: int) -> int:
+    """Frames in a chunk of ``chunk_ms``.
+
+    Raises:
+        UserError: ``chunk_ms`` is not a positive multiple of the network's ``frame_ms``.
+    """
+    if chunk_ms <= 0 or chunk_ms % frame_ms:
+        raise UserError(f"chunk_ms: {chunk_ms} is not a positive multiple of the model's {frame_ms} ms frames")
+    return chunk_ms // frame_ms
 
 
 Conf = TypeVar("Conf", DistillConf, ChunkConf, AugmentConf)

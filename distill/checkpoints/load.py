@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import yaml
 
 from distill.checkpoints.archive import model_directory
+from distill.configuration import TEACHER_FRAME_MS, frame_ms_of
 from distill.errors import UserError
 from distill.files import sha256
 
@@ -150,6 +151,6 @@ def network_shape(directory: str | Path) -> tuple[int, int, int]:
     config = read_config(directory)
     conf = config.get("network_conf") or {}
     if config["network"] == "student":
-        return conf["layers"], conf["width"], 40 if conf.get("front_end", "cnn") == "fbank" else 20
+        return conf["layers"], conf["width"], frame_ms_of(conf)
     encoder = conf["config"]
-    return encoder.get("num_hidden_layers", 12), encoder.get("hidden_size", 768), 20
+    return encoder.get("num_hidden_layers", 12), encoder.get("hidden_size", 768), TEACHER_FRAME_MS

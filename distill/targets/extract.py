@@ -50,11 +50,11 @@ class Wanted(NamedTuple):
     nbest: int = 1
 
 
-def wanted_by(config_path: Path, teacher_layers: int, teacher_ms: int) -> Wanted:
+def wanted_by(config_path: Path, teacher_layers: int) -> Wanted:
     """What a student's training configuration asks for."""
     import yaml
 
-    from distill.configuration import DistillConf, layer_map, read_conf
+    from distill.configuration import DistillConf, frame_ms_of, layer_map, read_conf
 
     if not config_path.is_file():
         raise UserError(f"{config_path}: not found; give the student's training configuration")
@@ -64,14 +64,12 @@ def wanted_by(config_path: Path, teacher_layers: int, teacher_ms: int) -> Wanted
     if conf is None or network_conf.get("layers") is None:
         raise UserError(f"{config_path}: network_conf.layers is missing; it says which layers to store")
     layers = sorted(set(conf.layer_map or layer_map(network_conf["layers"], teacher_layers))) if conf.alpha < 1 else []
-    return Wanted(
-        layers, 40 if network_conf.get("front_end") == "fbank" else teacher_ms, conf.posterior_top_k, conf.nbest
-    )
+    return Wanted(layers, frame_ms_of(network_conf), conf.posterior_top_k, conf.nbest)
 
 
 def wanted(layers: str, student_configs: Sequence[Path], teacher_layers: int, teacher_ms: int) -> Wanted:
     """What all the students ask for; without any, every frame of every layer. ``layers``: auto, or numbers instead."""
-    each = [wanted_by(path, teacher_layers, teacher_ms) for path in student_configs]
+    each = [wanted_by(path, teacher_layers) for path in student_configs]
     rates = {one.frame_ms for one in each} or {teacher_ms}
     if len(rates) > 1:
         raise UserError(
@@ -156,7 +154,7 @@ def extract_shard(
             row[: len(speech[utterance])] = speech[utterance]
         with torch.no_grad():
             output = teacher(torch.from_numpy(padded).to(device), lengths.to(device))
-            streams = {f"hidden_{layer:02d}": output.hidden[layer - 1] for layer in what.layers}
+            streams = {store.hidden_stream(layer): output.hidden[layer - 1] for layer in what.layers}
             streams["logits"] = output.logits
             averaged = {
                 name: average_frames(x, output.lengths, what.frame_ms // teacher.frame_ms)
@@ -245,7 +243,7 @@ def main(argv: list[str] | None = None) -> None:
     layer_count, width, teacher_ms = network_shape(args.teacher)
     what = wanted(args.layers, args.student_config, layer_count, teacher_ms)
     vocab_size = len(read_config(args.teacher)["token_list"])
-    dimensions = {f"hidden_{layer:02d}": width for layer in what.layers}
+    dimensions = {store.hidden_stream(layer): width for layer in what.layers}
     dimensions["logits"] = vocab_size
     graph_checksum = None
     if what.top_k is not None or what.nbest > 1:

@@ -16,13 +16,12 @@ from espnet2.utils.nested_dict_action import NestedDictAction
 from espnet2.utils.types import str_or_none
 
 from distill.checkpoints.load import build_network, load_network, load_weights
-from distill.checkpoints.save import usable_checkpoint
+from distill.checkpoints.resume import usable_checkpoint
 from distill.configuration import AugmentConf, ChunkConf, DistillConf, read_conf
 from distill.errors import UserError
 from distill.models.student import Student
-from distill.targets.store import check_manifest, read_manifest, read_targets
+from distill.targets.store import check_manifest, hidden_stream, read_manifest, read_targets
 from distill.training.distill_model import DistillModel
-from distill.training.teacher_source import hidden_stream
 
 MAX_TEACHER_LAYERS = 99
 

@@ -14,14 +14,10 @@ from distill.errors import UserError
 from distill.models.student import Student
 from distill.targets.frames import average_frames
 from distill.targets.nbest import unpack
+from distill.targets.store import hidden_stream
 
 if TYPE_CHECKING:
     from distill.models.teacher import Teacher
-
-
-def hidden_stream(layer: int) -> str:
-    """Name of the stream that holds a teacher layer's output, as in hidden_02.scp; layers count from 1."""
-    return f"hidden_{layer:02d}"
 
 
 class TeacherOutputs(NamedTuple):
