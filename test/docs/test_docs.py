@@ -232,6 +232,33 @@ def test_promises_name_their_tests(name):
         assert TEST_NAMED.search(row) or "`make " in row, row
 
 
+def table_row(path: str, first_cell: str, start: int = 0) -> list[str]:
+    """Cells of the first row of a Markdown file, from a position on, that begins with a cell."""
+    text = (ROOT / path).read_text(encoding="utf-8")[start:]
+    row = next(line for line in text.splitlines() if line.startswith(f"| {first_cell} |"))
+    return [cell.strip(" *") for cell in row.strip("|").split("|")]
+
+
+@pytest.mark.parametrize("student", ["S5", "F"])
+def test_the_readmes_size_and_speed_are_those_of_the_performance_page(student):
+    size, int8_size, _, speed, int8_speed = table_row("docs/performance.md", student)[1:6]
+    assert table_row("README.md", f"{student}, float32")[1:] == [size.split()[-1], speed.split()[0]]
+    if student == "F":
+        assert table_row("README.md", "F, int8")[1:] == [int8_size.split()[-1], int8_speed.split()[0]]
+
+
+def test_the_readmes_word_error_rates_are_those_of_the_results():
+    results = "egs2/fsdd/asr_distill1/RESULTS.md"
+    text = (ROOT / results).read_text(encoding="utf-8")
+    for run, heading in zip("ABC", re.finditer(r"(?m)^## test \(", text), strict=True):
+        teacher, student = (
+            table_row(results, row, heading.start()) for row in ("teacher | full", "student_stream | 480 ms")
+        )
+        loss = student[4].split()[0]
+        expected = [f"{teacher[2].split()[0]} % WER", f"{student[2].split()[0]} % WER", f"{loss} %"]
+        assert table_row("README.md", f"run {run}")[1:] == expected
+
+
 def test_every_page_is_in_the_index():
     index = (ROOT / "docs/README.md").read_text(encoding="utf-8")
     for page in (ROOT / "docs").glob("*.md"):
