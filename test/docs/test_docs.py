@@ -1,7 +1,6 @@
-"""Every command in the documents: run where it can be here, and its options held against the program's own help.
+"""The commands in the documentation: those on models are run, of all others the options, files and targets must exist.
 
-A block is one of commands if one of its lines begins like one; then all its lines must, so that nothing is passed over.
-What needs a corpus, a GPU or another machine is not run, but a renamed option, file or target still fails.
+A block is taken for commands if one of its lines begins like a command. Then all its lines must, so none is skipped.
 """
 
 from __future__ import annotations
@@ -60,7 +59,8 @@ def blocks(document: Path) -> list[str]:
 
 
 def commands(document: Path) -> list[Command]:
-    found = []
+    """Commands in the blocks of a document, and commands and options named in its prose (program "?")."""
+    result = []
     for block in blocks(document):
         lines = re.sub(r"(\\|\|)\n", lambda end: " " if end[1] == "\\" else "| ", block).splitlines()
         if not any(re.match(STARTS, line) or line.split(" ")[0] in EXTERNAL for line in lines):
@@ -69,17 +69,17 @@ def commands(document: Path) -> list[Command]:
             words = shlex.split(line, comments=True)
             while "|" in words:
                 at = words.index("|")
-                found.append(Command(document, words[:at], block))
+                result.append(Command(document, words[:at], block))
                 words = words[at + 1 :]
-            found.append(Command(document, words, block))
+            result.append(Command(document, words, block))
     prose = re.sub(r"(?m)^ {4,}.*$|(?ms:^```.*?^```$)", "", document.read_text(encoding="utf-8"))
     for inline in re.findall(r"`([^`]+)`", prose):
         inline = re.sub(r"^(\w+=\S+ )+", "", " ".join(inline.split()))
         if re.match(r"\./run\.sh |make -s |make \w+$|\$?python3? (-m |\w+/)|distill [a-z]", inline):
-            found.append(Command(document, shlex.split(inline), ""))
+            result.append(Command(document, shlex.split(inline), ""))
         elif re.match(r"--[a-z]\w+( |$)", inline):  # an option named in passing
-            found.append(Command(document, ["?", *shlex.split(inline)], ""))
-    return found
+            result.append(Command(document, ["?", *shlex.split(inline)], ""))
+    return result
 
 
 ALL = [command for document in DOCUMENTS for command in commands(document)]
@@ -109,11 +109,13 @@ def options_of(module: str) -> frozenset[str]:
 
 @functools.cache
 def options_of_recipes() -> frozenset[str]:
+    """Long options that ./run.sh --help lists, and those that egs2/kaldi_dir adds."""
     done = subprocess.run([ROOT / "egs2/TEMPLATE/asr_distill1/distill.sh", "--help"], capture_output=True, text=True)
     return frozenset(re.findall(r"--\w+", done.stdout)) | {"--source_train", "--source_valid", "--source_test"}
 
 
 def given(words: list[str]) -> set[str]:
+    """Long options among the words of a command."""
     return {word.split("=")[0] for word in words if re.match(r"--\w+(=|$)", word)}
 
 
@@ -171,13 +173,13 @@ def check(command: Command) -> None:
         if rest != ["--help"]:
             check_module(command, f"distill.bin.{rest[0]}", rest[1:])
     elif program == "cd":
-        made = "egs2/TEMPLATE/asr_distill1/setup.sh" in command.block
-        assert made or (ROOT / rest[0]).is_dir(), command
+        new_recipe = "egs2/TEMPLATE/asr_distill1/setup.sh" in command.block
+        assert new_recipe or (ROOT / rest[0]).is_dir(), command
     elif program.startswith("egs2/"):
         assert (ROOT / program).is_file(), command
     else:
         known = program in EXTERNAL or program == "." or re.match(r"python=\$\(make$", program)
-        assert known, f"begins like no command that is known here: {command}"
+        assert known, f"unknown program: {command}"
 
 
 def modules() -> list[str]:
@@ -192,95 +194,6 @@ def test_programs_options_and_files_are_there(document):
     for command in ALL:
         if command.document == document:
             check(command)
-
-
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
-def test_links_lead_somewhere(document):
-    for target in re.findall(r"\]\(([^)\s]+)\)", document.read_text(encoding="utf-8")):
-        if re.match(r"https?:", target):
-            continue
-        path, _, anchor = target.partition("#")
-        file = (document.parent / path).resolve() if path else document
-        assert file.exists(), f"{document}: {target}"
-        if anchor:
-            headings = re.findall(r"(?m)^#+ (.*)$", file.read_text(encoding="utf-8"))
-            assert anchor in {re.sub(r"[^\w -]", "", h).lower().replace(" ", "-") for h in headings}, target
-
-
-TEST_NAMED = re.compile(r"(test/[\w/]+\.py)(?:::(test_\w+))?")
-
-
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
-def test_tests_that_documents_name_are_there(document):
-    for path, name in TEST_NAMED.findall(document.read_text(encoding="utf-8")):
-        assert (ROOT / path).is_file(), f"{document}: {path}"
-        assert not name or f"def {name}(" in (ROOT / path).read_text(encoding="utf-8"), f"{document}: {path}::{name}"
-
-
-@pytest.mark.parametrize("name", ["README.md", "docs/guarantees.md"])
-def test_promises_name_their_tests(name):
-    """At least one test is named in the README's section on streaming, and one for every guarantee."""
-    text = (ROOT / name).read_text(encoding="utf-8")
-    if name == "README.md":
-        (section,) = re.findall(r"(?ms)^## Streaming output.*?(?=^## )", text)
-        assert "test/streaming/test_stream.py::test_stream_equals_masked_forward" in section
-        return
-    promised = text.split("## What is not guaranteed")[0]
-    rows = [line for line in promised.splitlines() if re.match(r"\| (?!what holds|---)", line) and "|---" not in line]
-    assert len(rows) >= 15
-    for row in rows:
-        assert TEST_NAMED.search(row) or "`make " in row, row
-
-
-def table_row(path: str, first_cell: str, start: int = 0) -> list[str]:
-    """Cells of the first row of a Markdown file, from a position on, that begins with a cell."""
-    text = (ROOT / path).read_text(encoding="utf-8")[start:]
-    row = next(line for line in text.splitlines() if line.startswith(f"| {first_cell} |"))
-    return [cell.strip(" *") for cell in row.strip("|").split("|")]
-
-
-@pytest.mark.parametrize("student", ["S5", "F"])
-def test_the_readmes_size_and_speed_are_those_of_the_performance_page(student):
-    size, int8_size, _, speed, int8_speed = table_row("docs/performance.md", student)[1:6]
-    assert table_row("README.md", f"{student}, float32")[1:] == [size.split()[-1], speed.split()[0]]
-    if student == "F":
-        assert table_row("README.md", "F, int8")[1:] == [int8_size.split()[-1], int8_speed.split()[0]]
-
-
-def test_the_readmes_word_error_rates_are_those_of_the_results():
-    results = "egs2/fsdd/asr_distill1/RESULTS.md"
-    text = (ROOT / results).read_text(encoding="utf-8")
-    for run, heading in zip("ABC", re.finditer(r"(?m)^## test \(", text), strict=True):
-        teacher, student = (
-            table_row(results, row, heading.start()) for row in ("teacher | full", "student_stream | 480 ms")
-        )
-        loss = student[4].split()[0]
-        expected = [f"{teacher[2].split()[0]} % WER", f"{student[2].split()[0]} % WER", f"{loss} %"]
-        assert table_row("README.md", f"run {run}")[1:] == expected
-
-
-def test_every_page_is_in_the_index():
-    index = (ROOT / "docs/README.md").read_text(encoding="utf-8")
-    for page in (ROOT / "docs").glob("*.md"):
-        assert page.name == "README.md" or f"]({page.name})" in index, page
-
-
-def test_the_layout_of_contributing_is_that_of_the_layers():
-    """Every module and folder of distill/ in the order in which they may import each other."""
-    import tomllib
-
-    (contract,) = (
-        contract
-        for contract in tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
-        if contract["type"] == "layers"
-    )
-    level = {name.strip(): height for height, row in enumerate(reversed(contract["layers"])) for name in row.split("|")}
-    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
-    cells = re.findall(r"(?m)^\| ((?:`[\w.]+(?:\.py|/)`(?:, )?)+) \|", text)
-    listed = [name for cell in cells for name in re.findall(r"`(\w+)(?:\.py|/)`", cell)]
-    assert set(listed) == level.keys()
-    heights = [level[name] for name in listed]
-    assert heights == sorted(heights)
 
 
 def save(directory: Path, network: torch.nn.Module, config: dict[str, object]) -> None:
@@ -409,12 +322,3 @@ def test_python_examples(document, block, clone, monkeypatch, capsys):
     exec(compile(block, str(document), "exec"), names)
     if "loss" in names:
         assert torch.isfinite(names["loss"]).all()
-
-
-def test_the_servers_messages_are_the_recognisers():
-    from distill.streaming.recognizer import Result, TokenResult
-
-    (block,) = re.findall(r"(?ms)^```json\n(.*?)^```$", (ROOT / "docs/server.md").read_text(encoding="utf-8"))
-    message = json.loads(block)
-    assert message.keys() == Result.__annotations__.keys()
-    assert all(token.keys() == TokenResult.__annotations__.keys() for token in message["tokens"])
