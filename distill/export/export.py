@@ -38,7 +38,7 @@ def read_utterances(data_dirs: list[Path], most: int) -> list[Utterance]:
 
     from distill.audio import read_audio, read_wav_scp
     from distill.export.parity import Utterance
-    from distill.scoring.score import read_text
+    from distill.scoring.text import read_text
 
     utterances = []
     for data_dir in data_dirs:

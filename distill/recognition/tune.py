@@ -51,7 +51,7 @@ def main(argv: list[str] | None = None) -> None:
     from distill.decode.greedy import GreedySearch
     from distill.decode.hypothesis import words_of
     from distill.decode.settings import graph_builder, search_factory
-    from distill.scoring.score import read_text
+    from distill.scoring.text import read_text
     from distill.streaming.recognizer import StreamingRecognizer
 
     class Recorder(GreedySearch):

@@ -16,7 +16,8 @@ from distill.pack.contents import public_config, read_json
 from distill.report import figures
 from distill.report.errors import Utterance, worst_utterances
 from distill.report.history import read_history
-from distill.scoring.results import in_one_unit, systems_of
+from distill.scoring.results import find_systems
+from distill.scoring.tables import in_one_unit
 
 HERE = Path(__file__).parent
 MOST_AUDIO_S = 120.0  # in the page, from the worst utterance on
@@ -48,7 +49,7 @@ def note(missing: str) -> None:
 
 def trained(expdir: Path) -> list[str]:
     """Systems whose training is there, in the order of the results."""
-    return [name for name in systems_of(expdir) if (expdir / name / "config.yaml").is_file()]
+    return [name for name in find_systems(expdir) if (expdir / name / "config.yaml").is_file()]
 
 
 def trainings(expdir: Path) -> list[Training]:

@@ -46,7 +46,7 @@ def data_dir(data: bytes, folder: Path) -> None:
 def tables(data: bytes, folder: Path) -> None:
     from distill.audio import read_wav_scp
     from distill.data.lexicon import read_lexicon
-    from distill.scoring.score import read_text
+    from distill.scoring.text import read_text
     from distill.targets.store import read_two_columns
 
     (folder / "table").write_bytes(data)
@@ -110,7 +110,7 @@ def manifest(data: bytes, folder: Path) -> None:
 
 
 def hypotheses(data: bytes, folder: Path) -> None:
-    from distill.scoring.score import read_hypotheses
+    from distill.scoring.text import read_hypotheses
 
     (folder / "hyp.1.jsonl").write_bytes(data)
     refused(read_hypotheses, folder)

@@ -23,7 +23,8 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "scoring"))
 from ctm_sums import ctm_sums
 
 from distill.data.fsdd import Recordings, connected, read_recordings
-from distill.scoring.score import count_errors, find_sclite
+from distill.scoring.counts import count_errors
+from distill.scoring.sclite import find_sclite
 
 RATE = 16000
 QUICK = ["--ngpu", "0", "--nj", "1", "--threads", "1", "--latencies", "480"]
@@ -73,9 +74,8 @@ def check_scores(recipe: Path) -> None:
             [line.rpartition("(")[0].lower().split() for line in (folder / f"{side}.trn").read_text().splitlines()]
             for side in ("ref", "hyp")
         ]
-        ours = [count_errors(ref, hyp) for ref, hyp in zip(*texts, strict=True)]
-        for kind in ("words", "sub", "del", "ins"):
-            assert sum(row[kind] for row in ours) == scores[kind], folder
+        totals = map(sum, zip(*count_errors(*texts), strict=True))
+        assert list(totals) == [scores[kind] for kind in ("words", "sub", "del", "ins")], folder
         sums = ctm_sums(folder)
         assert sums == {name: scores[name] for name in sums}, folder
 

@@ -14,7 +14,8 @@ import yaml
 sys.path.insert(0, str(Path(__file__).parents[1] / "models"))  # tiny_networks
 from tiny_networks import CHANNELS, TEACHER, speech, student, teacher
 
-from distill.scoring import results, score
+from distill.bin import results
+from distill.scoring import score
 
 WORDS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
 LETTERS = ["<blank>", "<unk>", *"abcdefg", "<space>", "<sos/eos>"]
