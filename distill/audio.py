@@ -11,13 +11,14 @@ import soundfile
 from distill.errors import UserError
 from distill.files import text_lines
 
+SAMPLE_RATE = 16000  # Hz, of everything that a model reads
 BLOCK = 1 << 20  # frames
 _ARK = re.compile(r"(.+\.ark):(\d+)$")
 # What programs that write WAV to a pipe put where the length belongs.
 _UNKNOWN_SIZES = range(0x7FFFF000, 0x100000000)
 
 
-def read_audio(path: str | Path, sample_rate: int = 16000) -> np.ndarray:
+def read_audio(path: str | Path, sample_rate: int = SAMPLE_RATE) -> np.ndarray:
     """Samples of a one-channel audio file as float32 in [-1, 1], shape (N,), N >= 1.
 
     ``path`` is a file that libsndfile reads (WAV, FLAC, ...) or ``FILE.ark:OFFSET`` as in a Kaldi wav.scp. Digital

@@ -29,7 +29,10 @@ class Counts(NamedTuple):
 
 
 def align(ref: Sequence[str], hyp: Sequence[str]) -> list[tuple[int | None, int | None]]:
-    """Pairs of positions (in ``ref``, in ``hyp``) in order; None in the first for an insertion, second for a deletion."""
+    """Pairs of aligned positions (in ``ref``, in ``hyp``) in order.
+
+    The first is None for an insertion, the second for a deletion.
+    """
     above = list(range(0, GAP * len(hyp) + 1, GAP))
     costs = [above]
     for number, word in enumerate(ref, 1):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 FIXED = "student_stream_fixed"  # followed by the chunk in ms: students trained for that chunk length alone
@@ -68,7 +69,7 @@ def format_latency(latency_ms: int | None) -> str:
     return "full" if latency_ms is None else f"{latency_ms} ms"
 
 
-def teachers_of(rows: list[Row]) -> dict[tuple[str, str], Row]:
+def teachers_of(rows: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str], Mapping[str, Any]]:
     """The teacher's row by test set and decoder."""
     return {(row["test_set"], row["decoder"]): row for row in rows if row["system"] == "teacher"}
 
@@ -130,7 +131,7 @@ def rate_and_loss(row: Row | None) -> str:
     return f"{row['wer']:.2f}" + ("" if loss is None else f" ({loss:+.1f})")
 
 
-def size_and_speed(rows: list[Row], teachers: dict[tuple[str, str], Row]) -> list[str]:
+def size_and_speed(rows: list[Row], teachers: Mapping[tuple[str, str], Mapping[str, Any]]) -> list[str]:
     """How many times smaller and faster than the teacher a system is, over the test sets that both recognised."""
     keys = [(row["test_set"], row["decoder"]) for row in rows]
     pairs = [(row, teachers[key]) for row, key in zip(rows, keys, strict=True) if key in teachers]

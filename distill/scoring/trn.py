@@ -9,7 +9,7 @@ from typing import Any
 from distill.files import atomic_write
 
 # Characters with a meaning in trn, ctm or stm: { / } alternatives, ( ) optional words and the id, @ the null word,
-# ; comments, * gaps. They are spelt out, in reference and hypothesis, so that a word which holds one is an ordinary word.
+# ; comments, * gaps. They are spelt out, in reference and hypothesis, so that words which hold them are ordinary words.
 SPELLING = {
     "{": "<lb>",
     "}": "<rb>",

@@ -35,7 +35,8 @@ Target = Callable[[bytes, Path], None]
 
 
 def data_dir(data: bytes, folder: Path) -> None:
-    from distill.data.check import Repairs, read_data_dir
+    from distill.data.read_dir import read_data_dir
+    from distill.data.tables import Repairs
 
     for name, content in zip(PARTS, data.split(SEPARATOR), strict=False):
         (folder / name).write_bytes(content)
@@ -82,7 +83,7 @@ def openfst(data: bytes, folder: Path) -> None:
 
 def audio(data: bytes, folder: Path) -> None:
     from distill.audio import read_audio
-    from distill.data.check import check_audio
+    from distill.data.check_audio import check_audio
 
     (folder / "a.audio").write_bytes(data)
     refused(read_audio, folder / "a.audio")

@@ -273,7 +273,7 @@ def test_kaldi_directories_in_phones(kaldi: Path, tmp_path: Path) -> None:
     options += ["--allow_pipes", "true"]
     said = run(recipe, *options, "--stop_stage", "5", status=2)
     assert "text:2: " in said and "sorted" in said
-    assert f"wav.scp:2: jackson_train.opus is relative; taken as seen from {kaldi.parent} (3 in all)" in said
+    assert f"wav.scp:2: jackson_train.opus is relative; taken as relative to {kaldi.parent} (3 in all)" in said
     assert re.search(rf"lm_train.txt:\d+: 'nine' is not in {tmp_path}/lexicon.txt \(1 such words in all\); add", said)
     speakers = {
         name: {line.split()[1] for line in (recipe / "data" / name / "utt2spk").read_text().splitlines()}
