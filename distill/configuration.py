@@ -13,6 +13,10 @@ from distill.files import atomic_write
 
 TARGETS = ("posterior", "transcript", "pseudo", "frame_kl", "none")
 HIDDEN_LOSSES = ("mse", "cosine")
+# Milliseconds between two output frames, known without building the network: of a student by its front end, and of
+# every teacher.
+FRAME_MS = {"cnn": 20, "fbank": 40}
+TEACHER_FRAME_MS = 20
 
 
 def _range(name: str, value: Any) -> tuple[float, float]:
@@ -128,6 +132,26 @@ class AugmentConf:
     @property
     def snr_range(self) -> tuple[float, float]:
         return _range("augment_conf.noise_snr_db", self.noise_snr_db)
+
+
+def student_frame_ms(network_conf: Mapping[str, Any]) -> tuple[int, int]:
+    """Milliseconds between logit frames and between encoder frames of a student, from its ``network_conf``."""
+    front_end = network_conf.get("front_end", "cnn")
+    if front_end not in FRAME_MS:
+        raise UserError(f"network_conf.front_end: {front_end!r} is neither cnn nor fbank")
+    encoder_ms = FRAME_MS[front_end]
+    return encoder_ms // (network_conf.get("logits_per_frame") or encoder_ms // TEACHER_FRAME_MS), encoder_ms
+
+
+def frames_of_chunk(chunk_ms: int, frame_ms: int) -> int:
+    """Frames in a chunk of ``chunk_ms``.
+
+    Raises:
+        UserError: ``chunk_ms`` is not a positive multiple of the network's ``frame_ms``.
+    """
+    if chunk_ms <= 0 or chunk_ms % frame_ms:
+        raise UserError(f"chunk_ms: {chunk_ms} is not a positive multiple of the model's {frame_ms} ms frames")
+    return chunk_ms // frame_ms
 
 
 Conf = TypeVar("Conf", DistillConf, ChunkConf, AugmentConf)

@@ -16,13 +16,12 @@ from espnet2.utils.nested_dict_action import NestedDictAction
 from espnet2.utils.types import str_or_none
 
 from distill.checkpoints.load import build_network, load_network, load_weights
-from distill.checkpoints.save import usable_checkpoint
+from distill.checkpoints.resume import usable_checkpoint
 from distill.configuration import AugmentConf, ChunkConf, DistillConf, read_conf
 from distill.errors import UserError
 from distill.models.student import Student
-from distill.targets.store import check_manifest, read_manifest, read_targets
+from distill.targets.store import check_manifest, hidden_stream, read_manifest, read_targets
 from distill.training.distill_model import DistillModel
-from distill.training.teacher_source import hidden_stream
 
 MAX_TEACHER_LAYERS = 99
 
@@ -111,7 +110,7 @@ class DistillTask(ASRTask):
             args.token_list,
             conf,
             teacher=args.teacher,
-            stored_ms=stored_frame_ms(args),
+            stored_hidden_ms=stored_hidden_ms(args),
             second_teacher=args.second_teacher,
             chunk=chunk,
             augmentation=read_conf(AugmentConf, "augment_conf", args.augment_conf),
@@ -172,16 +171,16 @@ class DistillTask(ASRTask):
         return dataset
 
 
-def stored_frame_ms(args: argparse.Namespace) -> int | None:
-    """ms per frame of the stored targets that a training is given, None if its teacher is computed in the trainer."""
+def stored_hidden_ms(args: argparse.Namespace) -> int | None:
+    """Milliseconds between frames of the hidden layers among the stored targets; None: the teacher is online."""
     if args.teacher is None or args.teacher_targets != "stored":
         return None
     for path, name, _ in args.train_data_path_and_name_and_type:
         if name == "teacher_logits":
-            frame_ms = read_manifest(Path(path).parent).get("frame_ms")
-            if not isinstance(frame_ms, int):
-                raise UserError(f"{Path(path).parent}/manifest.json: says no frame_ms; extract targets again (stage 8)")
-            return frame_ms
+            hidden_ms = read_manifest(Path(path).parent).get("hidden_ms")
+            if not isinstance(hidden_ms, int):
+                raise UserError(f"{Path(path).parent}/manifest.json: has no hidden_ms; extract targets again (stage 8)")
+            return hidden_ms
     raise UserError("--teacher_targets stored: no teacher_* data stream given; extract targets (stage 8)")
 
 
