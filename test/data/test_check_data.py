@@ -136,7 +136,7 @@ def test_good_data_passes(data, capsys):
         (audio_bytes(b"\x00\x00\x00\x20ftypM4A " + bytes(99)), "wav.scp:2", "ffmpeg"),
         (audio_bytes(b"\x1a\x45\xdf\xa3" + bytes(99)), "wav.scp:2", "ffmpeg"),
         (line("utt2spk", "ann-2 ann", "ann-2 ann b"), "utt2spk:2", "expected: ID SPEAKER"),
-        (raw("spk2utt", b"ann ann-1\nbob ann-2 bob-1\n"), "spk2utt", "other speakers than utt2spk"),
+        (raw("spk2utt", b"ann ann-1\nbob ann-2 bob-1\n"), "spk2utt", "differs from utt2spk"),
         (raw("spk2utt", b"ann ann-1 ann-2\nbob ann-2 bob-1\n"), "spk2utt:2", "ann-2 belongs to ann as well"),
         (raw("utt2dur", b"ann-1 0.1\nann-2 7.5\nbob-1 0.1\n"), "utt2dur:2", "has 0.10 s"),
         (raw("utt2dur", b"ann-1 0.1\nann-2 0,1\n"), "utt2dur:2", "expected: ID SECONDS"),
