@@ -79,7 +79,7 @@ def main(argv: list[str] | None = None) -> None:
     graph.save(args.output)
     if args.openfst is not None:
         graph.to_openfst(args.openfst)
-    print(f"{args.output}: {source_of}, {len(tokens)} tokens, {len(graph.log_p)} histories")
+    print(f"{args.output}: {source_of}, {len(tokens)} tokens, {graph.states} histories")
 
 
 if __name__ == "__main__":
