@@ -86,6 +86,7 @@ class OnnxModel:
             ) from None
         self.token_type = about["token_type"]
         names = ("chunk", "lookahead", "samples", "hop", "window", "tail", "priming", "leading")
+        self.logits_per_frame = int(about.get("logits_per_frame", 1))  # not in older exports
         self.chunk, self.lookahead, self.samples, self.hop, self.window, self.tail, *rest = (
             int(about[name]) for name in names
         )
@@ -97,7 +98,10 @@ class OnnxModel:
         return StepState(self.session)
 
     def step(self, samples: np.ndarray, frames: int, past: int, state: StepState) -> np.ndarray:
-        """Log-posteriors (chunk, V) from (samples,) audio, as :class:`StreamStep` says; the state becomes the next."""
+        """Log-posteriors (chunk * logits_per_frame, V) from (samples,) audio; the state becomes the next.
+
+        See :class:`distill.export.step.StreamStep` for the arguments.
+        """
         inputs = {"samples": np.ascontiguousarray(samples), "frames": np.array(frames), "past": np.array(past)}
         for name, value in inputs.items():
             state.binding.bind_cpu_input(name, value)
@@ -140,7 +144,7 @@ class LogProbStream:
             audio = self._buffer[: model.samples]
             silence = np.zeros(model.samples - len(audio), np.float32)
             step = self._step(np.concatenate((audio, silence)), min(rest, model.chunk + model.lookahead))
-            pieces.append(step[:rest])
+            pieces.append(step[: rest * model.logits_per_frame])
         return np.concatenate(pieces)
 
     def _step(self, samples: np.ndarray, frames: int) -> np.ndarray:
@@ -195,7 +199,7 @@ class OnnxRecognizer:
     @property
     def step_ms(self) -> int:
         """Time between two chunks."""
-        return self.model.chunk * self.model.frame_ms
+        return self.model.chunk * self.model.logits_per_frame * self.model.frame_ms
 
     @property
     def wait_ms(self) -> tuple[float, float]:
@@ -234,8 +238,9 @@ class OnnxRecognizer:
         self._samples += len(piece)
         log_probs = self._stream.accept(piece.astype(np.float32))
         results: list[Result] = []
-        for start in range(0, len(log_probs), self.model.chunk):
-            self._search(log_probs[start : start + self.model.chunk])
+        size = self.model.chunk * self.model.logits_per_frame
+        for start in range(0, len(log_probs), size):
+            self._search(log_probs[start : start + size])
             if self._endpoint_frames is not None and self._tokens:
                 if self._frames - self._tokens[-1][2] >= self._endpoint_frames:
                     results.append(self._result("final", started))

@@ -74,10 +74,9 @@ class StreamingRecognizer:
         endpoint_ms: int | None = None,
         new_search: Callable[[], Search] = GreedySearch,
     ) -> None:
-        if chunk_ms is not None and (chunk_ms <= 0 or chunk_ms % network.frame_ms):
-            raise UserError(
-                f"chunk_ms: {chunk_ms} is not a positive multiple of the model's {network.frame_ms} ms frames"
-            )
+        frame_ms = network.encoder_frame_ms
+        if chunk_ms is not None and (chunk_ms <= 0 or chunk_ms % frame_ms):
+            raise UserError(f"chunk_ms: {chunk_ms} is not a positive multiple of the model's {frame_ms} ms frames")
         self.network = network
         self.token_list = list(token_list)
         self.token_type = config.get("token_type", "char")
@@ -86,7 +85,7 @@ class StreamingRecognizer:
         self._state: StreamState | None = None
         self._new_state: Callable[[], StreamState] | None = None
         if chunk_conf is not None and chunk_ms is not None and not isinstance(network, Teacher):
-            frames = chunk_conf.in_frames(chunk_ms // network.frame_ms, network.frame_ms)
+            frames = chunk_conf.in_frames(chunk_ms // frame_ms, frame_ms)
             self._new_state = partial(network.initial_state, 1, *frames)
         if endpoint_ms is not None and (endpoint_ms <= 0 or self._new_state is None):
             raise UserError(f"endpoint_ms: {endpoint_ms} must be positive, and the model a streaming student")
@@ -120,7 +119,7 @@ class StreamingRecognizer:
     def step_ms(self) -> int:
         """Time between two chunks of a stream."""
         assert self._state is not None
-        return self._state.chunk_frames * self.network.frame_ms
+        return self._state.chunk_frames * self.network.encoder_frame_ms
 
     @property
     def wait_ms(self) -> tuple[float, float]:
@@ -202,7 +201,8 @@ class StreamingRecognizer:
             return [self._partial(started)]
         results = []
         assert self._state is not None
-        for chunk in logits.split(self._state.chunk_frames):  # one at a time, so that pieces of any size end alike
+        chunk_logits = self._state.chunk_frames * self._student.logits_per_frame
+        for chunk in logits.split(chunk_logits):  # one at a time, so that pieces of any size end alike
             self._search.accept(chunk)
             tokens = self._search.best.tokens
             if tokens and self._search.frames - tokens[-1].end_frame >= self._endpoint_frames:

@@ -7,7 +7,7 @@ Layout of DIR (one data set):
     audio.sha256                     utterance -> checksum of its audio
     data/0001/                       a shard: its arks, their scps and done.json, written last, with their checksums
 
-All reading and writing of arks is here. It works with kaldiio or omniio, and each reads the other's files.
+Arks are read and written by kaldiio where it is installed and else by omniio; each reads the other's files.
 """
 
 from __future__ import annotations
@@ -40,6 +40,11 @@ NEVER_COMPRESSED = ("posterior_ids", "nbest")
 SHARD_UTTERANCES = 64
 ARK_BYTES = 1 << 30
 CHECKED_BYTES = 1 << 16
+
+
+def hidden_stream(layer: int) -> str:
+    """Name of the stream that holds a teacher layer's output, as in hidden_02.scp; layers count from 1."""
+    return f"hidden_{layer:02d}"
 
 
 def audio_checksum(location: str) -> str:
@@ -354,10 +359,11 @@ def check_manifest(
     return manifest
 
 
-def planned_bytes(frames: Sequence[int], dimensions: Mapping[str, int], dtype: str) -> int:
-    """Bytes that the arks of utterances with so many frames take."""
+def planned_bytes(milliseconds: Sequence[int], streams: Mapping[str, tuple[int, int]], dtype: str) -> int:
+    """Bytes of the arks of utterances of these lengths; ``streams``: dimension and milliseconds of a frame by name."""
     total = 0
-    for stream, width in dimensions.items():
+    for stream, (width, frame_ms) in streams.items():
+        frames = [length // frame_ms for length in milliseconds]
         kind = "float32" if stream in NEVER_COMPRESSED else dtype
         total += sum(frames) * width * BYTES[kind] + len(frames) * (50 if kind == "float32" else 55)
         if kind == "compressed":  # the quantiles of every column
