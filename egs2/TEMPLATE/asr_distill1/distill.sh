@@ -105,6 +105,7 @@ espnet_data() {
         --train_set "${original_train_set}" --valid_set "${valid_set}" --test_sets "${test_sets}" \
         --local_data_opts "${local_data_opts}" --speed_perturb_factors "${speed_perturb_factors}" \
         --audio_format "${audio_format}" --fs 16k --feats_type raw \
+        --lm_train_text "data/${original_train_set}/text" \
         --min_wav_duration "${min_wav_duration}" --max_wav_duration "${max_wav_duration}" \
         --token_type "${token_type/phn/word}" --nbpe "${nbpe}" --use_lm false --asr_config none
 }
