@@ -34,9 +34,7 @@ def prepare(root: Path, data: Path, speaker_lists: Path | None = None) -> dict[s
         root = root / "LibriSpeech"
     parts = sorted(path.name for path in root.glob("*") if any(path.glob("*/*/*.trans.txt")))
     if not parts:
-        raise UserError(
-            f"{root}: holds no PART/SPEAKER/CHAPTER/*.trans.txt; give another --corpus"
-        )
+        raise UserError(f"{root}: holds no PART/SPEAKER/CHAPTER/*.trans.txt; give another --corpus")
     if speaker_lists is None and not {TRAIN_PART, TEST_PART} <= set(parts):
         raise UserError(
             f"{root}: has {', '.join(parts)}, but Mini LibriSpeech is {TRAIN_PART} and {TEST_PART}; divide other parts "
