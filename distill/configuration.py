@@ -132,12 +132,13 @@ class AugmentConf:
         return _range("augment_conf.noise_snr_db", self.noise_snr_db)
 
 
-def frame_ms_of(network_conf: Mapping[str, Any]) -> int:
-    """Milliseconds per frame of the student that a configuration's ``network_conf`` describes."""
+def student_frame_ms(network_conf: Mapping[str, Any]) -> tuple[int, int]:
+    """Milliseconds between logit frames and between encoder frames of a student, from its ``network_conf``."""
     front_end = network_conf.get("front_end", "cnn")
     if front_end not in FRAME_MS:
         raise UserError(f"network_conf.front_end: {front_end!r} is neither cnn nor fbank")
-    return FRAME_MS[front_end]
+    encoder_ms = FRAME_MS[front_end]
+    return encoder_ms // (network_conf.get("logits_per_frame") or encoder_ms // TEACHER_FRAME_MS), encoder_ms
 
 
 def frames_of_chunk(chunk_ms: int, frame_ms: int) -> int:

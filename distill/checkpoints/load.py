@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import yaml
 
 from distill.checkpoints.archive import model_directory
-from distill.configuration import TEACHER_FRAME_MS, frame_ms_of
+from distill.configuration import TEACHER_FRAME_MS, student_frame_ms
 from distill.errors import UserError
 from distill.files import sha256
 
@@ -146,11 +146,29 @@ def number_of_layers(config: Mapping[str, Any]) -> int:
     return layers if isinstance(layers, int) else 0
 
 
-def network_shape(directory: str | Path) -> tuple[int, int, int]:
-    """(layers, width, ms per frame) of a trained network, from its configuration alone."""
+class NetworkShape(NamedTuple):
+    """Sizes of a network.
+
+    Attributes:
+        layers: number of layers.
+        width: of each layer.
+        frame_ms: milliseconds between frames of logits.
+        encoder_frame_ms: milliseconds between frames of the hidden layers.
+    """
+
+    layers: int
+    width: int
+    frame_ms: int
+    encoder_frame_ms: int
+
+
+def network_shape(directory: str | Path) -> NetworkShape:
+    """The sizes of a trained network, from its configuration alone."""
     config = read_config(directory)
     conf = config.get("network_conf") or {}
     if config["network"] == "student":
-        return conf["layers"], conf["width"], frame_ms_of(conf)
+        return NetworkShape(conf["layers"], conf["width"], *student_frame_ms(conf))
     encoder = conf["config"]
-    return encoder.get("num_hidden_layers", 12), encoder.get("hidden_size", 768), TEACHER_FRAME_MS
+    return NetworkShape(
+        encoder.get("num_hidden_layers", 12), encoder.get("hidden_size", 768), TEACHER_FRAME_MS, TEACHER_FRAME_MS
+    )

@@ -86,6 +86,7 @@ class OnnxModel:
         self.chunk, self.lookahead = int(metadata["chunk"]), int(metadata["lookahead"])
         self.samples, self.hop, self.window = (int(metadata[name]) for name in ("samples", "hop", "window"))
         self.tail, self.priming, self.leading = (int(metadata[name]) for name in ("tail", "priming", "leading"))
+        self.logits_per_frame = int(metadata.get("logits_per_frame", 1))  # missing in older exports
         self.frame_ms, self.chunk_ms = int(metadata["frame_ms"]), int(metadata["chunk_ms"])
 
     def first_state(self) -> StepState:
@@ -96,7 +97,7 @@ class OnnxModel:
         """Run :class:`distill.export.step.StreamStep` once and update ``state``.
 
         Returns:
-            log-posteriors (chunk, V) of (samples,) audio.
+            log-posteriors (chunk * logits_per_frame, V) of (samples,) audio.
         """
         inputs = {"samples": np.ascontiguousarray(samples), "frames": np.array(frames), "past": np.array(past)}
         for name, value in inputs.items():
@@ -140,7 +141,7 @@ class LogProbStream:
             audio = self._buffer[: model.samples]
             silence = np.zeros(model.samples - len(audio), np.float32)
             log_probs = self._step(np.concatenate((audio, silence)), min(remaining, model.chunk + model.lookahead))
-            pieces.append(log_probs[:remaining])
+            pieces.append(log_probs[: remaining * model.logits_per_frame])
         return np.concatenate(pieces)
 
     def _step(self, samples: np.ndarray, frames: int) -> np.ndarray:
@@ -199,7 +200,7 @@ class OnnxRecognizer:
     @property
     def step_ms(self) -> int:
         """Milliseconds between the beginnings of two chunks."""
-        return self.model.chunk * self.model.frame_ms
+        return self.model.chunk * self.model.logits_per_frame * self.model.frame_ms
 
     @property
     def wait_ms(self) -> tuple[float, float]:
@@ -229,7 +230,8 @@ class OnnxRecognizer:
         if not np.isfinite(piece).all():
             raise UserError("audio: holds samples that are not finite numbers; check where it comes from")
         self._decoder.receive(len(piece))
-        return self._decoder.accept(self._stream.accept(piece.astype(np.float32)), self.model.chunk)
+        log_probs = self._stream.accept(piece.astype(np.float32))
+        return self._decoder.accept(log_probs, self.model.chunk * self.model.logits_per_frame)
 
     def finish(self) -> Result:
         """End the stream and return its last final result. :meth:`reset` begins a new stream."""

@@ -95,7 +95,7 @@ def _wrapper(step: onnx.ModelProto, shapes: Shapes) -> str:
     after = ", ".join(f"{name}_after" for name in names)
     typed_next = ", ".join(f"float[{','.join(map(str, state[name]))}] {name}_next" for name in names)
     chunk, ahead, hop = shapes.chunk, shapes.lookahead, shapes.hop
-    stride = chunk * hop
+    stride, rows_per_step = chunk * hop, chunk * shapes.logits_per_frame
     header = 4
     short, long = header + shapes.samples, sum(sizes.values())
     half = state["origin"][1]
@@ -114,6 +114,7 @@ def _wrapper(step: onnx.ModelProto, shapes: Shapes) -> str:
         everything=1 << 40, rounding=chunk - 1, short_halves=[short, short, long, long],
         header_parts=[1, 1, 1, 1, shapes.samples], borrow=borrowed * hop - shapes.window,
         frames_left=ahead + 1 - borrowed, silence=silence, vocab=vocab, nothing=[1, 0, vocab],
+        per_frame=shapes.logits_per_frame,
     )  # fmt: skip
     unpack = "\n".join(
         f"{name}_dims = Constant <value_ints = [{','.join(map(str, state[name]))}]> ()" for name in names
@@ -221,7 +222,7 @@ student (int32[1,n,1] signal, float16[1,{2 * (short + long)}] state)
             always = Constant <value = bool {{1}}> ()
             step_after, past_after, {after}, pieces = Loop (steps, always, step, past, {begun}) <
                 body = one_step (int64 number, bool go, int64[1] step_in, int64[1] past_in, {typed}) => (
-                    bool go_on, int64[1] step_out, int64[1] past_out, {typed_next}, float[{chunk},{vocab}] piece
+                    bool go_on, int64[1] step_out, int64[1] past_out, {typed_next}, float[{rows_per_step},{vocab}] piece
                 ) {{
                     go_on = Identity (go)
                     from = Mul (number, stride)
@@ -247,9 +248,11 @@ student (int32[1,n,1] signal, float16[1,{2 * (short + long)}] state)
             step_missing = Neg (step)
             steps_dropped = Max (step_missing, zero)
             first_frame = Mul (steps_dropped, chunk)
+            first_row = Mul (first_frame, per_frame)
             frames_made = Mul (steps, chunk)
             last_frame = Min (frames_made, frames_here)
-            pieces_real = Slice (pieces_flat, first_frame, last_frame)
+            last_row = Mul (last_frame, per_frame)
+            pieces_real = Slice (pieces_flat, first_row, last_row)
             log_probs_made = Unsqueeze (pieces_real, zero)
             {pack}
             long_next = Concat <axis = 0> ({rows})

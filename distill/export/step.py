@@ -44,13 +44,14 @@ class Shapes:
     """Sizes of a step.
 
     Attributes:
-        chunk: frames that a step puts out.
+        chunk: encoder frames of a step.
         lookahead: frames beyond them that it sees.
         left: frames of history.
         samples: audio of a step, at 16 kHz.
         hop: samples between frames.
         window: samples that a frame sees.
         tail: samples of silence that belong to the end of the audio.
+        logits_per_frame: frames of log-posteriors that a step puts out for each of its encoder frames.
     """
 
     chunk: int
@@ -60,6 +61,7 @@ class Shapes:
     hop: int
     window: int
     tail: int
+    logits_per_frame: int
 
     @property
     def ring(self) -> int:
@@ -81,7 +83,7 @@ def shapes_of(student: Student, chunk: int, left: int, lookahead: int) -> Shapes
     """The sizes of a step of so many frames."""
     front = student.front_end
     samples = front.hop * chunk + front.window - front.hop
-    return Shapes(chunk, lookahead, left, samples, front.hop, front.window, front.tail)
+    return Shapes(chunk, lookahead, left, samples, front.hop, front.window, front.tail, student.logits_per_frame)
 
 
 class LogMel(nn.Module):
@@ -143,7 +145,7 @@ class StreamStep(nn.Module):
     - ahead (R, W): frames [C k, C k + R) from the front end; absent if R is 0.
     - keys, values (heads, L + C, dim) and conv (kernel - 1, W) of each block, zeros at the beginning.
 
-    Output: log-posteriors (C, V), then the next origin, ahead, keys, values and conv.
+    Output: log-posteriors (C times logits_per_frame, V), then the next origin, ahead, keys, values and conv.
     """
 
     cos: Tensor
@@ -160,7 +162,7 @@ class StreamStep(nn.Module):
         self.conv_layers = front.conv_layers
         self.feature_norm, self.projection = student.feature_norm, student.projection
         self.blocks = copy.deepcopy(student.blocks)
-        self.output = student.output
+        self.output, self.vocab_size = student.output, student.vocab_size
         for block in self.blocks:
             halve(cast(ConformerBlock, block).ffn1)
             halve(cast(ConformerBlock, block).ffn2)
@@ -216,7 +218,8 @@ class StreamStep(nn.Module):
             keys, values, conv = state[3 * number : 3 * number + 3]
             x, *cache = self._block(cast(ConformerBlock, block), x, hidden, tables, places, keys, values, conv)
             result += cache
-        return (F.log_softmax(self.output(x[: shapes.chunk]), -1), *result)
+        logits = self.output(x[: shapes.chunk]).view(shapes.chunk * shapes.logits_per_frame, self.vocab_size)
+        return (F.log_softmax(logits, -1), *result)
 
     def _block(
         self,

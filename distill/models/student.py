@@ -20,19 +20,22 @@ from distill.models.output import NetworkOutput
 if TYPE_CHECKING:
     from distill.models.teacher import Teacher
 
+# Of wav2vec 2.0's frames, with which a student's are compared.
+LOGIT_FRAME_MS = 20
+
 
 @dataclass
 class StreamState:
     """Where streams of audio stand between two calls of :meth:`Student.stream`.
 
     Attributes:
-        chunk_frames: frames of a chunk.
-        left_frames: frames of history a chunk sees, None for all.
-        lookahead_frames: frames a chunk sees beyond its end.
+        chunk_frames: encoder frames of a chunk.
+        left_frames: encoder frames of history a chunk sees, None for all.
+        lookahead_frames: encoder frames a chunk sees beyond its end.
         samples: (B, n) audio that has not gone through the front end.
         features: (B, t, width) frames that have, but that were only looked ahead at.
         caches: past of every block.
-        frames: frames put out so far.
+        frames: encoder frames put out so far.
     """
 
     chunk_frames: int
@@ -52,16 +55,22 @@ class StreamState:
 class Student(nn.Module):
     """A Conformer that reads 16 kHz audio and can stream it in chunks.
 
+    The front end makes *encoder frames*; chunks, history and look-ahead are counted in them. The prediction layer puts
+    out ``logits_per_frame`` *logit frames* for each of them, in order of time, so that a front end with a frame per
+    40 ms can still emit a token every 20 ms, as wav2vec 2.0 does: (B, T', W) -> (B, T', k V) -> (B, k T', V).
+
     Args:
         vocab_size: V; token 0 is blank.
-        front_end: ``cnn`` (wav2vec 2.0's, a frame per 20 ms) or ``fbank`` (log-mel, a frame per 40 ms).
+        front_end: ``cnn`` (wav2vec 2.0's, an encoder frame per 20 ms) or ``fbank`` (log-mel, one per 40 ms).
         front_end_conf: arguments of :class:`ConvFrontEnd` or :class:`FbankFrontEnd`.
         width: of the blocks.
         layers: number of blocks.
         heads: of attention; width / heads must be even.
         ffn: inner width of the feed-forward modules.
-        kernel: frames that the causal depthwise convolution sees.
+        kernel: encoder frames that the causal depthwise convolution sees.
         dropout: in every module.
+        logits_per_frame: k, logit frames for each encoder frame; None: as many as make a logit frame 20 ms long, 1 for
+            cnn and 2 for fbank. Models of the log-mel front end that were trained before this option existed have 1.
     """
 
     def __init__(
@@ -75,6 +84,7 @@ class Student(nn.Module):
         ffn: int = 576,
         kernel: int = 15,
         dropout: float = 0.1,
+        logits_per_frame: int | None = None,
     ) -> None:
         super().__init__()
         kinds: dict[str, type[ConvFrontEnd] | type[FbankFrontEnd]] = {"cnn": ConvFrontEnd, "fbank": FbankFrontEnd}
@@ -86,11 +96,17 @@ class Student(nn.Module):
         self.width = width
         self.heads = heads
         self.front_end = kinds[front_end](**(front_end_conf or {}))
+        frame_ms = self.encoder_frame_ms
+        self.logits_per_frame = logits_per_frame or frame_ms // LOGIT_FRAME_MS
+        if self.logits_per_frame < 1 or frame_ms % self.logits_per_frame:
+            raise UserError(
+                f"network_conf.logits_per_frame: {logits_per_frame} does not divide a frame of {frame_ms} ms"
+            )
         self.feature_norm = nn.LayerNorm(self.front_end.channels)
         self.projection = nn.Linear(self.front_end.channels, width)
         self.dropout = nn.Dropout(dropout)
         self.blocks = nn.ModuleList(ConformerBlock(width, heads, ffn, kernel, dropout) for _ in range(layers))
-        self.output = nn.Linear(width, vocab_size)
+        self.output = nn.Linear(width, self.logits_per_frame * vocab_size)
         self._initialise()
 
     def _initialise(self) -> None:
@@ -102,18 +118,27 @@ class Student(nn.Module):
                 nn.init.zeros_(module.bias)
 
     @property
-    def frame_ms(self) -> int:
-        """Milliseconds between frames: 20 (cnn) or 40 (fbank)."""
+    def encoder_frame_ms(self) -> int:
+        """Milliseconds between encoder frames: 20 (cnn) or 40 (fbank)."""
         return self.front_end.hop * 1000 // SAMPLE_RATE
 
     @property
+    def frame_ms(self) -> int:
+        """Milliseconds between logit frames: 20 unless ``logits_per_frame`` was chosen otherwise."""
+        return self.encoder_frame_ms // self.logits_per_frame
+
+    @property
     def lookahead_samples(self) -> int:
-        """Samples beyond a frame's own that the front end waits for: 80 (5 ms) for cnn, 720 (45 ms) for fbank."""
+        """Samples beyond an encoder frame's own that the front end sees: 80 (5 ms) for cnn, 720 (45 ms) for fbank."""
         return self.front_end.window - self.front_end.hop
 
     def frames(self, samples: int) -> int:
-        """Frames of so many samples, at least 1."""
-        return int(frame_counts(self.front_end, torch.tensor(samples)))
+        """Logit frames of an utterance of so many samples, at least 1."""
+        return int(frame_counts(self.front_end, torch.tensor(samples))) * self.logits_per_frame
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Logits (B, k T', V) of the last layer's output (B, T', width)."""
+        return self.output(hidden).view(len(hidden), -1, self.vocab_size)
 
     def _tables(self, length: int) -> tuple[Tensor, Tensor]:
         return for_rotation(*rotary_tables(length, self.width // self.heads, self.output.weight.device))
@@ -150,7 +175,7 @@ class Student(nn.Module):
         for block in self.blocks:
             x = block(x, mask, tables, frames, chunk_frames)
             hidden.append(x[:, :frames])
-        return NetworkOutput(self.output(x[:, :frames]), lengths, hidden)
+        return NetworkOutput(self.logits(x[:, :frames]), lengths * self.logits_per_frame, hidden, lengths)
 
     def initial_state(
         self, batch: int, chunk_frames: int, left_frames: int | None, lookahead_frames: int = 0
@@ -167,9 +192,9 @@ class Student(nn.Module):
     def stream(self, samples: Tensor, state: StreamState, final: bool = False) -> Tensor:
         """Take in (B, n) more samples, any n, and return the logits (B, t, V) of the chunks they complete.
 
-        Chunk c is frames [c C, (c + 1) C). It is complete ``lookahead_frames`` and then :attr:`lookahead_samples` after
-        its last frame's end. ``final`` ends the streams: what is left comes out as a shorter chunk. ``state`` is
-        changed in place and must not be used after ``final``.
+        Chunk c is encoder frames [c C, (c + 1) C). It is complete ``lookahead_frames`` and then
+        :attr:`lookahead_samples` after its last frame's end. ``final`` ends the streams: what is left comes out as a
+        shorter chunk. ``state`` is changed in place and must not be used after ``final``.
         """
         state.samples = torch.cat((state.samples, samples.to(state.samples)), 1)
         pieces = []
@@ -194,7 +219,7 @@ class Student(nn.Module):
 
     @torch.no_grad()
     def stream_together(self, states: Sequence[StreamState]) -> list[Tensor]:
-        """The next chunk (B, C, V) of every stream in one batch; each must have one (:meth:`has_chunk`).
+        """Logits (B, k C, V) of the next chunk of every stream in one batch; each must have one (:meth:`has_chunk`).
 
         The streams may have begun at different times, but must be alike in chunk, history and look-ahead.
         """
@@ -212,7 +237,7 @@ class Student(nn.Module):
         return list(logits.split([len(state.samples) for state in states]))
 
     def _blocks(self, x: Tensor, frames: int, states: Sequence[StreamState]) -> Tensor:
-        """Logits (B, frames, V) of a chunk of every stream and its look-ahead (B, T, width); the states move on."""
+        """Logits (B, k frames, V) of a chunk of every stream and its look-ahead (B, T, width); the states move on."""
         first = [[state.frames] for state in states for _ in state.samples]
         dim, device = self.width // self.heads, x.device
         tables = rotary_tables(x.shape[1], dim, device, torch.tensor(first, device=device))
@@ -222,7 +247,7 @@ class Student(nn.Module):
             x = block(x, None, rotation, frames, caches=caches, left=states[0].left_frames)
         for state in states:
             state.frames += frames
-        return self.output(x[:, :frames])
+        return self.logits(x[:, :frames])
 
     @torch.no_grad()
     def init_from_teacher(self, teacher: Teacher) -> list[str]:

@@ -41,7 +41,8 @@ class Teacher(nn.Module):
         freeze_cnn: do not train the CNN.
     """
 
-    frame_ms = 20
+    frame_ms = 20  # milliseconds between frames of logits
+    encoder_frame_ms = 20  # and of the hidden layers
 
     def __init__(
         self,
@@ -122,7 +123,7 @@ class Teacher(nn.Module):
         finally:
             for hook in hooks:
                 hook.remove()
-        return NetworkOutput(self.output(self.dropout(x)), lengths, hidden)
+        return NetworkOutput(self.output(self.dropout(x)), lengths, hidden, lengths)
 
 
 def encoder_classes(model_type: str, origin: str) -> tuple[Any, Any, Any]:

@@ -44,9 +44,9 @@ def layer_similarity(
     chunk = read_conf(ChunkConf, "chunk_conf", config.get("chunk_conf") or None)
     streaming = {}
     if chunk is not None and chunk_ms is not None and isinstance(small, Student):
-        hop, left, ahead = chunk.in_frames(chunk_ms // small.frame_ms, small.frame_ms)
+        hop, left, ahead = chunk.in_frames(chunk_ms // small.encoder_frame_ms, small.encoder_frame_ms)
         streaming = {"chunk_frames": hop, "left_frames": left, "lookahead_frames": ahead}
-    factor = small.frame_ms // large.frame_ms
+    factor = small.encoder_frame_ms // large.encoder_frame_ms
     mine: list[list[Tensor]] = []
     theirs: list[list[Tensor]] = []
     for audio in utterances:
@@ -55,7 +55,7 @@ def layer_similarity(
         of_teacher = large(speech, lengths)
         layers = of_teacher.hidden
         if factor > 1:
-            layers = [average_frames(h, of_teacher.lengths, factor)[0] for h in layers]
+            layers = [average_frames(h, of_teacher.hidden_lengths, factor)[0] for h in layers]
         frames = min(of_student.hidden[0].shape[1], layers[0].shape[1])
         mine.append([h[0, :frames] for h in of_student.hidden])
         theirs.append([h[0, :frames] for h in layers])

@@ -98,7 +98,7 @@ class Server:
             raise UserError(f"{model}: not a streaming student; give one, such as exp/student_stream")
         if not ENDPOINT_MS[0] <= endpoint_ms <= ENDPOINT_MS[1]:
             raise UserError(f"endpoint_ms: {endpoint_ms} is not within {ENDPOINT_MS[0]} to {ENDPOINT_MS[1]}")
-        frame_ms = self._network.frame_ms
+        frame_ms = self._network.encoder_frame_ms
         first, last = (frames * frame_ms for frames in chunk_conf.range_in_frames(frame_ms))
         choices = {ms for ms in CHOICES_MS if first <= ms <= last and ms % frame_ms == 0}
         self.info: dict[str, Any] = {

@@ -39,13 +39,13 @@ class Wanted(NamedTuple):
 
     Attributes:
         layers: of the teacher.
-        frame_ms: ms per frame.
+        hidden_ms: milliseconds between the frames of these layers; logits are always stored at the teacher's rate.
         top_k: tokens of a frame of the graph's posterior, None: none.
         nbest: token sequences of an utterance, 1: none, as the best one follows from the logits.
     """
 
     layers: list[int]
-    frame_ms: int
+    hidden_ms: int
     top_k: int | None = None
     nbest: int = 1
 
@@ -54,7 +54,7 @@ def wanted_by(config_path: Path, teacher_layers: int) -> Wanted:
     """What a student's training configuration asks for."""
     import yaml
 
-    from distill.configuration import DistillConf, frame_ms_of, layer_map, read_conf
+    from distill.configuration import DistillConf, layer_map, read_conf, student_frame_ms
 
     if not config_path.is_file():
         raise UserError(f"{config_path}: not found; give the student's training configuration")
@@ -64,17 +64,13 @@ def wanted_by(config_path: Path, teacher_layers: int) -> Wanted:
     if conf is None or network_conf.get("layers") is None:
         raise UserError(f"{config_path}: network_conf.layers is missing; it says which layers to store")
     layers = sorted(set(conf.layer_map or layer_map(network_conf["layers"], teacher_layers))) if conf.alpha < 1 else []
-    return Wanted(layers, frame_ms_of(network_conf), conf.posterior_top_k, conf.nbest)
+    return Wanted(layers, student_frame_ms(network_conf)[1], conf.posterior_top_k, conf.nbest)
 
 
 def wanted(layers: str, student_configs: Sequence[Path], teacher_layers: int, teacher_ms: int) -> Wanted:
     """What all the students ask for; without any, every frame of every layer. ``layers``: auto, or numbers instead."""
     each = [wanted_by(path, teacher_layers) for path in student_configs]
-    rates = {one.frame_ms for one in each} or {teacher_ms}
-    if len(rates) > 1:
-        raise UserError(
-            f"{student_configs[1]}: frames of another length than {student_configs[0]}'s; use one front end"
-        )
+    rates = {one.hidden_ms for one in each}
     top = [one.top_k for one in each if one.top_k is not None]
     if len(set(top)) > 1:
         raise UserError(f"{student_configs[1]}: posterior_top_k is not {student_configs[0]}'s; give both the same")
@@ -90,7 +86,8 @@ def wanted(layers: str, student_configs: Sequence[Path], teacher_layers: int, te
     several = {one.nbest for one in each if one.nbest > 1}
     if len(several) > 1:
         raise UserError(f"{student_configs[1]}: nbest is not {student_configs[0]}'s; give both the same")
-    return Wanted(list(chosen), rates.pop(), top[0] if top else None, several.pop() if several else 1)
+    hidden_ms = rates.pop() if len(rates) == 1 else teacher_ms
+    return Wanted(list(chosen), hidden_ms, top[0] if top else None, several.pop() if several else 1)
 
 
 def sample_counts(wav_scp: Path, audio: dict[str, str]) -> list[int]:
@@ -134,8 +131,9 @@ def extract_shard(
     writer: Any,
     progress: Any,
 ) -> None:
-    """Run the teacher over a shard's utterances and write every stream, at the student's frame rate.
+    """Run the teacher over a shard's utterances and write every stream.
 
+    Hidden layers are averaged to frames of ``what.hidden_ms``; everything else is at the teacher's frame rate.
     ``graph`` is the denominator graph of posteriors and n best, None if they are not wanted.
     """
     import numpy as np
@@ -154,23 +152,23 @@ def extract_shard(
             row[: len(speech[utterance])] = speech[utterance]
         with torch.no_grad():
             output = teacher(torch.from_numpy(padded).to(device), lengths.to(device))
-            streams = {store.hidden_stream(layer): output.hidden[layer - 1] for layer in what.layers}
-            streams["logits"] = output.logits
-            averaged = {
-                name: average_frames(x, output.lengths, what.frame_ms // teacher.frame_ms)
-                for name, x in streams.items()
-            }
-            streams, kept = {name: x for name, (x, _) in averaged.items()}, averaged["logits"][1]
-            log_probs = streams["logits"].float().log_softmax(-1)
-            nbest = best_sequences(graph, log_probs, kept, what.nbest) if what.nbest > 1 else None
+            factor = what.hidden_ms // teacher.encoder_frame_ms
+            streams = {"logits": (output.logits, output.lengths)}
+            for layer in what.layers:
+                hidden = average_frames(output.hidden[layer - 1], output.hidden_lengths, factor)
+                streams[store.hidden_stream(layer)] = hidden
+            log_probs = output.logits.float().log_softmax(-1)
+            nbest = best_sequences(graph, log_probs, output.lengths, what.nbest) if what.nbest > 1 else None
             if what.top_k is not None:
-                streams["posterior_ids"], streams["posterior"] = top_occupancies(graph, log_probs, kept, what.top_k)
-        matrices = {name: x.float().cpu().numpy() for name, x in streams.items()}
-        for i, (utterance, frames) in enumerate(zip(batch, kept.tolist(), strict=True)):
-            mine = {name: x[i, :frames] for name, x in matrices.items()}
+                top = top_occupancies(graph, log_probs, output.lengths, what.top_k)
+                streams["posterior_ids"], streams["posterior"] = ((x, output.lengths) for x in top)
+        matrices = {name: x.float().cpu().numpy() for name, (x, _) in streams.items()}
+        frames = {name: lengths.tolist() for name, (_, lengths) in streams.items()}
+        for i, utterance in enumerate(batch):
+            of_utterance = {name: x[i, : frames[name][i]] for name, x in matrices.items()}
             if nbest is not None:
-                mine["nbest"] = pack(*(x[i] for x in nbest))
-            writer.write(utterance, mine)
+                of_utterance["nbest"] = pack(*(x[i] for x in nbest))
+            writer.write(utterance, of_utterance)
         progress.update(len(batch))
 
 
@@ -240,10 +238,10 @@ def main(argv: list[str] | None = None) -> None:
     from distill.audio import read_wav_scp
     from distill.checkpoints.load import load_network, model_checksum, network_shape, read_config
 
-    layer_count, width, teacher_ms = network_shape(args.teacher)
-    what = wanted(args.layers, args.student_config, layer_count, teacher_ms)
+    shape = network_shape(args.teacher)
+    what = wanted(args.layers, args.student_config, shape.layers, shape.encoder_frame_ms)
     vocab_size = len(read_config(args.teacher)["token_list"])
-    dimensions = {store.hidden_stream(layer): width for layer in what.layers}
+    dimensions = {store.hidden_stream(layer): shape.width for layer in what.layers}
     dimensions["logits"] = vocab_size
     graph_checksum = None
     if what.top_k is not None or what.nbest > 1:
@@ -256,7 +254,7 @@ def main(argv: list[str] | None = None) -> None:
     if what.nbest > 1:
         dimensions["nbest"] = what.nbest  # numbers for each frame: more than there will be
     if args.show_streams:
-        print(*(f"{name}:{size}" for name, size in dimensions.items()), f"every {what.frame_ms} ms")
+        print(*(f"{name}:{size}" for name, size in dimensions.items()), f"hidden layers every {what.hidden_ms} ms")
         return
     checksum = model_checksum(args.teacher)
     audio = read_wav_scp(args.wav_scp)
@@ -270,15 +268,16 @@ def main(argv: list[str] | None = None) -> None:
         checksums.update((utterance, store.audio_checksum(audio[utterance])) for utterance in utterances)
         audio_list = store.audio_list_checksum({utterance: checksums[utterance] for utterance in utterances})
         made = {"teacher": checksum, "dtype": args.dtype, "layers": what.layers, "audio": audio_list}
-        return {**made, "frame_ms": what.frame_ms, "top_k": what.top_k, "nbest": what.nbest, "graph": graph_checksum}
+        return {**made, "hidden_ms": what.hidden_ms, "top_k": what.top_k, "nbest": what.nbest, "graph": graph_checksum}
 
     def manifest() -> dict[str, Any]:  # once the checksums of all the audio are known
         return {
-            "version": 1,
+            "version": 2,
             "teacher": checksum,
             "layers": what.layers,
             "streams": dimensions,
-            "frame_ms": what.frame_ms,
+            "frame_ms": shape.frame_ms,
+            "hidden_ms": what.hidden_ms,
             "graph": graph_checksum,
             "dtype": args.dtype,
             "utterances": len(audio),
@@ -306,21 +305,23 @@ def main(argv: list[str] | None = None) -> None:
         return
     if args.plan or everything:
         samples = sample_counts(args.wav_scp, audio)
-        frames = [n // (what.frame_ms * SAMPLE_RATE // 1000) for n in samples]
-        needed = store.planned_bytes(frames, dimensions, args.dtype)
+        milliseconds = [n * 1000 // SAMPLE_RATE for n in samples]
+
+        def planned(dimensions: dict[str, int], dtype: str) -> int:
+            rates = {n: what.hidden_ms if n.startswith("hidden_") else shape.frame_ms for n in dimensions}
+            return store.planned_bytes(milliseconds, {n: (d, rates[n]) for n, d in dimensions.items()}, dtype)
+
+        needed = planned(dimensions, args.dtype)
         there = sum(file.stat().st_size for file in data.glob("*/*.ark")) if data.is_dir() else 0
         every_other = {n: d for i, (n, d) in enumerate(dimensions.items()) if i % 2 or not n.startswith("hidden")}
-        smaller = {
-            f"--target_dtype {dtype}": store.planned_bytes(frames, dimensions, dtype)
-            for dtype in ("float16", "compressed")
-        }
-        smaller["every other layer as float16"] = store.planned_bytes(frames, every_other, "float16")
-        smaller["every other layer, compressed"] = store.planned_bytes(frames, every_other, "compressed")
+        smaller = {f"--target_dtype {dtype}": planned(dimensions, dtype) for dtype in ("float16", "compressed")}
+        smaller["every other layer as float16"] = planned(every_other, "float16")
+        smaller["every other layer, compressed"] = planned(every_other, "compressed")
         free = store.check_space(args.output, max(0, needed - there), smaller)
-        of_a_stream = {n: store.planned_bytes(frames, {n: d}, args.dtype) / 1e9 for n, d in dimensions.items()}
+        of_a_stream = {n: planned({n: d}, args.dtype) / 1e9 for n, d in dimensions.items()}
         hours = sum(samples) / SAMPLE_RATE / 3600
         print(
-            f"{args.output}: {len(audio)} utterances, {hours:.2f} h, frames of {what.frame_ms} ms, as {args.dtype}: "
+            f"{args.output}: {len(audio)} utterances, {hours:.2f} h, layers at {what.hidden_ms} ms, as {args.dtype}: "
             f"{needed / 1e9:.2f} GB, of which {there / 1e9:.2f} GB are there; {free / 1e9:.0f} GB are free"
         )
         print("  " + ", ".join(f"{name} {size:.3g} GB" for name, size in of_a_stream.items()))

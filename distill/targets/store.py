@@ -359,10 +359,11 @@ def check_manifest(
     return manifest
 
 
-def planned_bytes(frames: Sequence[int], dimensions: Mapping[str, int], dtype: str) -> int:
-    """Bytes that the arks of utterances with so many frames take."""
+def planned_bytes(milliseconds: Sequence[int], streams: Mapping[str, tuple[int, int]], dtype: str) -> int:
+    """Bytes of the arks of utterances of these lengths; ``streams``: dimension and milliseconds of a frame by name."""
     total = 0
-    for stream, width in dimensions.items():
+    for stream, (width, frame_ms) in streams.items():
+        frames = [length // frame_ms for length in milliseconds]
         kind = "float32" if stream in NEVER_COMPRESSED else dtype
         total += sum(frames) * width * BYTES[kind] + len(frames) * (50 if kind == "float32" else 55)
         if kind == "compressed":  # the quantiles of every column

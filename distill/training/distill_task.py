@@ -110,7 +110,7 @@ class DistillTask(ASRTask):
             args.token_list,
             conf,
             teacher=args.teacher,
-            stored_ms=stored_frame_ms(args),
+            stored_hidden_ms=stored_hidden_ms(args),
             second_teacher=args.second_teacher,
             chunk=chunk,
             augmentation=read_conf(AugmentConf, "augment_conf", args.augment_conf),
@@ -171,16 +171,16 @@ class DistillTask(ASRTask):
         return dataset
 
 
-def stored_frame_ms(args: argparse.Namespace) -> int | None:
-    """ms per frame of the stored targets that a training is given, None if its teacher is computed in the trainer."""
+def stored_hidden_ms(args: argparse.Namespace) -> int | None:
+    """Milliseconds between frames of the hidden layers among the stored targets; None: the teacher is online."""
     if args.teacher is None or args.teacher_targets != "stored":
         return None
     for path, name, _ in args.train_data_path_and_name_and_type:
         if name == "teacher_logits":
-            frame_ms = read_manifest(Path(path).parent).get("frame_ms")
-            if not isinstance(frame_ms, int):
-                raise UserError(f"{Path(path).parent}/manifest.json: says no frame_ms; extract targets again (stage 8)")
-            return frame_ms
+            hidden_ms = read_manifest(Path(path).parent).get("hidden_ms")
+            if not isinstance(hidden_ms, int):
+                raise UserError(f"{Path(path).parent}/manifest.json: has no hidden_ms; extract targets again (stage 8)")
+            return hidden_ms
     raise UserError("--teacher_targets stored: no teacher_* data stream given; extract targets (stage 8)")
 
 

@@ -1,18 +1,15 @@
 """Recognisers of Hugging Face's on-disk format become teachers with the same outputs."""
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 import transformers
+from tiny_networks import TEACHER, batch
 
 from distill.bin.adopt_teacher import main
 from distill.checkpoints.load import load_network, network_shape
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "models"))
-from tiny_networks import TEACHER, batch  # noqa: E402
 
 VOCABULARY = ["<pad>", "<s>", "</s>", "<unk>", "|", "E", "T", "A", "'"]
 TOKENS = ["<blank>", "<unk>", "<space>", "a", "'", "t", "<sos/eos>"]  # another order, another case, no E
@@ -41,7 +38,7 @@ def test_an_adopted_teacher_puts_out_what_the_recogniser_did(tmp_path, name, cap
     assert "2 outputs of the model are not among them" in capsys.readouterr().out  # <s> and E
     network, tokens, config = load_network(tmp_path / "exp")
     assert tokens == TOKENS and config["token_type"] == "char"
-    assert network_shape(tmp_path / "exp") == (3, 32, 20)
+    assert network_shape(tmp_path / "exp") == (3, 32, 20, 20)
     audio, lengths = batch([8000, 8000])
     audio = (audio - audio.mean(1, keepdim=True)) / (audio.var(1, keepdim=True, correction=0) + 1e-7).sqrt()
     with torch.no_grad():

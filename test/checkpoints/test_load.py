@@ -10,18 +10,19 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "models"))
 from tiny_networks import CHANNELS, TEACHER, VOCAB, student, teacher
 
 from distill.checkpoints.load import network_shape
-from distill.configuration import FRAME_MS, frame_ms_of
+from distill.configuration import FRAME_MS, student_frame_ms
 from distill.errors import UserError
 
 
 @pytest.mark.parametrize("front_end", sorted(FRAME_MS))
 def test_the_frame_length_of_a_front_end_is_that_of_the_built_student(front_end):
-    assert frame_ms_of({"front_end": front_end}) == student(front_end).frame_ms
+    network = student(front_end)
+    assert student_frame_ms({"front_end": front_end}) == (network.frame_ms, network.encoder_frame_ms)
 
 
 def test_an_unknown_front_end_has_no_frame_length():
     with pytest.raises(UserError, match="front_end: 'mfcc' is neither cnn nor fbank"):
-        frame_ms_of({"front_end": "mfcc"})
+        student_frame_ms({"front_end": "mfcc"})
 
 
 @pytest.mark.parametrize("kind", ["teacher", "cnn", "fbank"])

@@ -46,8 +46,10 @@ def test_padding_and_batch_change_nothing(front_end, chunk, left, ahead):
         frames = network.frames(n)
         assert together.lengths[b] == alone.lengths[0] == frames == alone.logits.shape[1]
         torch.testing.assert_close(together.logits[b, :frames], alone.logits[0], atol=1e-5, rtol=0)
-        for mine, theirs in zip(together.hidden, alone.hidden, strict=True):
-            torch.testing.assert_close(mine[b, :frames], theirs[0], atol=1e-5, rtol=0)
+        frames //= network.logits_per_frame
+        assert together.hidden_lengths[b] == frames
+        for batched, single in zip(together.hidden, alone.hidden, strict=True):
+            torch.testing.assert_close(batched[b, :frames], single[0], atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("front_end", ["cnn", "fbank"])
@@ -61,7 +63,7 @@ def test_no_chunk_sees_beyond_its_end_and_the_look_ahead(front_end, position, ch
     changed[0, position] += 0.5
     lengths = torch.tensor([32000])
     before, after = (network(x, lengths, chunk, None, ahead).logits for x in (audio, changed))
-    difference = (before - after).abs().amax((0, 2))
+    difference = (before - after).abs().amax((0, 2)).view(-1, network.logits_per_frame).amax(1)
     hop = network.front_end.hop
     first_allowed = max(0, position - network.lookahead_samples - ahead * hop) // (chunk * hop) * chunk
     assert (difference[:first_allowed] < 1e-6).all()
@@ -71,7 +73,7 @@ def test_no_chunk_sees_beyond_its_end_and_the_look_ahead(front_end, position, ch
 @torch.no_grad()
 def test_a_chunk_sees_all_of_itself_and_its_history(front_end):
     """That the last sample of a chunk reaches the chunk's first frame, and old audio the present."""
-    network = student(front_end)
+    network = student(front_end, logits_per_frame=1)  # so that logits are counted as chunks are
     audio = speech(32000)[None]
     lengths = torch.tensor([32000])
     chunk, hop = 8, network.front_end.hop
@@ -128,7 +130,27 @@ def test_says_that_a_stream_cannot_normalise():
     assert "normalises" in student().init_from_teacher(source)[-1]
 
 
+@torch.no_grad()
+def test_a_log_mel_student_puts_out_two_logit_frames_for_each_encoder_frame():
+    network = student("fbank")
+    assert (network.logits_per_frame, network.frame_ms, network.encoder_frame_ms) == (2, 20, 40)
+    output = network(*batch([16000]))
+    frames = int(output.hidden_lengths)
+    assert output.lengths == 2 * frames and output.logits.shape == (1, 2 * frames, VOCAB)
+    first, second = (
+        torch.nn.functional.linear(output.hidden[-1], weight, bias)
+        for weight, bias in zip(network.output.weight.chunk(2), network.output.bias.chunk(2), strict=True)
+    )
+    torch.testing.assert_close(output.logits[:, 0::2], first)
+    torch.testing.assert_close(output.logits[:, 1::2], second)
+    assert (first - second).abs().max() > 0.1
+    one = student("fbank", logits_per_frame=1)
+    assert one.frame_ms == 40 and one(*batch([16000])).logits.shape == (1, frames, VOCAB)
+
+
 def test_bad_configurations_are_refused():
+    with pytest.raises(UserError, match="logits_per_frame: 3 does not divide a frame of 40 ms"):
+        student("fbank", logits_per_frame=3)
     with pytest.raises(UserError, match="front_end"):
         Student(5, "mfcc")
     with pytest.raises(UserError, match="heads"):

@@ -12,8 +12,6 @@ import pytest
 import soundfile
 import torch
 import yaml
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "models"))  # tiny_networks
 from tiny_networks import CHANNELS, TEACHER, speech, student, teacher
 
 from distill.bin import pack
@@ -47,7 +45,7 @@ def exp(tmp_path_factory) -> Path:
         }
         (folder / "config.yaml").write_text(yaml.safe_dump(config))
         state = {f"network.{key}": value for key, value in network.state_dict().items()}
-        state["projections.0.weight"] = torch.zeros(2, 2)  # of the loss alone
+        state["criterion.projections.0.weight"] = torch.zeros(2, 2)  # of the loss alone
         torch.save(state, folder / "valid.loss.ave.pth")
     row = {"test_set": "test", "decoder": "greedy", "wer": 4.0, "wer_low": 3.0, "wer_high": 5.0, "params": 1000000}
     row["speakers"] = {SECRET: [10, 1]}

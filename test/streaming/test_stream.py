@@ -29,9 +29,9 @@ def random_sizes(seed: int, largest: int):
 @torch.no_grad()
 def test_stream_equals_masked_forward(front_end, chunk_ms, left_ms, ahead_ms):
     network = student(front_end)
-    ahead = ahead_ms // network.frame_ms
-    chunk = chunk_ms // network.frame_ms
-    left = None if left_ms is None else left_ms // network.frame_ms
+    ahead = ahead_ms // network.encoder_frame_ms
+    chunk = chunk_ms // network.encoder_frame_ms
+    left = None if left_ms is None else left_ms // network.encoder_frame_ms
     for seed, (seconds, largest) in enumerate([(0.025, 300), (0.5, 2000), (6.1234, 30000), (7.68, 700)]):
         audio = speech(int(seconds * 16000), seed)
         whole = network(audio[None], torch.tensor([len(audio)]), chunk, left, ahead).logits[0].log_softmax(-1)
@@ -53,7 +53,7 @@ def test_ten_minutes(front_end, monkeypatch):
         return torch.cat([attend(part, key, value, attn_mask=mask) for part, mask in rows], 2)
 
     network = student(front_end, width=8, layers=2, heads=1, ffn=16)
-    chunk, left = 480 // network.frame_ms, 6000 // network.frame_ms
+    chunk, left = 480 // network.encoder_frame_ms, 6000 // network.encoder_frame_ms
     audio = speech(600 * 16000)
     stream = streamed(network, audio, chunk, left, random_sizes(0, 100000))
     monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", by_rows)
@@ -79,7 +79,7 @@ def test_the_mask_matters(front_end):
 @torch.no_grad()
 def test_every_length_works(front_end):
     network = student(front_end)
-    chunk = 160 // network.frame_ms
+    chunk = 160 // network.encoder_frame_ms
     generator = torch.Generator().manual_seed(0)
     # around the edges of windows and chunks, and at random
     edges = [1, 2, 79, 80, 319, 320, 399, 400, 401, 719, 720, 1359, 1360, 2559, 2560, 2639, 2640, 3279, 3280, 16000]
@@ -96,7 +96,7 @@ def test_every_length_works(front_end):
 @torch.no_grad()
 def test_every_millisecond_of_two_seconds(front_end):
     network = student(front_end, layers=1)
-    chunk = 480 // network.frame_ms
+    chunk = 480 // network.encoder_frame_ms
     audio = speech(32001)
     for n in range(1, 32002, 16):
         whole = network(audio[None, :n], torch.tensor([n]), chunk, 10, n % 3)
@@ -114,7 +114,7 @@ def test_a_chunk_comes_out_once_its_look_ahead_is_there_and_not_before():
         needed = 4 * network.front_end.hop + lookahead
         audio = speech(needed)[None]
         assert network.stream(audio[:, :-1], state).shape == (1, 0, VOCAB)
-        assert network.stream(audio[:, -1:], state).shape == (1, 4, VOCAB)
+        assert network.stream(audio[:, -1:], state).shape == (1, 4 * network.logits_per_frame, VOCAB)
 
 
 @torch.no_grad()

@@ -1,7 +1,6 @@
 """Real trainings through ESPnet's trainer, seconds long."""
 
 import copy
-import dataclasses
 import itertools
 import os
 import re
@@ -22,7 +21,7 @@ from distill.errors import UserError
 from distill.targets import store
 from distill.training.distill_model import DistillModel
 from distill.training.losses import normalise_frames
-from distill.training.teacher_source import TeacherOutputs
+from distill.training.teacher_targets import TeacherTargets
 
 
 def reporter(directory):
@@ -61,7 +60,7 @@ def test_teacher_trains_averages_and_loads(world, teacher):
     assert checkpoint_path(teacher).name == "valid.loss.ave.pth"
     loaded = load_network(teacher)
     assert loaded.token_list == TOKENS and not loaded.network.training
-    assert network_shape(teacher) == (4, 24, 20)
+    assert network_shape(teacher) == (4, 24, 20, 20)
     average = torch.load(teacher / "valid.loss.ave.pth", weights_only=True)
     key = next(k for k in average if k.endswith("weight"))
     parts = [torch.load(teacher / f"{e}epoch.pth", weights_only=True)[key] for e in (1, 2)]
@@ -83,7 +82,7 @@ def test_a_teacher_from_hugging_face_no_longer_needs_its_directory(world):
     loaded = load_network(trained)
     for key, value in model.state_dict().items():
         torch.testing.assert_close(loaded.network.encoder.state_dict()[key], value, msg=key)
-    assert network_shape(trained) == (4, 24, 20)
+    assert network_shape(trained) == (4, 24, 20, 20)
 
 
 def test_a_teachers_body_stays_as_it_was_while_its_prediction_layer_is_trained(world, teacher):
@@ -126,10 +125,10 @@ def test_online_and_stored_targets_train_the_same(world, teacher, stored, online
 
 def test_no_teacher_in_the_checkpoint_and_no_projection_in_the_network(online):
     state = torch.load(online / "latest.pth", weights_only=True)
-    assert {key.split(".")[0] for key in state} == {"network", "projections"}
+    assert {key.split(".")[0] for key in state} == {"network", "criterion"}
     student = load_network(online).network
     assert {f"network.{key}" for key in student.state_dict()} == {k for k in state if k.startswith("network.")}
-    assert state["projections.0.weight"].shape == (24, 16)
+    assert state["criterion.projections.0.weight"].shape == (24, 16)
     optimiser = torch.load(online / "checkpoint.pth", weights_only=False)["optimizers"][0]
     assert len(optimiser["param_groups"][0]["params"]) == len(list(student.parameters())) + 4
 
@@ -146,7 +145,10 @@ def test_loss_terms_match_numpy(world, teacher, online):
             s, t = (net(x[None, :n], torch.tensor([n])) for net in (student, teach))
         terms = []
         for i, layer in enumerate((2, 4)):
-            weight, bias = state[f"projections.{i}.weight"].numpy(), state[f"projections.{i}.bias"].numpy()
+            weight, bias = (
+                state[f"criterion.projections.{i}.weight"].numpy(),
+                state[f"criterion.projections.{i}.bias"].numpy(),
+            )
             target = t.hidden[layer - 1][0].numpy()
             target = (target - target.mean(1, keepdims=True)) / np.sqrt(target.var(1, keepdims=True) + 1e-5)
             terms.append(((s.hidden[i][0].numpy() @ weight.T + bias - target) ** 2).mean())
@@ -187,7 +189,7 @@ def test_stage_2_from_the_student_as_its_teacher_maps_layers_one_to_one(world, o
         str(online),
     )
     stats = reporter(stream)[1]["valid"]
-    assert torch.load(stream / "latest.pth", weights_only=True)["projections.0.weight"].shape == (16, 16)
+    assert torch.load(stream / "latest.pth", weights_only=True)["criterion.projections.0.weight"].shape == (16, 16)
     assert stats["loss_logits"] == pytest.approx(0, abs=1e-6)  # the same weights, full context
     assert stats["loss_mmi"] == pytest.approx(0, abs=1e-4)
 
@@ -199,15 +201,17 @@ def test_delayed_targets_ask_for_what_the_teacher_knew_before(world, teacher, on
     model = DistillModel(student, TOKENS, conf, teacher=str(online))
     padded, lengths = speech(world)
     said = student(padded, lengths)
-    layers = {i: normalise_frames(model.projections[i - 1](h)).roll(-2, 1) for i, h in enumerate(said.hidden, 1)}
-    model.teachers[0].outputs = lambda *_: TeacherOutputs(layers, said.logits.roll(-2, 1), said.lengths, None, None)
-    for projection in model.projections:
+    criterion = model.criterion
+    layers = {i: normalise_frames(criterion.projections[i - 1](h)).roll(-2, 1) for i, h in enumerate(said.hidden, 1)}
+    targets = [TeacherTargets(layers, said.hidden_lengths, said.logits.roll(-2, 1), said.lengths)]
+    for projection in criterion.projections:
         projection.register_forward_hook(lambda _module, _input, output: normalise_frames(output))
-    _, stats = model._loss(said, padded, lengths, torch.zeros(len(padded), 1), torch.ones(len(padded)), [], {})
+    text = torch.zeros(len(padded), 1), torch.ones(len(padded))
+    _, stats = criterion(said, targets, *text, [])
     for name, value in stats.items():
         assert value.item() == pytest.approx(0, abs=1e-5), name
-    model.conf = dataclasses.replace(conf, target_delay_ms=0)
-    _, stats = model._loss(said, padded, lengths, torch.zeros(len(padded), 1), torch.ones(len(padded)), [], {})
+    criterion.frame_delay = criterion.hidden_delay = 0
+    _, stats = criterion(said, targets, *text, [])
     assert set(stats) == {"loss_hidden", "loss_logits", "loss_mmi"} and min(stats.values()) > 1e-4
 
 
@@ -231,9 +235,9 @@ def test_two_teachers_count_alike(world, teacher, stored, online):
         "student_of_both_hidden", hidden, *start, "--teacher", str(teacher), "--second_teacher", str(online)
     )
     state = torch.load(path / "latest.pth", weights_only=True)
-    shapes = [state[f"projections.{i}.weight"].shape for i in range(4)]
+    shapes = [state[f"criterion.projections.{i}.weight"].shape for i in range(4)]
     assert shapes == [(24, 16)] * 2 + [(16, 16)] * 2  # the teacher's two layers, then the student's
-    assert {key.split(".")[0] for key in state} == {"network", "projections"}
+    assert {key.split(".")[0] for key in state} == {"network", "criterion"}
 
 
 @pytest.mark.parametrize("target", ["pseudo", "transcript", "frame_kl", "none"])
@@ -458,13 +462,13 @@ def test_first_loss_with_stored_targets_is_that_of_an_online_one(
         ]
     )
     manifest = store.read_manifest(tmp_path / "targets")
-    frame_ms = 40 if config is not STUDENT and config["network_conf"]["front_end"] == "fbank" else 20
-    assert manifest["frame_ms"] == frame_ms
+    hidden_ms = 40 if config["network_conf"]["front_end"] == "fbank" else 20
+    assert (manifest["frame_ms"], manifest["hidden_ms"]) == (20, hidden_ms)
     torch.manual_seed(0)
     network, conf = build_network(config, len(TOKENS)), DistillConf(**config["distill_conf"])
     online = DistillModel(network, TOKENS, conf, teacher=str(teacher)).eval()
-    stored = DistillModel(network, TOKENS, conf, teacher=str(teacher), stored_ms=frame_ms).eval()
-    stored.projections.load_state_dict(online.projections.state_dict())
+    stored = DistillModel(network, TOKENS, conf, teacher=str(teacher), stored_hidden_ms=hidden_ms).eval()
+    stored.criterion.load_state_dict(online.criterion.state_dict())
     streams = {name: store.read_targets(tmp_path / "targets", name) for name in manifest["streams"]}
     assert ("posterior" in streams, "nbest" in streams) == ("posterior_top_k" in target, "nbest" in target)
     for utterance, path in store.read_two_columns(wav_scp).items():

@@ -22,10 +22,11 @@ def student(front_end: str) -> Student:
     network = tiny.student(front_end)
     speech = tiny.speech(60001)[None]
     with torch.no_grad():
-        logits = network(speech, torch.tensor([speech.shape[1]]), 12, 50).logits[0]
+        # (T, k V): each of a frame's k logit frames has an output of its own
+        logits = network.output(network(speech, torch.tensor([speech.shape[1]]), 12, 50).hidden[-1])[0]
         network.output.weight /= logits.std(0)[:, None]
         network.output.bias.sub_(logits.mean(0)).div_(logits.std(0))
-        network.output.bias[0] += 1
+        network.output.bias[:: network.vocab_size] += 1
     return network
 
 

@@ -1,0 +1,174 @@
+"""The loss of a distillation: its terms against each teacher, their weights, and the projections of hidden layers."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from distill.configuration import DistillConf
+from distill.errors import UserError
+from distill.lfmmi import DenominatorGraph, LFMMILoss
+from distill.lfmmi.loss import spread_occupancies
+from distill.models.output import NetworkOutput
+from distill.models.student import Student
+from distill.models.teacher import Teacher
+from distill.training import losses
+from distill.training.teacher_targets import TeacherSource, TeacherTargets, pair_frames
+
+
+class DistillLoss(nn.Module):
+    """The loss of :class:`distill.configuration.DistillConf`, in float32 whatever the network computes in.
+
+    Its parameters are the projections W_i that bring a student layer to the width of the teacher's.
+
+    Args:
+        network: the network that is trained.
+        conf: weights and targets.
+        sources: its teachers; with several, each term is the mean of what they give.
+        vocab_size: V, which the denominator graph must have.
+    """
+
+    def __init__(
+        self, network: Student | Teacher, conf: DistillConf, sources: Sequence[TeacherSource], vocab_size: int
+    ) -> None:
+        super().__init__()
+        self.conf, self.vocab_size = conf, vocab_size
+        self.layer_maps = [source.layer_map for source in sources]
+        self.frame_delay = int(conf.target_delay_ms // network.frame_ms)
+        self.hidden_delay = int(conf.target_delay_ms // network.encoder_frame_ms)
+        widths = [source.width for source in sources for _ in source.layer_map]
+        self.projections = nn.ModuleList(nn.Linear(network.width, width) for width in widths)
+        self._mmi: list[Any] = []  # a list, so that the graph is in no checkpoint
+        self._skipped_logged = False
+
+    def mmi(self, device: torch.device) -> Any:
+        """The LF-MMI loss with its denominator graph, loaded on first use."""
+        if not self._mmi:
+            if not self.conf.graph:
+                raise UserError(f"distill_conf.graph: target {self.conf.target} needs a denominator graph (stage 6)")
+            graph = DenominatorGraph.load(self.conf.graph)
+            if graph.vocab_size != self.vocab_size:
+                raise UserError(
+                    f"{self.conf.graph}: made for {graph.vocab_size} tokens, but the token list has "
+                    f"{self.vocab_size}; make the graph again (stage 6)"
+                )
+            mmi = LFMMILoss(graph, target=self.conf.target, den_scale=self.conf.den_scale, reduction="none")
+            self._mmi.append(mmi.to(device))
+        return self._mmi[0]
+
+    def forward(
+        self,
+        output: NetworkOutput,
+        targets: Sequence[TeacherTargets],
+        text: Tensor,
+        text_lengths: Tensor,
+        utterances: list[str],
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Loss of a batch, and every term by name, both means over the utterances.
+
+        Args:
+            output: of the network.
+            targets: of each teacher; none: ``loss_mmi`` against the transcript, if asked for, and CTC alone.
+            text, text_lengths: (B, U) token ids padded with -1, and (B,).
+            utterances: ids, for messages.
+        """
+        conf = self.conf
+        output = output._replace(logits=output.logits.float())
+        stats: dict[str, Tensor] = {}
+        loss = output.logits.new_zeros(())
+        if conf.weight_ctc > 0:
+            stats["loss_ctc"] = losses.ctc(output.logits, output.lengths, text, text_lengths).mean()
+            loss = loss + conf.weight_ctc * stats["loss_ctc"]
+        weights = {"loss_mmi": 1.0}
+        if targets:
+            projections = iter(self.projections)
+            terms: list[dict[str, Tensor]] = []
+            for of_teacher, layer_map in zip(targets, self.layer_maps, strict=True):
+                comparisons = [(next(projections), layer) for layer in layer_map]
+                terms.append(self._compare(output, of_teacher, comparisons, utterances, text, text_lengths))
+            stats.update({name: torch.stack([term[name] for term in terms]).mean() for name in terms[0]})
+            weights = {
+                "loss_hidden": 1 - conf.alpha,
+                "loss_logits": conf.alpha * (1 - conf.beta),
+                "loss_mmi": conf.alpha * conf.beta,
+                "loss_kl": conf.alpha * conf.beta,  # in place of loss_mmi
+            }
+        elif conf.target == "transcript":
+            stats["loss_mmi"] = self._sequence_mmi(output, text, text_lengths)
+        for name, weight in weights.items():
+            if name in stats:
+                loss = loss + weight * stats[name]
+        return loss, {name: term.detach() for name, term in stats.items()}
+
+    def _compare(
+        self,
+        output: NetworkOutput,
+        targets: TeacherTargets,
+        comparisons: list[tuple[nn.Module, int]],
+        utterances: list[str],
+        text: Tensor,
+        text_lengths: Tensor,
+    ) -> dict[str, Tensor]:
+        """Terms of the loss against one teacher; ``comparisons`` are the projection and teacher layer of each layer."""
+        conf = self.conf
+        terms: dict[str, Tensor] = {}
+        if comparisons:
+            terms["loss_hidden"] = self._hidden(output, targets, comparisons, utterances)
+        teacher, teacher_lengths = targets.frame_logits()
+        pairs = pair_frames(output.lengths, teacher_lengths, self.frame_delay, utterances)
+        student, teacher = output.logits[:, pairs.student], teacher[:, pairs.teacher]
+        if conf.alpha > 0 and conf.beta < 1:
+            terms["loss_logits"] = losses.masked_mse(student, teacher, pairs.lengths).mean()
+        if conf.alpha * conf.beta == 0:
+            return terms
+        if conf.target == "frame_kl":
+            terms["loss_kl"] = losses.frame_kl(student, teacher, pairs.lengths).mean()
+        elif conf.target == "posterior":
+            criterion = self.mmi(student.device)
+            if conf.posterior_top_k is None:
+                of_teacher = {"teacher_log_probs": teacher.log_softmax(-1)}
+            else:
+                top = targets.frame_occupancies(criterion.graph, conf.posterior_top_k)
+                of_teacher = {"teacher_occupancies": spread_occupancies(*top, self.vocab_size)[:, pairs.teacher]}
+            mmi = criterion(student.log_softmax(-1), pairs.lengths, **of_teacher)
+            terms["loss_mmi"] = (mmi / pairs.lengths.clamp(min=1)).mean().float()
+        elif conf.target == "pseudo" and conf.nbest > 1:
+            sequences = targets.best_sequences(self.mmi(student.device).graph, conf.nbest)
+            terms["loss_mmi"] = self._sequence_mmi(output, *sequences)
+        elif conf.target == "pseudo":
+            terms["loss_mmi"] = self._sequence_mmi(output, *targets.best_sequence())
+        elif conf.target == "transcript":
+            terms["loss_mmi"] = self._sequence_mmi(output, text, text_lengths)
+        return terms
+
+    def _hidden(
+        self,
+        output: NetworkOutput,
+        targets: TeacherTargets,
+        comparisons: list[tuple[nn.Module, int]],
+        utterances: list[str],
+    ) -> Tensor:
+        """Mean distance of the projected student layers to the teacher's."""
+        pairs = pair_frames(output.hidden_lengths, targets.hidden_lengths, self.hidden_delay, utterances)
+        distance = losses.masked_mse if self.conf.hidden_loss == "mse" else losses.masked_cosine
+        layers = []
+        for (projection, layer), h in zip(comparisons, output.hidden, strict=True):
+            target = targets.hidden[layer][:, pairs.teacher]
+            target = losses.normalise_frames(target) if self.conf.hidden_norm else target
+            layers.append(distance(projection(h[:, pairs.student].float()), target, pairs.lengths).mean())
+        return torch.stack(layers).mean()
+
+    def _sequence_mmi(
+        self, output: NetworkOutput, tokens: Tensor, token_lengths: Tensor, weights: Tensor | None = None
+    ) -> Tensor:
+        """LF-MMI per frame against token sequences, mean over utterances."""
+        mmi = self.mmi(output.logits.device)
+        loss = mmi(output.logits.log_softmax(-1), output.lengths, tokens, token_lengths, weights=weights)
+        if mmi.skipped and not self._skipped_logged:
+            logging.warning("LF-MMI: an utterance has too few frames for its tokens, or tokens the graph rules out")
+            self._skipped_logged = True
+        return (loss / output.lengths.clamp(min=1)).mean().float()

@@ -1,0 +1,209 @@
+"""What a student is compared with: the outputs of one teacher, computed in the trainer or stored beforehand."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from distill.checkpoints.load import load_network, network_shape
+from distill.configuration import DistillConf, layer_map
+from distill.errors import UserError
+from distill.lfmmi.loss import top_occupancies
+from distill.models.student import Student
+from distill.targets.frames import average_frames
+from distill.targets.nbest import best_sequences, unpack
+from distill.targets.store import hidden_stream
+from distill.training import losses
+
+if TYPE_CHECKING:
+    from distill.lfmmi import DenominatorGraph
+    from distill.models.teacher import Teacher
+
+# More frames than this between teacher and student mean another recording, not another rounding.
+MAX_FRAMES_APART = 2
+
+
+class FramePairs(NamedTuple):
+    """Which frames of student and teacher are compared.
+
+    Attributes:
+        student, teacher: slices of their time axes, equally long.
+        lengths: (B,) pairs of each utterance; those beyond it are padding.
+    """
+
+    student: slice
+    teacher: slice
+    lengths: Tensor
+
+
+def pair_frames(student: Tensor, teacher: Tensor, delay: int, utterances: list[str]) -> FramePairs:
+    """Pair frame t of the teacher with frame t + ``delay`` of the student.
+
+    Args:
+        student, teacher: (B,) frames of each utterance, at the same frame rate.
+        delay: in frames, at least 0.
+        utterances: ids, for the message.
+
+    Raises:
+        UserError: if their numbers of frames differ by more than rounding explains.
+    """
+    apart = (student - teacher).abs()
+    worst = int(apart.argmax())
+    if apart[worst] > MAX_FRAMES_APART:
+        raise UserError(
+            f"teacher targets of {utterances[worst] if utterances else 'an utterance'}: {int(teacher[worst])} "
+            f"frames, but the student has {int(student[worst])}; they are of other audio, extract again (stage 8)"
+        )
+    lengths = (torch.minimum(student, teacher) - delay).clamp(min=0)
+    frames = max(1, int(lengths.max()))
+    return FramePairs(slice(delay, delay + frames), slice(frames), lengths)
+
+
+@dataclass
+class TeacherTargets:
+    """Outputs of one teacher for a batch of B utterances.
+
+    Logits are at the teacher's own frame rate, so that no token is lost; hidden layers are at that of the student's.
+
+    Attributes:
+        hidden: (B, T', D) by layer, layers from 1; empty if hidden layers are not compared.
+        hidden_lengths: (B,) frames of these layers.
+        logits: (B, T, V).
+        lengths: (B,) frames of the logits.
+        factor: teacher logit frames to a student's logit frame.
+        top: the k most probable tokens of every frame under the denominator graph, ids and occupancies (B, T, k), if
+            they were stored.
+        nbest: token sequences (B, N, U), lengths and weights (B, N), if they were stored.
+    """
+
+    hidden: dict[int, Tensor]
+    hidden_lengths: Tensor
+    logits: Tensor
+    lengths: Tensor
+    factor: int = 1
+    top: tuple[Tensor, Tensor] | None = None
+    nbest: tuple[Tensor, Tensor, Tensor] | None = None
+
+    def frame_logits(self) -> tuple[Tensor, Tensor]:
+        """Logits (B, T, V) and (B,) lengths at the student's logit rate; averaged, if the student's is lower."""
+        return average_frames(self.logits, self.lengths, self.factor)
+
+    def frame_occupancies(self, graph: DenominatorGraph, top_k: int) -> tuple[Tensor, Tensor]:
+        """The ``top_k`` most probable tokens of every frame under ``graph``: ids, occupancies (B, T, k)."""
+        if self.top is not None and self.factor == 1:
+            return self.top
+        logits, lengths = self.frame_logits()
+        return top_occupancies(graph, logits.log_softmax(-1), lengths, top_k)
+
+    def best_sequence(self) -> tuple[Tensor, Tensor]:
+        """Tokens (B, U), padded with -1, and (B,) lengths of the teacher's best path."""
+        return losses.pad_tokens(losses.greedy_tokens(self.logits, self.lengths), self.logits.device)
+
+    def best_sequences(self, graph: DenominatorGraph, count: int) -> tuple[Tensor, Tensor, Tensor]:
+        """``count`` token sequences (B, N, U), their lengths and weights (B, N)."""
+        return self.nbest or best_sequences(graph, self.logits.log_softmax(-1), self.lengths, count)
+
+
+class TeacherSource:
+    """One teacher of a student. It is no module: never in a checkpoint, the optimiser or DDP, never in training mode.
+
+    Args:
+        directory: of the teacher's training; it may be a student itself. Loaded at the first batch that needs it.
+        stored_hidden_ms: milliseconds between frames of the hidden layers that come with the batch
+            (``teacher_hidden_02``, beside ``teacher_logits``); None: the outputs are computed here.
+        student: the network that is compared with it.
+        conf: its ``layer_map`` is this teacher's.
+        token_list: tokens by id, which must be the teacher's as well.
+
+    Attributes:
+        layer_map: teacher layer of each student layer, both counted from 1; empty if hidden layers are not compared.
+        width: of the teacher's layers.
+    """
+
+    def __init__(
+        self,
+        directory: str,
+        stored_hidden_ms: int | None,
+        student: Student | Teacher,
+        conf: DistillConf,
+        token_list: list[str],
+    ) -> None:
+        self.directory, self.token_list = directory, token_list
+        self.stored = stored_hidden_ms is not None
+        self.top_stored = self.stored and conf.posterior_top_k is not None
+        self.nbest_stored = self.stored and conf.nbest > 1
+        self._loaded: list[Student | Teacher] = []
+        shape = network_shape(directory)
+        self.width = shape.width
+        hidden_ms = stored_hidden_ms or shape.encoder_frame_ms
+        for ms, student_ms in ((shape.frame_ms, student.frame_ms), (hidden_ms, student.encoder_frame_ms)):
+            if student_ms % ms:
+                raise UserError(f"{directory}: frames of {ms} ms do not fit the student's {student_ms} ms")
+        self.factor = student.frame_ms // shape.frame_ms
+        self.hidden_factor = student.encoder_frame_ms // hidden_ms
+        self.layer_map: list[int] = []
+        if conf.alpha < 1:
+            assert isinstance(student, Student), "only a student has a teacher"
+            self.layer_map = self._read_layer_map(conf, len(student.blocks), shape.layers)
+
+    @staticmethod
+    def _read_layer_map(conf: DistillConf, student_layers: int, teacher_layers: int) -> list[int]:
+        if conf.layer_map is None:
+            return layer_map(student_layers, teacher_layers)
+        given = list(conf.layer_map)
+        if len(given) != student_layers or not all(1 <= layer <= teacher_layers for layer in given):
+            raise UserError(
+                f"distill_conf.layer_map: {given} must name a teacher layer from 1 to {teacher_layers} for each of the "
+                f"student's {student_layers} layers"
+            )
+        return given
+
+    def network(self, device: torch.device) -> Student | Teacher:
+        """The frozen teacher in evaluation mode, loaded on first use."""
+        if not self._loaded:
+            loaded = load_network(self.directory, device)
+            if loaded.token_list != self.token_list:
+                raise UserError(f"{self.directory}: its token list is not this training's; use the same tokens")
+            self._loaded.append(loaded.network.requires_grad_(False))
+            logging.info(f"Teacher loaded from {self.directory}")
+        return self._loaded[0]
+
+    def targets(self, speech: Tensor, speech_lengths: Tensor, streams: dict[str, Any]) -> TeacherTargets:
+        """Targets for a batch of clean audio (B, N) with (B,) samples; ``streams`` holds the stored outputs."""
+        result = self._read(streams) if self.stored else self._compute(speech, speech_lengths)
+        if self.hidden_factor > 1:
+            lengths = result.hidden_lengths
+            pooled = {layer: average_frames(h, lengths, self.hidden_factor) for layer, h in result.hidden.items()}
+            result.hidden = {layer: h for layer, (h, _) in pooled.items()}
+            result.hidden_lengths = lengths.div(self.hidden_factor, rounding_mode="floor").clamp(min=1)
+        return result
+
+    def _compute(self, speech: Tensor, speech_lengths: Tensor) -> TeacherTargets:
+        with torch.no_grad():
+            output = self.network(speech.device)(speech, speech_lengths)
+        hidden = {layer: output.hidden[layer - 1].float() for layer in set(self.layer_map)}
+        return TeacherTargets(hidden, output.hidden_lengths, output.logits.float(), output.lengths, self.factor)
+
+    def _read(self, streams: dict[str, Any]) -> TeacherTargets:
+        layers = sorted(set(self.layer_map))
+        names = ["teacher_logits"] + [f"teacher_{hidden_stream(layer)}" for layer in layers]
+        if self.top_stored:
+            names += ["teacher_posterior_ids", "teacher_posterior"]
+        if self.nbest_stored:
+            names += ["teacher_nbest"]
+        for name in names:
+            if name not in streams:
+                raise UserError(f"{name}: no such stream in the batch; extract it (stage 8) or use an online teacher")
+        hidden = {layer: streams[f"teacher_{hidden_stream(layer)}"].float() for layer in layers}
+        lengths = streams["teacher_logits_lengths"]
+        hidden_lengths = streams[f"teacher_{hidden_stream(layers[0])}_lengths"] if layers else lengths
+        result = TeacherTargets(hidden, hidden_lengths, streams["teacher_logits"].float(), lengths, self.factor)
+        if self.top_stored:
+            result.top = streams["teacher_posterior_ids"].long(), streams["teacher_posterior"].float()
+        if self.nbest_stored:
+            result.nbest = unpack(streams["teacher_nbest"], streams["teacher_nbest_lengths"])
+        return result
