@@ -140,8 +140,7 @@ class StreamingRecognizer:
         piece = self._check(samples)
         self._decoder.receive(len(piece))
         if self._state is not None:
-            logits = self._student.stream(piece[None], self._state)[0]
-            return self._decoder.accept(logits, self._state.chunk_frames * self._student.logits_per_frame)
+            return self._accept_logits(self._student.stream(piece[None], self._state)[0])
         self._audio.append(piece)
         if self.chunk_ms is None:
             return []
@@ -176,6 +175,11 @@ class StreamingRecognizer:
         if not torch.isfinite(piece.sum()):
             raise UserError("audio: holds samples that are not finite numbers; check where it comes from")
         return piece
+
+    def _accept_logits(self, logits: Tensor) -> list[Result]:
+        """Results after the (t, V) logits of whole chunks of a stream; t may be 0."""
+        assert self._state is not None
+        return self._decoder.accept(logits, self._state.chunk_frames * self._student.logits_per_frame)
 
     @torch.no_grad()
     def _full_context_logits(self) -> Tensor:
@@ -214,10 +218,7 @@ def accept_together(
         while ready := [(number, state) for number, state in batch if network.has_chunk(state)]:
             for (number, _), chunk in zip(ready, network.stream_together([s for _, s in ready]), strict=True):
                 chunks[number].append(chunk[0])  # (C, V)
-        for number, state in batch:
+        for number, _ in batch:
             if chunks[number]:
-                logits = torch.cat(chunks[number])
-                results[number] = sessions[number]._decoder.accept(
-                    logits, state.chunk_frames * network.logits_per_frame
-                )
+                results[number] = sessions[number]._accept_logits(torch.cat(chunks[number]))
     return results

@@ -1,12 +1,7 @@
 """What the configuration alone says of a network is what the network says of itself."""
 
-import sys
-from pathlib import Path
-
 import pytest
 import yaml
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "models"))
 from tiny_networks import CHANNELS, TEACHER, VOCAB, student, teacher
 
 from distill.checkpoints.load import network_shape
@@ -37,4 +32,4 @@ def test_shape_from_the_configuration_is_that_of_the_built_network(tmp_path, kin
         layers = len(network.blocks)
     config = {"network": "teacher" if kind == "teacher" else "student", "network_conf": conf}
     (tmp_path / "config.yaml").write_text(yaml.safe_dump({**config, "token_list": ["x"] * VOCAB}))
-    assert network_shape(tmp_path) == (layers, network.width, network.frame_ms)
+    assert network_shape(tmp_path) == (layers, network.width, network.frame_ms, network.encoder_frame_ms)
