@@ -4,6 +4,7 @@ Recognise
   transcribe       audio files or a microphone, with partial results as they come
   decode           test sets, with any decoder, as a streaming session or with full context
   score            word error rate of what decode wrote
+  kaldi_text, make_decoding_graph, compute_posteriors    results, graphs and arks for Kaldi
 Deploy
   serve            captions in a browser, and a websocket for programs
   stream_client    recognise audio on such a server

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -103,6 +103,25 @@ class NgramLM:
             state = int(self._suffix[state])
         after = node if node < self._leaves else int(self._suffix[node])
         return total + float(self._log_p[node]), after
+
+
+def read_sentences(text: Path) -> Iterator[list[str]]:
+    """Words of every line of a Kaldi ``text`` file, without the utterance id.
+
+    Raises:
+        UserError: the file is missing or not UTF-8, or a line has no words.
+    """
+    try:
+        with open(text, encoding="utf-8") as stream:
+            for number, line in enumerate(stream, 1):
+                fields = line.split()
+                if len(fields) < 2:
+                    raise UserError(f"{text}:{number}: no text after the utterance id; remove the line")
+                yield fields[1:]
+    except FileNotFoundError:
+        raise UserError(f"{text}: not found") from None
+    except UnicodeDecodeError:
+        raise UserError(f"{text}: not UTF-8; convert it") from None
 
 
 def write_arpa(sentences: Iterable[Sequence[str]], order: int, path: Path) -> int:
