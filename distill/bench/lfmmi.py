@@ -95,7 +95,7 @@ def memory_mb(case: tuple[int, int, int, str]) -> tuple[float, float]:
     code = (
         "import distill.bench.lfmmi as b, distill.bench.parts as p\n"
         f"graph, x, n = b.inputs(*{case!r}); b.native(graph, x[:, :2], n.clamp(max=2))()\n"
-        "p.forget_peak(); before = p.peak_mb(); b.native(graph, x, n)(); print(before, p.peak_mb() - before)"
+        "p.reset_peak(); before = p.peak_mb(); b.native(graph, x, n)(); print(before, p.peak_mb() - before)"
     )
     before, added = subprocess.check_output([sys.executable, "-c", code], text=True).split()
     return float(before), float(added)
