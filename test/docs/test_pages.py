@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import tomllib
 from pathlib import Path
 
 import pytest
+
+from distill import configuration
 
 ROOT = Path(__file__).parents[2]
 TOP = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")]
@@ -77,6 +80,14 @@ def test_the_readmes_word_error_rates_are_those_of_the_results():
         loss = student[4].split()[0]
         expected = [f"{teacher[2].split()[0]} % WER", f"{student[2].split()[0]} % WER", f"{loss} %"]
         assert table_row("README.md", f"run {run}")[1:] == expected
+
+
+def test_the_method_page_lists_every_key_of_a_training():
+    text = (ROOT / "docs/method.md").read_text(encoding="utf-8")
+    sections = [kind for kind in vars(configuration).values() if dataclasses.is_dataclass(kind)]
+    assert len(sections) >= 3
+    for key in (field.name for section in sections for field in dataclasses.fields(section)):
+        assert f"`{key}`" in text, key
 
 
 def test_every_page_is_in_the_index():
