@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
-import soundfile
 
 from distill.errors import UserError
 from distill.files import text_lines
 
+SAMPLE_RATE = 16000
 BLOCK = 1 << 20  # samples per channel that are read at a time
 _ARK = re.compile(r"(.+\.ark):(\d+)$")
 # Lengths in the header of a WAV file written to a pipe, where the real length was not known yet.
 _UNKNOWN_SIZES = range(0x7FFFF000, 0x100000000)
 
 
-def read_audio(path: str | Path, sample_rate: int = 16000) -> np.ndarray:
+def read_audio(path: str | Path, sample_rate: int = SAMPLE_RATE) -> np.ndarray:
     """Samples of a one-channel audio file as float32 in [-1, 1], shape (N,), N >= 1.
 
     Digital silence and clipped audio are accepted.
@@ -53,6 +55,23 @@ def read_audio(path: str | Path, sample_rate: int = 16000) -> np.ndarray:
     return samples
 
 
+def from_pcm(data: bytes) -> np.ndarray:
+    """Samples (n,) in [-1, 1) of 16-bit little-endian audio of 2 n bytes."""
+    return np.frombuffer(data, dtype="<i2").astype(np.float32) / 32768
+
+
+def raw_pieces(stream: BinaryIO, samples: int) -> Iterator[bytes]:
+    """Raw 16-bit audio from a stream such as stdin while it arrives, in pieces of ``samples`` samples.
+
+    Raises:
+        UserError: the stream ends within a sample.
+    """
+    while data := stream.read(2 * samples):
+        if len(data) % 2:
+            raise UserError("-: the last sample on stdin has one byte; expected raw 16-bit samples")
+        yield data
+
+
 def _shell(path: Path) -> str:
     import shlex
 
@@ -61,6 +80,8 @@ def _shell(path: Path) -> str:
 
 def _read_file(path: Path) -> tuple[int, np.ndarray]:
     """Sampling rate in Hz and samples (N, channels), float32, of a whole file."""
+    import soundfile
+
     try:
         with soundfile.SoundFile(path) as stream:
             # Block by block: a damaged header may promise more than fits into memory.

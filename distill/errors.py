@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import functools
+import importlib.util
 import sys
 from collections.abc import Callable
 
@@ -21,6 +22,20 @@ CURES = {
 
 class UserError(Exception):
     """Bad input of any kind. The message is one line: ``FILE:LINE: what is wrong; what to do``."""
+
+
+def require(*packages: str, extra: str) -> None:
+    """Check that Python packages of an optional part of the toolkit are installed.
+
+    Args:
+        extra: name of the part in setup.py (``extras_require``).
+
+    Raises:
+        UserError: one of them is not installed.
+    """
+    for package in packages:
+        if importlib.util.find_spec(package) is None:
+            raise UserError(f"{package}: not installed; pip install 'distillw2v2[{extra}]'")
 
 
 def cli(main: Callable[..., None]) -> Callable[..., None]:
