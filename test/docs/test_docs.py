@@ -185,7 +185,11 @@ def check(command: Command) -> None:
 def modules() -> list[str]:
     """Every module with options, the one last whose help takes ESPnet."""
     files = [*ROOT.glob("distill/bin/*.py"), *(ROOT / f"distill/data/{name}.py" for name in DATA_PREPARATION)]
-    names = [".".join(path.relative_to(ROOT).with_suffix("").parts) for path in files if path.stem != "__init__"]
+    names = [
+        ".".join(path.relative_to(ROOT).with_suffix("").parts)
+        for path in files
+        if path.stem not in ("__init__", "arguments")
+    ]
     return sorted(names, key=lambda name: (name == "distill.bin.train", name))
 
 
