@@ -90,6 +90,12 @@ def test_the_method_page_lists_every_key_of_a_training():
         assert f"`{key}`" in text, key
 
 
+def test_extras_that_documents_name_are_those_of_setup_py():
+    for document in DOCUMENTS:
+        for extra in re.findall(r"pip install ['\"]?\.\[(\w+)\]", document.read_text(encoding="utf-8")):
+            assert f'"{extra}": [' in (ROOT / "setup.py").read_text(encoding="utf-8"), f"{document}: {extra}"
+
+
 def test_every_page_is_in_the_index():
     index = (ROOT / "docs/README.md").read_text(encoding="utf-8")
     for page in (ROOT / "docs").glob("*.md"):
