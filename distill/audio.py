@@ -95,10 +95,13 @@ def check_riff(path: Path) -> None:
 
 def _read_ark(entry: str) -> tuple[int, np.ndarray]:
     """(rate, samples) of audio in a Kaldi ark."""
-    import kaldiio
+    try:
+        from kaldiio import load_mat
+    except ImportError:
+        from omniio.kaldi import load_mat
 
     try:
-        content = kaldiio.load_mat(entry)
+        content = load_mat(entry)
         if not isinstance(content, tuple):
             raise TypeError("a matrix")
         rate, samples = content

@@ -1,4 +1,4 @@
-"""Lets the tests find the package where it is not installed: in this process and in those that they start."""
+"""Settings for all tests; modules that several of them share are in test/helpers."""
 
 import os
 import sys
@@ -6,11 +6,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = str(Path(__file__).parents[1])
-if ROOT not in sys.path:
-    sys.path.insert(0, ROOT)
-os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [ROOT, os.environ.get("PYTHONPATH")]))
-
+# Processes that tests start import the package from this tree, as the tests do (pythonpath in pyproject.toml).
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH")]))
 
 LONG = ("test_fsdd.py", "test_recipe_faults.py", "test_corpora.py")  # minutes each, the longest first
 
@@ -18,3 +15,10 @@ LONG = ("test_fsdd.py", "test_recipe_faults.py", "test_corpora.py")  # minutes e
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Long files first, so that at the end of `make test` no process waits for another's."""
     items.sort(key=lambda item: LONG.index(item.path.name) if item.path.name in LONG else len(LONG))
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    """One thread for torch: on matrices this small, waiting for a second one costs more than it saves."""
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(1)

@@ -1,6 +1,9 @@
 """Good audio is read as it is, bad audio is refused in one line that names the file and the cure."""
 
+import sys
+
 import numpy as np
+import omniio.kaldi
 import pytest
 import soundfile
 
@@ -30,6 +33,13 @@ def test_reads_an_ark(tmp_path):
         read_audio(entries["u2"])
     with pytest.raises(UserError, match="cannot be read"):
         read_audio(f"{tmp_path}/a.ark:17")
+
+
+def test_an_ark_is_read_without_kaldiio(tmp_path, monkeypatch):
+    with omniio.kaldi.WriteHelper(f"ark,scp:{tmp_path}/a.ark,{tmp_path}/wav.scp") as writer:
+        writer["u1"] = (16000, (SAMPLES * 32767).astype(np.int16))
+    monkeypatch.setitem(sys.modules, "kaldiio", None)  # importing it now fails
+    np.testing.assert_allclose(read_audio(read_wav_scp(tmp_path / "wav.scp")["u1"]), SAMPLES, atol=1e-4)
 
 
 def test_silence_clipping_and_one_sample_are_audio(tmp_path):

@@ -40,10 +40,10 @@ def test_watch_succeeds(tmp_path):
 
 
 def test_watch_shows_warnings_of_ours_alone(tmp_path, capsys):
-    from distill.checkpoints import save  # its warnings carry its name
+    from distill.checkpoints import resume  # its warnings carry its name
 
     line = "[host] 2026-01-01 10:00:00,000 ({module}:12) WARNING: {message}"
-    module = Path(save.__file__).stem
+    module = Path(resume.__file__).stem
     lines = [line.format(module=module, message="going on"), line.format(module="nets_utils", message="deprecated")]
     main(["--log", str(tmp_path / "train.log"), "--", sys.executable, "-c", f"print({chr(10).join(lines)!r})"])
     shown = capsys.readouterr().err

@@ -115,9 +115,8 @@ def measure_step(directory: Path, student: str, teacher: str, rounds: int) -> di
     from distill.configuration import DistillConf
     from distill.lfmmi import DenominatorGraph
     from distill.models.student import Student
-    from distill.targets.store import read_two_columns
+    from distill.targets.store import hidden_stream, read_two_columns
     from distill.training.distill_model import DistillModel
-    from distill.training.teacher_targets import hidden_stream
 
     audio = list(read_wav_scp(directory / "wav.scp").items())[:4]
     speech = torch.from_numpy(np.stack([read_audio(path, RATE) for _, path in audio]))

@@ -50,12 +50,11 @@ class Wanted(NamedTuple):
     nbest: int = 1
 
 
-def wanted_by(config_path: Path, teacher_layers: int, teacher_ms: int) -> Wanted:
+def wanted_by(config_path: Path, teacher_layers: int) -> Wanted:
     """What a student's training configuration asks for."""
     import yaml
 
-    from distill.checkpoints.load import student_frame_ms
-    from distill.configuration import DistillConf, layer_map, read_conf
+    from distill.configuration import DistillConf, encoder_frame_ms_of, layer_map, read_conf
 
     if not config_path.is_file():
         raise UserError(f"{config_path}: not found; give the student's training configuration")
@@ -65,12 +64,12 @@ def wanted_by(config_path: Path, teacher_layers: int, teacher_ms: int) -> Wanted
     if conf is None or network_conf.get("layers") is None:
         raise UserError(f"{config_path}: network_conf.layers is missing; it says which layers to store")
     layers = sorted(set(conf.layer_map or layer_map(network_conf["layers"], teacher_layers))) if conf.alpha < 1 else []
-    return Wanted(layers, student_frame_ms(network_conf)[1], conf.posterior_top_k, conf.nbest)
+    return Wanted(layers, encoder_frame_ms_of(network_conf), conf.posterior_top_k, conf.nbest)
 
 
 def wanted(layers: str, student_configs: Sequence[Path], teacher_layers: int, teacher_ms: int) -> Wanted:
     """What all the students ask for; without any, every frame of every layer. ``layers``: auto, or numbers instead."""
-    each = [wanted_by(path, teacher_layers, teacher_ms) for path in student_configs]
+    each = [wanted_by(path, teacher_layers) for path in student_configs]
     rates = {one.hidden_ms for one in each}
     top = [one.top_k for one in each if one.top_k is not None]
     if len(set(top)) > 1:
@@ -157,7 +156,7 @@ def extract_shard(
             streams = {"logits": (output.logits, output.lengths)}
             for layer in what.layers:
                 hidden = average_frames(output.hidden[layer - 1], output.hidden_lengths, factor)
-                streams[f"hidden_{layer:02d}"] = hidden
+                streams[store.hidden_stream(layer)] = hidden
             log_probs = output.logits.float().log_softmax(-1)
             nbest = best_sequences(graph, log_probs, output.lengths, what.nbest) if what.nbest > 1 else None
             if what.top_k is not None:
@@ -242,7 +241,7 @@ def main(argv: list[str] | None = None) -> None:
     shape = network_shape(args.teacher)
     what = wanted(args.layers, args.student_config, shape.layers, shape.encoder_frame_ms)
     vocab_size = len(read_config(args.teacher)["token_list"])
-    dimensions = {f"hidden_{layer:02d}": shape.width for layer in what.layers}
+    dimensions = {store.hidden_stream(layer): shape.width for layer in what.layers}
     dimensions["logits"] = vocab_size
     graph_checksum = None
     if what.top_k is not None or what.nbest > 1:

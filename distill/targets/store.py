@@ -7,7 +7,7 @@ Layout of DIR (one data set):
     audio.sha256                     utterance -> checksum of its audio
     data/0001/                       a shard: its arks, their scps and done.json, written last, with their checksums
 
-All reading and writing of arks is here. It works with kaldiio or omniio, and each reads the other's files.
+Arks are read and written by kaldiio where it is installed and else by omniio; each reads the other's files.
 """
 
 from __future__ import annotations
@@ -40,6 +40,11 @@ NEVER_COMPRESSED = ("posterior_ids", "nbest")
 SHARD_UTTERANCES = 64
 ARK_BYTES = 1 << 30
 CHECKED_BYTES = 1 << 16
+
+
+def hidden_stream(layer: int) -> str:
+    """Name of the stream that holds a teacher layer's output, as in hidden_02.scp; layers count from 1."""
+    return f"hidden_{layer:02d}"
 
 
 def audio_checksum(location: str) -> str:

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
-from distill.checkpoints.load import load_network, network_shape
+from distill.checkpoints.load import load_network, network_shape, read_config
 from distill.configuration import DistillConf, layer_map
 from distill.errors import UserError
 from distill.lfmmi.loss import top_occupancies
 from distill.models.student import Student
 from distill.targets.frames import average_frames
 from distill.targets.nbest import best_sequences, unpack
+from distill.targets.store import hidden_stream
 from distill.training import losses
 
 if TYPE_CHECKING:
@@ -24,11 +25,6 @@ if TYPE_CHECKING:
 
 # More frames than this between teacher and student mean another recording, not another rounding.
 MAX_FRAMES_APART = 2
-
-
-def hidden_stream(layer: int) -> str:
-    """Name of the stream that holds a teacher layer's output, as in hidden_02.scp; layers count from 1."""
-    return f"hidden_{layer:02d}"
 
 
 class FramePairs(NamedTuple):
@@ -120,12 +116,13 @@ class TeacherSource:
         stored_hidden_ms: milliseconds between frames of the hidden layers that come with the batch
             (``teacher_hidden_02``, beside ``teacher_logits``); None: the outputs are computed here.
         student: the network that is compared with it.
-        conf: its ``layer_map`` is this teacher's.
+        conf: its ``layer_map`` names layers of a wav2vec 2.0 teacher; with a student as teacher it is not used.
         token_list: tokens by id, which must be the teacher's as well.
 
     Attributes:
         layer_map: teacher layer of each student layer, both counted from 1; empty if hidden layers are not compared.
         width: of the teacher's layers.
+        is_student: whether the teacher is itself a student.
     """
 
     def __init__(
@@ -141,6 +138,7 @@ class TeacherSource:
         self.top_stored = self.stored and conf.posterior_top_k is not None
         self.nbest_stored = self.stored and conf.nbest > 1
         self._loaded: list[Student | Teacher] = []
+        self.is_student = read_config(directory)["network"] == "student"
         shape = network_shape(directory)
         self.width = shape.width
         hidden_ms = stored_hidden_ms or shape.encoder_frame_ms
@@ -152,11 +150,14 @@ class TeacherSource:
         self.layer_map: list[int] = []
         if conf.alpha < 1:
             assert isinstance(student, Student), "only a student has a teacher"
-            self.layer_map = self._read_layer_map(conf, len(student.blocks), shape.layers)
+            self.layer_map = self._read_layer_map(conf, self.is_student, len(student.blocks), shape.layers)
 
     @staticmethod
-    def _read_layer_map(conf: DistillConf, student_layers: int, teacher_layers: int) -> list[int]:
-        if conf.layer_map is None:
+    def _read_layer_map(
+        conf: DistillConf, teacher_is_student: bool, student_layers: int, teacher_layers: int
+    ) -> list[int]:
+        """The configured layers hold for a wav2vec 2.0 teacher; a student that teaches is compared layer by layer."""
+        if conf.layer_map is None or teacher_is_student:
             return layer_map(student_layers, teacher_layers)
         given = list(conf.layer_map)
         if len(given) != student_layers or not all(1 <= layer <= teacher_layers for layer in given):

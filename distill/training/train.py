@@ -47,7 +47,7 @@ def main(cmd: list[str] | None = None) -> None:
     # ESPnet, torch and what they import are a million objects that never become garbage: the collector would look
     # through them again and again, now and in training.
     gc.disable()
-    from distill.checkpoints.save import save_whole
+    from distill.checkpoints.resume import save_whole
     from distill.training.distill_task import DistillTask
 
     gc.freeze()

@@ -1,7 +1,6 @@
 """Size and speed of a tiny teacher and its students, trained and exported."""
 
 import json
-import sys
 import time
 from pathlib import Path
 
@@ -10,8 +9,6 @@ import pytest
 import soundfile
 import torch
 import yaml
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "models"))
 from tiny_networks import CHANNELS, TEACHER, VOCAB, speech, student, teacher
 
 from distill.bench import speed

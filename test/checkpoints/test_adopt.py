@@ -1,18 +1,15 @@
 """Recognisers of Hugging Face's on-disk format become teachers with the same outputs."""
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 import transformers
+from tiny_networks import TEACHER, batch
 
 from distill.checkpoints.adopt import main
 from distill.checkpoints.load import load_network, network_shape
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "models"))
-from tiny_networks import TEACHER, batch  # noqa: E402
 
 VOCABULARY = ["<pad>", "<s>", "</s>", "<unk>", "|", "E", "T", "A", "'"]
 TOKENS = ["<blank>", "<unk>", "<space>", "a", "'", "t", "<sos/eos>"]  # another order, another case, no E

@@ -23,8 +23,6 @@ import pytest
 import soundfile
 import torch
 import yaml
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "models"))
 from tiny_networks import CHANNELS, VOCAB, student, teacher
 from tiny_networks import TEACHER as TEACHER_CONF
 

@@ -1,15 +1,12 @@
 """What the export leaves and refuses, by a tiny student."""
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
 import soundfile
 import torch
 import yaml
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "models"))
 from tiny_networks import CHANNELS, VOCAB, speech, student
 
 from distill.export import export, parity

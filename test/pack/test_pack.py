@@ -12,8 +12,6 @@ import pytest
 import soundfile
 import torch
 import yaml
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "models"))  # tiny_networks
 from tiny_networks import CHANNELS, TEACHER, speech, student, teacher
 
 from distill.bin import pack

@@ -10,17 +10,14 @@ import json
 import re
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
-from tiny_recipe import FSDD_DIR, NO_RECORDINGS, ROOT, WHY, make_recipe, run_recipe
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "scoring"))
 from ctm_sums import ctm_sums
+from tiny_recipe import FSDD_DIR, NO_RECORDINGS, ROOT, WHY, make_recipe, run_recipe
 
 from distill.data.fsdd import Recordings, connected, read_recordings
 from distill.scoring.score import count_errors, find_sclite

@@ -2,12 +2,9 @@
 
 import json
 import random
-import sys
 from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))
 from ctm_sums import ctm_sums
 
 from distill.data.gigaspeech import scored_words

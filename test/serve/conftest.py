@@ -1,22 +1,13 @@
 """A tiny streaming student, saved as a training saves it."""
 
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "models"))  # tiny_networks
 from tiny_networks import CHANNELS, student
 
 TOKENS = ["<blank>", "<unk>", *"abcdefg", "<space>", "<sos/eos>"]
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Small matrices: waiting for a second thread costs more than it brings."""
-    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,6 @@
 import json
+import subprocess
+import sys
 
 import kaldiio
 import numpy as np
@@ -37,6 +39,24 @@ def test_each_library_reads_the_others_arks(tmp_path):
         with open(ark, "wb") as stream:
             writer.save_ark(stream, {"a": x}, compression_method=3)
         assert np.abs(reader.load_mat(f"{ark}:2") - x).max() < 1e-3
+
+
+@pytest.mark.parametrize("dtype, tolerance", [("float32", 0.0), ("float16", 1e-4), ("compressed", 0.05)])
+def test_without_kaldiio_targets_are_written_and_read_by_omniio(tmp_path, dtype, tolerance):
+    program = f"""
+import sys
+sys.modules["kaldiio"] = None
+import numpy as np
+from distill.targets import store
+x = np.linspace(-1, 1, 60, dtype=np.float32).reshape(20, 3)
+with store.TargetWriter({str(tmp_path)!r}, {dtype!r}, {{}}) as writer:
+    writer.write("u1", {{"logits": x}})
+assert store.load_scp.__module__.startswith("omniio"), store.load_scp
+assert np.abs(store.read_targets({str(tmp_path)!r}, "logits")["u1"] - x).max() <= {tolerance}
+"""
+    subprocess.run([sys.executable, "-c", program], check=True)
+    expected = np.linspace(-1, 1, 60, dtype=np.float32).reshape(20, 3)
+    assert np.abs(kaldiio.load_scp(f"{tmp_path}/logits.scp")["u1"] - expected).max() <= tolerance
 
 
 def test_arks_are_bounded(tmp_path):

@@ -11,10 +11,6 @@ import yaml
 from tiny_training import HERTZ, STUDENT, TEACHER, TOKENS
 
 
-def pytest_configure(config):
-    config.addinivalue_line("markers", "slow: takes more than 20 s")
-
-
 @pytest.fixture(scope="session")
 def world(tmp_path_factory) -> SimpleNamespace:
     """Data, token list, stats and graph; ``train(name, config, *options)`` trains and returns the directory."""

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from distill.checkpoints import save as checkpoint
-from distill.checkpoints.save import keep_previous, save_whole, usable_checkpoint
+from distill.checkpoints import resume
+from distill.checkpoints.resume import keep_previous, save_whole, usable_checkpoint
 from distill.errors import UserError
 
 
@@ -86,7 +86,7 @@ def test_where_there_are_no_hard_links_there_is_no_previous_one(tmp_path, monkey
     def refuse(*_):
         raise OSError(number, "no links")
 
-    monkeypatch.setattr(checkpoint.os, "link", refuse)
+    monkeypatch.setattr(resume.os, "link", refuse)
     path = epochs(tmp_path)
     keep_previous(path)
     assert torch.load(path, weights_only=True)["epoch"] == 3

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import json
 import random
-import sys
 from pathlib import Path
 
 import soundfile
 import torch
 import yaml
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "models"))  # tiny_networks
 from tiny_networks import CHANNELS, TEACHER, speech, student, teacher
 
 from distill.scoring import results, score
