@@ -1,6 +1,5 @@
 """Real trainings through ESPnet's trainer, seconds long."""
 
-import copy
 import itertools
 import os
 import re
@@ -13,7 +12,7 @@ import pytest
 import soundfile
 import torch
 import yaml
-from tiny_training import STUDENT, TEACHER, TOKENS
+from tiny_training import STUDENT, TEACHER, TOKENS, changed, speech_of
 
 from distill.checkpoints.load import checkpoint_path, load_network, network_shape
 from distill.configuration import AugmentConf, BranchConf, ChunkConf, DistillConf, MaskConf
@@ -28,22 +27,6 @@ from distill.training.teacher_targets import TeacherTargets
 
 def reporter(directory):
     return torch.load(directory / "checkpoint.pth", weights_only=False)["reporter"]["stats"]
-
-
-def changed(config, **sections):
-    config = copy.deepcopy(config)
-    for name, values in sections.items():
-        config[name] = {**config.get(name, {}), **values} if isinstance(values, dict) else values
-    return config
-
-
-def speech(world, part="valid"):
-    audio = [soundfile.read(path, dtype="float32")[0] for path in sorted((world.root / part).glob("*.wav"))]
-    lengths = torch.tensor([len(x) for x in audio])
-    padded = torch.zeros(len(audio), int(lengths.max()))
-    for row, x in zip(padded, audio, strict=True):
-        row[: len(x)] = torch.from_numpy(x)
-    return padded, lengths
 
 
 def test_collect_stats_gives_lengths_and_builds_no_model(world):
@@ -97,19 +80,18 @@ def test_a_teachers_body_stays_as_it_was_while_its_prediction_layer_is_trained(w
     assert changed_keys == {"output.weight", "output.bias"}
 
 
-def test_lfmmi_and_init_for_a_teacher(world, teacher):
+@pytest.fixture(scope="session")
+def teacher_mmi(world, teacher):
     config = changed(TEACHER, distill_conf={"target": "transcript", "weight_ctc": 0.5}, optim_conf={"lr": 0.0})
-    tuned = world.train("teacher_mmi", config, "--init", str(teacher), "--max_epoch", "1")
-    stats = reporter(tuned)[1]["valid"]
+    return world.train("teacher_mmi", config, "--init", str(teacher), "--max_epoch", "1")
+
+
+def test_lfmmi_and_init_for_a_teacher(world, teacher, teacher_mmi):
+    stats = reporter(teacher_mmi)[1]["valid"]
     assert stats["loss"] == pytest.approx(stats["loss_mmi"] + 0.5 * stats["loss_ctc"], rel=1e-4)
-    before, after = load_network(teacher).network.state_dict(), load_network(tuned).network.state_dict()
+    before, after = load_network(teacher).network.state_dict(), load_network(teacher_mmi).network.state_dict()
     for key, value in before.items():
         torch.testing.assert_close(after[key], value, msg=key)
-
-
-@pytest.fixture(scope="session")
-def online(world, teacher):
-    return world.train("student_online", STUDENT, "--teacher", str(teacher), "--teacher_targets", "online")
 
 
 def test_online_and_stored_targets_train_the_same(world, teacher, stored, online):
@@ -141,7 +123,7 @@ def test_loss_terms_match_numpy(world, teacher, online):
     student, teach = load_network(online).network, load_network(teacher).network
     student.load_state_dict({k.removeprefix("network."): v for k, v in state.items() if k.startswith("network.")})
     hidden, logits = [], []
-    padded, lengths = speech(world)
+    padded, lengths = speech_of(world)
     for x, n in zip(padded, lengths, strict=True):
         with torch.no_grad():
             s, t = (net(x[None, :n], torch.tensor([n])) for net in (student, teach))
@@ -202,7 +184,7 @@ def test_delayed_targets_ask_for_what_the_teacher_knew_before(world, teacher, on
     conf = DistillConf(alpha=0.5, beta=0.5, target="posterior", graph=str(world.root / "den.npz"), target_delay_ms=40)
     student = load_network(online).network
     model = DistillModel(student, TOKENS, conf, teacher=str(online))
-    padded, lengths = speech(world)
+    padded, lengths = speech_of(world)
     said = student(padded, lengths)
     criterion = model.criterion
     layers = {i: normalise_frames(criterion.projections[i - 1](h)).roll(-2, 1) for i, h in enumerate(said.hidden, 1)}
@@ -425,7 +407,7 @@ def test_a_batch_without_a_finite_loss_changes_nothing_and_is_named(world, monke
     assert "no finite loss in 2 batches in a row, at last loss_ctc of train" in capsys.readouterr().err
 
 
-def test_bad_input_is_one_line(world, teacher, stored, capsys):
+def test_bad_input_is_one_line(world, teacher, teacher_mmi, online, stored, capsys):
     def fails(name, config, *options):
         with pytest.raises(SystemExit) as stop:
             world.train(name, config, *options)
@@ -453,8 +435,7 @@ def test_bad_input_is_one_line(world, teacher, stored, capsys):
         assert re.search("logits.scp: lacks 1 of 10", fails("bad5", STUDENT, "--teacher", str(teacher), *stored))
     finally:
         short.write_text(whole)
-    other = world.root / "teacher_mmi"
-    assert "another teacher" in fails("bad6", STUDENT, "--teacher", str(other), *stored)
+    assert "another teacher" in fails("bad6", STUDENT, "--teacher", str(teacher_mmi), *stored)
 
 
 def test_loading_refuses_what_does_not_fit(world, online, tmp_path):
@@ -477,7 +458,7 @@ def test_loading_refuses_what_does_not_fit(world, online, tmp_path):
 def test_extraction_skips_complete_shards_and_goes_on_after_a_kill(
     world, teacher, stored, tmp_path, monkeypatch, capsys
 ):
-    from distill.targets import extract as extract_targets
+    from distill.bin import extract_targets
     from distill.targets import store
 
     monkeypatch.setattr(store.shards, "__defaults__", (3,))
@@ -485,7 +466,7 @@ def test_extraction_skips_complete_shards_and_goes_on_after_a_kill(
     options += ["--layers", "2,4", "--num_jobs", "2"]
     extract_targets.main([*options, "--plan"])
     assert "of real time" not in capsys.readouterr().out
-    monkeypatch.setattr(extract_targets, "MEASURED_MIN", 0)
+    monkeypatch.setattr("distill.targets.extract.MEASURED_MIN", 0)
     extract_targets.main([*options, "--plan"])
     assert "to be computed: 100 %" in (said := capsys.readouterr().out) and "of real time" in said
     extract_targets.main([*options, "--job", "1"])
@@ -515,7 +496,7 @@ def test_extraction_skips_complete_shards_and_goes_on_after_a_kill(
     ],
 )
 def test_damaged_targets_are_named_and_made_again(world, teacher, tmp_path, monkeypatch, capsys, damage, option, said):
-    from distill.targets import extract as extract_targets
+    from distill.bin import extract_targets
     from distill.targets import store
 
     monkeypatch.setattr(store.shards, "__defaults__", (3,))
@@ -577,8 +558,8 @@ def test_first_loss_with_stored_targets_is_that_of_an_online_one(
     world, teacher, tmp_path, config, dtype, apart, target
 ):
     """Utterance by utterance, so that padding is no part of it."""
+    from distill.bin import extract_targets
     from distill.checkpoints.load import build_network
-    from distill.targets import extract as extract_targets
 
     graph = world.root / "den.npz"
     config = changed(config, distill_conf={**target, "graph": str(graph)})
