@@ -38,7 +38,7 @@ def make_teacher(size: str, directory: Path) -> None:
     """
     from transformers import Wav2Vec2Config, Wav2Vec2ForCTC
 
-    from distill.checkpoints import adopt as adopt_teacher
+    from distill.checkpoints.adopt import adopt_teacher
 
     vocabulary = {"<pad>": 0, "<s>": 1, "</s>": 2, "<unk>": 3, "|": 4}
     vocabulary |= {letter: 5 + i for i, letter in enumerate("ABCDEFGHIJKLMNOPQRSTUVWXYZ'")}
@@ -47,8 +47,7 @@ def make_teacher(size: str, directory: Path) -> None:
     Wav2Vec2ForCTC(Wav2Vec2Config(vocab_size=len(vocabulary), **TEACHERS[size], **LAYER_NORM)).save_pretrained(source)
     (source / "vocab.json").write_text(json.dumps(vocabulary), encoding="utf-8")
     (directory / "tokens.txt").write_text("\n".join(TOKENS) + "\n", encoding="utf-8")
-    tokens = ["--token_list", str(directory / "tokens.txt"), "--token_type", "char"]
-    adopt_teacher.main(["--model", str(source), *tokens, "--output", str(directory / "teacher")])
+    adopt_teacher(source, directory / "tokens.txt", "char", directory / "teacher")
 
 
 def make_audio(directory: Path, seconds: int) -> None:

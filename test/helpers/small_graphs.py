@@ -1,23 +1,11 @@
 """Small graphs and a reference that enumerates every path."""
 
 import itertools
-import os
-from pathlib import Path
 
 import numpy as np
-import pytest
 import torch
 
 from distill.lfmmi import DenominatorGraph
-
-
-def golden(name: str):
-    """A file of reference values, or skip the test."""
-    directory = os.environ.get("DISTILL_GOLDEN") or Path(__file__).resolve().parents[3] / "shared" / "golden"
-    path = Path(directory) / name
-    if not path.exists():
-        pytest.skip(f"{path} is not there; set DISTILL_GOLDEN to the directory of the reference values")
-    return np.load(path)
 
 
 def random_bigram(vocab_size: int, seed: int = 0, absent: float = 0.0) -> DenominatorGraph:

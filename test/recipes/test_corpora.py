@@ -1,6 +1,6 @@
 """The recipes of LibriSpeech, GigaSpeech and Kaldi directories, whole, on miniatures in the corpora's own layouts.
 
-The audio is real: digits of FSDD, spliced. Networks are tiny; what is tested is that every stage takes what the corpus
+The audio is spoken digits, spliced. Networks are tiny; what is tested is that every stage takes what the corpus
 gives it, not how well such networks recognise.
 """
 
@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import soundfile
 from ctm_sums import ctm_sums
-from tiny_recipe import FSDD_DIR, NO_RECORDINGS, ROOT, WHY, make_recipe, run_recipe
+from tiny_recipe import FSDD_DIR, ROOT, make_recipe, run_recipe
 
 from distill.data.fsdd import Recordings, connected, read_recordings
 from distill.scoring.counts import count_errors
@@ -27,11 +27,11 @@ RATE = 16000
 QUICK = ["--ngpu", "0", "--nj", "1", "--threads", "1", "--latencies", "480"]
 QUICK += ["--teacher_init_config", "", "--student", ""]  # networks and trainings of test/recipes/conf
 
-pytestmark = pytest.mark.skipif(NO_RECORDINGS, reason=WHY)
+pytestmark = pytest.mark.usefixtures("digits_made")
 
 
 @pytest.fixture(scope="module")
-def recordings() -> Recordings:
+def recordings(digits_made: None) -> Recordings:
     return read_recordings(FSDD_DIR)
 
 

@@ -89,6 +89,12 @@ def teacher(world) -> Path:
 
 
 @pytest.fixture(scope="session")
+def online(world, teacher) -> Path:
+    """A student trained with its teacher computed in the trainer."""
+    return world.train("student_online", STUDENT, "--teacher", str(teacher), "--teacher_targets", "online")
+
+
+@pytest.fixture(scope="session")
 def stored(world, teacher) -> list[str]:
     """Options that hand a training the stored targets."""
     from distill.targets.extract import main
