@@ -33,7 +33,7 @@ IMPOSSIBLE = -1e10  # its log-likelihood
 
 
 def chunk_of(model: LoadedNetwork, chunk_ms: int | None) -> tuple[int, int | None, int] | None:
-    """Frames of a chunk, of its history (None: all) and of its look-ahead; None if ``chunk_ms`` is None.
+    """Encoder frames of a chunk, of its history (None: all) and of its look-ahead; None if ``chunk_ms`` is None.
 
     Raises:
         UserError: the model was not trained for chunks, or the length is no multiple of its frames.
@@ -41,7 +41,7 @@ def chunk_of(model: LoadedNetwork, chunk_ms: int | None) -> tuple[int, int | Non
     if chunk_ms is None:
         return None
     conf = read_conf(ChunkConf, "chunk_conf", model.config.get("chunk_conf") or None)
-    frame_ms = model.network.frame_ms
+    frame_ms = model.network.encoder_frame_ms
     if conf is None or isinstance(model.network, Teacher):
         raise UserError(f"--chunk_ms {chunk_ms}: this model is not a streaming student; leave the option out")
     if chunk_ms <= 0 or chunk_ms % frame_ms:

@@ -10,6 +10,7 @@ import functools
 import importlib
 import io
 import json
+import os
 import re
 import shlex
 import subprocess
@@ -29,9 +30,18 @@ from tiny_networks import TEACHER as TEACHER_CONF
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md")), *sorted(ROOT.glob("egs2/*/asr_distill1/README.md"))]
 STARTS = (
-    r"(\w+=\S+ )?(\./run\.sh|\$python|python3|make|cd|\. \./path\.sh|python=\$\(make)( |$)|egs2/TEMPLATE/\S+/setup.sh"
+    r"(\w+=\S+ )?(\./run\.sh|\$python|python3|make|cd|\. \./path\.sh|python=\$\(make)( |$)|egs2/TEMPLATE/\S+/setup.sh|"
+    r"\$distill/local/"
 )
-EXTERNAL = {"arecord", "hf", "sclite", "cp", "export"}  # programs of others: their options are not checked
+# Programs of others: their options are not checked.
+EXTERNAL = {"arecord", "hf", "sclite", "cp", "export", "decode-faster"}
+    "arecord",
+    "hf",
+    "sclite",
+    "cp",
+    "export",
+    "decode-faster",
+}  # programs of others: their options are not checked
 DATA_PREPARATION = {"librispeech", "gigaspeech", "fsdd"}  # recipes whose --local_data_opts are distill.data.NAME's
 TOKENS = ["<blank>", "<unk>", *"abcdefg", "<space>", "<sos/eos>"]
 
@@ -111,6 +121,17 @@ def options_of_recipes() -> frozenset[str]:
     return frozenset(re.findall(r"--\w+", done.stdout)) | {"--source_train", "--source_valid", "--source_test"}
 
 
+@functools.cache
+def options_of_script(name: str) -> frozenset[str]:
+    """Long options that a script of the top-level local/ lists."""
+    done = subprocess.run([ROOT / "local" / name, "--help"], capture_output=True, text=True, check=True)
+    return frozenset(re.findall(r"--[\w-]+", done.stdout))
+
+
+def scripts() -> list[str]:
+    return sorted(path.name for path in (ROOT / "local").glob("*.sh") if os.access(path, os.X_OK))
+
+
 def given(words: list[str]) -> set[str]:
     return {word.split("=")[0] for word in words if re.match(r"--\w+(=|$)", word)}
 
@@ -134,7 +155,8 @@ def check(command: Command) -> None:
     program, rest = words[0], words[1:]
     if program == "?":
         recipes = given(rest) <= options_of_recipes()
-        assert recipes or any(given(rest) <= options_of(module) for module in modules()), command
+        of_a_script = any(given(rest) <= options_of_script(name) for name in scripts())
+        assert recipes or of_a_script or any(given(rest) <= options_of(module) for module in modules()), command
     elif program == "./run.sh":
         check_recipe(command, rest)
     elif program == "make":
@@ -151,6 +173,11 @@ def check(command: Command) -> None:
     elif program == "cd":
         made = "egs2/TEMPLATE/asr_distill1/setup.sh" in command.block
         assert made or (ROOT / rest[0]).is_dir(), command
+    elif program.startswith("$distill/local/"):
+        name = program.removeprefix("$distill/local/")
+        assert {word for word in rest if word.startswith("--")} <= options_of_script(name), command
+    elif "$distill/local/" in command.block and re.match(r"\w+=", program):  # a variable of the block
+        assert not rest, command
     elif program.startswith("egs2/"):
         assert (ROOT / program).is_file(), command
     else:
