@@ -5,13 +5,15 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
 from distill.errors import UserError
+from distill.files import atomic_write
 
 TARGETS = ("posterior", "transcript", "pseudo", "frame_kl", "none")
 HIDDEN_LOSSES = ("mse", "cosine")
-# Milliseconds between two output frames, known without building the network: of a student by its front end, and of
+# Milliseconds between two encoder frames, known without building the network: of a student by its front end, and of
 # every teacher.
 FRAME_MS = {"cnn": 20, "fbank": 40}
 TEACHER_FRAME_MS = 20
@@ -30,17 +32,21 @@ class DistillConf:
     """Weights and targets of the loss.
 
     With a teacher ``loss = (1 - alpha) loss_hidden + alpha (beta loss_mmi + (1 - beta) loss_logits)
-    + weight_ctc loss_ctc``; without one ``loss = loss_mmi (only if target is transcript) + weight_ctc loss_ctc``.
+    + weight_ctc loss_ctc``, where ``loss_logits`` is the squared error of logits from which each frame's mean is taken,
+    as softmax ignores it; without one ``loss = loss_mmi (only if target is transcript) + weight_ctc loss_ctc``.
 
-    ``target_delay_ms`` compares what the student knows that much later with what the teacher knew: a student that
-    cannot hear the future then need not guess, but emits later.
+    ``target_delay_ms`` compares frame t of the teacher with the student's frame that much later: a streaming student
+    then sees as much of the future as it needs, but emits tokens later. With ``delay_tolerance_ms`` each utterance's
+    logits may be that much later still: of all delays up to it, the one with the smallest ``loss_logits`` counts.
 
-    ``posterior_top_k`` (target posterior) keeps the teacher's k most probable tokens of every frame and spreads what is
-    left evenly over the others: for a large vocabulary, where the teacher's forward-backward in training is dear.
-    ``nbest`` (target pseudo) takes so many of the teacher's token sequences, weighted by their posteriors, not one.
+    ``weight_intermediate`` adds CTC on the logits that the middle layer would give (Lee and Watanabe 2021).
 
-    Target ``frame_kl`` puts the divergence of single frames in LF-MMI's place, and ``hidden_loss: cosine`` the angle in
-    that of the squared error: what a follow-up project chose, to compare with.
+    ``posterior_top_k`` (target posterior) keeps the teacher's k most probable tokens of every frame and spreads the
+    rest of the probability evenly over the others; it saves the teacher's forward-backward for large vocabularies.
+    ``nbest`` (target pseudo) uses so many of the teacher's token sequences, weighted by their posteriors, not one.
+
+    Target ``frame_kl`` replaces LF-MMI by the Kullback-Leibler divergence of single frames, and ``hidden_loss: cosine``
+    the squared error by the cosine distance.
     """
 
     alpha: float = 0.8
@@ -53,6 +59,8 @@ class DistillConf:
     weight_ctc: float = 0.0
     graph: str | None = None
     target_delay_ms: float = 0.0
+    delay_tolerance_ms: float = 0.0
+    weight_intermediate: float = 0.0
     posterior_top_k: int | None = None
     nbest: int = 1
 
@@ -69,7 +77,7 @@ class DistillConf:
             raise UserError(f"distill_conf.posterior_top_k: {top_k} must be positive, and target posterior")
         if self.nbest < 1 or (self.nbest > 1 and self.target != "pseudo"):
             raise UserError(f"distill_conf.nbest: {self.nbest} must be positive; above 1 it needs target pseudo")
-        for name in ("weight_ctc", "den_scale", "target_delay_ms"):
+        for name in ("weight_ctc", "den_scale", "target_delay_ms", "delay_tolerance_ms", "weight_intermediate"):
             if getattr(self, name) < 0:
                 raise UserError(f"distill_conf.{name}: {getattr(self, name)} must not be negative")
 
@@ -80,8 +88,8 @@ class ChunkConf:
 
     A chunk begins ``hop`` of its length after the one before. With less than 1, the rest at its end is look-ahead: seen
     by this chunk and put out by the next. A frame waits for ``chunk_ms`` at worst either way. ``full_prob`` of the
-    training batches see everything instead; ``left_ms`` is the history before a chunk (null: all of it). Validation
-    always takes 480 ms, or what the range holds nearest to it.
+    training batches have full context instead; ``left_ms`` is the history before a chunk (null: all of it). Validation
+    uses 480 ms, or the nearest length of the range.
     """
 
     chunk_ms: Any = 480
@@ -116,20 +124,82 @@ class ChunkConf:
 
 @dataclass(frozen=True)
 class AugmentConf:
-    """Random gain within +-``gain_db`` and noise at a random SNR, each for a share ``prob`` of the utterances."""
+    """Random gain and noise at a random SNR, each for a share ``prob`` of the utterances.
 
-    gain_db: float = 6.0
+    ``gain_db`` is [low, high], or a number for [-gain_db, gain_db]; ``noise_snr_db`` is [low, high] or one value.
+    """
+
+    gain_db: Any = 6.0
     noise_snr_db: Any = (10.0, 40.0)
     prob: float = 0.5
 
     def __post_init__(self) -> None:
         _range("augment_conf.noise_snr_db", self.noise_snr_db)
+        _range("augment_conf.gain_db", self.gain_range)
         if not 0 <= self.prob <= 1:
             raise UserError(f"augment_conf.prob: {self.prob} is not a probability")
 
     @property
     def snr_range(self) -> tuple[float, float]:
         return _range("augment_conf.noise_snr_db", self.noise_snr_db)
+
+    @property
+    def gain_range(self) -> Any:
+        gain = self.gain_db
+        return (-gain, gain) if isinstance(gain, int | float) else gain
+
+
+@dataclass(frozen=True)
+class MaskConf:
+    """Stretches of time and bands of frequency of the features that are hidden in training (Park et al. 2019).
+
+    The features are the log-mel of an fbank front end, and what the CNN puts out of a cnn front end.
+
+    Attributes:
+        time_ms: longest masked stretch; each is drawn from 0 to it, and is at most a fifth of the utterance.
+        times_per_s: masked stretches for each second of an utterance; at least one.
+        bands: masked bands of every utterance.
+        band_share: widest band, as a share of all bins; each is drawn from 0 to it.
+    """
+
+    time_ms: float = 100.0
+    times_per_s: float = 1.0
+    bands: int = 2
+    band_share: float = 0.2
+
+    def __post_init__(self) -> None:
+        for name in ("time_ms", "times_per_s", "bands"):
+            if getattr(self, name) < 0:
+                raise UserError(f"mask_conf.{name}: {getattr(self, name)} must not be negative")
+        if not 0 <= self.band_share <= 1:
+            raise UserError(f"mask_conf.band_share: {self.band_share} is not between 0 and 1")
+
+
+BRANCHES = ("augmented", "full_context")
+
+
+@dataclass(frozen=True)
+class BranchConf:
+    """A second computation of every training batch, and how much the first must agree with it.
+
+    ``kind: augmented`` computes the batch with other augmentation and masks; each of the two is drawn to the other
+    (consistency regularisation of CTC, Yao et al. 2024, CR-CTC). ``kind: full_context`` computes it without chunks; the
+    streaming computation is drawn to it (in-place distillation, Yu et al. 2021, dual-mode ASR). The loss is the mean of
+    both branches' losses plus ``weight`` times the frame-level Kullback-Leibler divergence per frame.
+    ``hidden_in: second`` compares the hidden layers of the second branch alone with the teacher's.
+    """
+
+    kind: str = "full_context"
+    weight: float = 0.2
+    hidden_in: str = "both"
+
+    def __post_init__(self) -> None:
+        if self.kind not in BRANCHES:
+            raise UserError(f"branch_conf.kind: {self.kind!r} is none of {', '.join(BRANCHES)}")
+        if self.weight < 0:
+            raise UserError(f"branch_conf.weight: {self.weight} must not be negative")
+        if self.hidden_in not in ("both", "second"):
+            raise UserError(f"branch_conf.hidden_in: {self.hidden_in!r} is neither both nor second")
 
 
 def student_frame_ms(network_conf: Mapping[str, Any]) -> tuple[int, int]:
@@ -142,17 +212,17 @@ def student_frame_ms(network_conf: Mapping[str, Any]) -> tuple[int, int]:
 
 
 def frames_of_chunk(chunk_ms: int, frame_ms: int) -> int:
-    """Frames in a chunk of ``chunk_ms``.
+    """Encoder frames in a chunk of ``chunk_ms``.
 
     Raises:
-        UserError: ``chunk_ms`` is not a positive multiple of the network's ``frame_ms``.
+        UserError: ``chunk_ms`` is not a positive multiple of the network's ``encoder_frame_ms``.
     """
     if chunk_ms <= 0 or chunk_ms % frame_ms:
         raise UserError(f"chunk_ms: {chunk_ms} is not a positive multiple of the model's {frame_ms} ms frames")
     return chunk_ms // frame_ms
 
 
-Conf = TypeVar("Conf", DistillConf, ChunkConf, AugmentConf)
+Conf = TypeVar("Conf", DistillConf, ChunkConf, AugmentConf, MaskConf, BranchConf)
 
 
 def read_conf(kind: type[Conf], section: str, values: Mapping[str, Any] | None) -> Conf | None:
@@ -180,3 +250,46 @@ def layer_map(student_layers: int, teacher_layers: int) -> list[int]:
             "give distill_conf.layer_map"
         )
     return [i * teacher_layers // student_layers for i in range(1, student_layers + 1)]
+
+
+def read_training_config(path: Path) -> dict[str, Any]:
+    """Read a training configuration, a YAML file such as those in conf/.
+
+    Raises:
+        UserError: not found, or not a mapping in YAML.
+    """
+    import yaml
+
+    if not path.is_file():
+        raise UserError(f"{path}: not found; give the training's configuration")
+    config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    if not isinstance(config, dict):
+        raise UserError(f"{path}: not a training's configuration; expected keys such as max_epoch")
+    return config
+
+
+def with_student(training: Mapping[str, Any], student: Mapping[str, Any]) -> dict[str, Any]:
+    """Return ``training`` with the ``network_conf`` of ``student``, but with its dropout.
+
+    The front end is frozen as before only if the new student has the same: another than the teacher's must be trained.
+    """
+    before, network = training.get("network_conf") or {}, dict(student["network_conf"])
+    if "dropout" in before:
+        network.setdefault("dropout", before["dropout"])
+    old_front, front = before.get("front_end_conf") or {}, dict(network.get("front_end_conf") or {})
+    same = before.get("front_end") == network.get("front_end") and old_front.get("channels") == front.get("channels")
+    if same and "freeze" in old_front:
+        front.setdefault("freeze", old_front["freeze"])
+    network["front_end_conf"] = front
+    return {**training, "network": "student", "network_conf": network}
+
+
+def write_student_config(config: Path, student: Path, output: Path) -> None:
+    """Write the training configuration ``config`` with the student of another file; see :func:`with_student`."""
+    import yaml
+
+    new = read_training_config(student)
+    if new.get("network") != "student" or not isinstance(new.get("network_conf"), dict):
+        raise UserError(f"{student}: no student; expected network: student and network_conf, as in conf/students")
+    with atomic_write(output) as stream:
+        yaml.safe_dump(with_student(read_training_config(config), new), stream, sort_keys=False, allow_unicode=True)

@@ -22,3 +22,11 @@ def one_thread() -> None:
     """One thread for torch: on matrices this small, waiting for a second one costs more than it saves."""
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def digits_made() -> None:
+    """Recordings of spoken digits are where :data:`tiny_recipe.FSDD_DIR` says."""
+    from spoken_digits import digits_dir, make_digits
+
+    make_digits(digits_dir())

@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from distill.decode.settings import add_arguments, conf_of
+from distill.bin.arguments import add_decoding, decode_conf
 from distill.errors import cli
 from distill.recognition.decoding_graph import write_decoding_graph
 
@@ -21,9 +21,9 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, required=True, help="training's directory, or packed model")
     parser.add_argument("--output", type=Path, required=True, help="directory of the graph")
-    add_arguments(parser)
+    add_decoding(parser)
     args = parser.parse_args(argv)
-    states = write_decoding_graph(args.model, conf_of(args, "wfst"), args.output)
+    states = write_decoding_graph(args.model, decode_conf(args, "wfst"), args.output)
     print(f"{args.output}/TLG.fst: {states} states")
 
 

@@ -8,7 +8,7 @@ read the activations in place, and layer norm needs no transposition.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -16,13 +16,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 SAMPLE_RATE = 16000
+# Hides parts of features (B, T, D) whose frames are so many samples apart, in training.
+FeatureMask = Callable[[Tensor, int], Tensor]
 
 
 class _BlockConv(torch.autograd.Function):
     """Rows (M, stride * Cin), weight (Cout, Cin, kernel), bias (Cout,) -> (M, Cout).
 
     Row m is multiplied by the first ``stride`` taps, row m + 1 by the remaining ones. Utterances follow each other in
-    the rows, so an utterance's last row is spoilt by the next utterance: callers drop it.
+    the rows, so an utterance's last row is mixed with the next utterance and must be dropped by the caller.
     """
 
     @staticmethod
@@ -64,7 +66,7 @@ def block_conv(x: Tensor, weight: Tensor, bias: Tensor, stride: int) -> Tensor:
     """Strided convolution over time without padding, (B, T, Cin) -> (B, ceil(T / stride), Cout).
 
     ``weight`` is (Cout, Cin, kernel) with kernel <= 2 * stride, as nn.Conv1d keeps it. Only the first
-    ``(T - kernel) // stride + 1`` frames are the convolution's; what follows them is finite, but means nothing.
+    ``(T - kernel) // stride + 1`` frames are the convolution's; what follows them is finite and to be ignored.
     """
     batch, time, channels = x.shape
     kernel = weight.shape[2]
@@ -109,10 +111,10 @@ class ConvLayer(nn.Module):
         self.conv = nn.Conv1d(in_channels, out_channels, kernel, stride)
         assert self.conv.bias is not None
         self.layer_norm = nn.LayerNorm(out_channels)
-        if not self.conv.weight.is_meta:  # where it would do nothing but load torch._dynamo: 3 s
+        if not self.conv.weight.is_meta:  # on meta it has no effect but to load torch._dynamo, which takes 3 s
             nn.init.kaiming_normal_(self.conv.weight)
-        # Audio is small (0.05 on average) beside the usual random bias, which would be all that the layer norm passes
-        # on: a network from scratch would hear nothing for hundreds of steps.
+        # Audio is small (0.05 on average) beside the usual random bias: the layer norm would pass on the bias alone,
+        # and a network from scratch would not learn for hundreds of steps.
         nn.init.zeros_(self.conv.bias)
         # The taps come first in memory, as block_conv multiplies by them; a chunk of audio is too short to rearrange
         # megabytes for it.
@@ -122,7 +124,7 @@ class ConvLayer(nn.Module):
 class ConvFrontEnd(nn.Module):
     """wav2vec 2.0's layer-norm feature encoder: 16 kHz audio -> a frame per 20 ms.
 
-    Frame t sees samples [320 t, 320 t + 400): 5 ms more than the 20 ms it stands for. A chunk of frames
+    Frame t sees samples [320 t, 320 t + 400): 5 ms more than its 20 ms. A chunk of frames
     [c C, (c + 1) C) is therefore complete 5 ms after the chunk's end, the declared look-ahead of this front end.
 
     Args:
@@ -149,17 +151,18 @@ class ConvFrontEnd(nn.Module):
         if freeze:
             self.requires_grad_(False)
 
-    def encode(self, samples: Tensor) -> Tensor:
-        """(B, n) audio, n >= window -> (B, (n - window) // hop + 1, channels)."""
+    def encode(self, samples: Tensor, mask: FeatureMask | None = None) -> Tensor:
+        """(B, n) audio, n >= window -> (B, (n - window) // hop + 1, channels); ``mask`` applies to these features."""
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.freeze):
-            return convolve(samples[..., None], self.conv_layers)
+            features = convolve(samples[..., None], self.conv_layers)
+        return features if mask is None else mask(features, self.hop)
 
-    def forward(self, speech: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, speech: Tensor, lengths: Tensor, mask: FeatureMask | None = None) -> tuple[Tensor, Tensor]:
         """(B, N) audio padded with zeros and (B,) samples -> features (B, T, channels) and (B,) frames, at least 1.
 
         Audio shorter than a window is padded with zeros.
         """
-        return whole_utterance(self, speech, lengths)
+        return whole_utterance(self, speech, lengths, mask)
 
 
 def field_of_view(kernels: Sequence[int], strides: Sequence[int]) -> tuple[int, int]:
@@ -177,7 +180,7 @@ def frame_counts(front_end: Any, samples: Tensor) -> Tensor:
     return torch.div(extra, front_end.hop, rounding_mode="floor") + 1
 
 
-def whole_utterance(front_end: Any, speech: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+def whole_utterance(front_end: Any, speech: Tensor, lengths: Tensor, mask: FeatureMask | None) -> tuple[Tensor, Tensor]:
     """Append the front end's tail, zero-pad to a window, encode, and count frames."""
     missing = max(front_end.tail, front_end.window - speech.shape[1])
-    return front_end.encode(F.pad(speech, (0, missing))), frame_counts(front_end, lengths)
+    return front_end.encode(F.pad(speech, (0, missing)), mask), frame_counts(front_end, lengths)

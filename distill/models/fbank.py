@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from distill.models.cnn import ConvLayer, convolve, field_of_view, whole_utterance
+from distill.models.cnn import ConvLayer, FeatureMask, convolve, field_of_view, whole_utterance
 
 FRAME, SHIFT, FFT = 400, 160, 512  # samples: 25 ms, 10 ms
 LOW_HZ, HIGH_HZ = 20.0, 7600.0
@@ -45,9 +45,9 @@ def kaldi_fbank(samples: Tensor, window: Tensor, filters: Tensor) -> Tensor:
 class FbankFrontEnd(nn.Module):
     """80-dim log-mel and two strided convolutions: 16 kHz audio -> a frame per 40 ms.
 
-    Frame t sees 7 feature frames from 4 t on, samples [640 t, 640 t + 1360): 45 ms more than the 40 ms it stands for,
+    Frame t sees 7 feature frames from 4 t on, samples [640 t, 640 t + 1360): 45 ms more than its 40 ms,
     the declared look-ahead of this front end. 40 ms of silence is appended to the audio, so that there are half as
-    many frames as wav2vec 2.0 has and the end of the last word is heard.
+    many frames as wav2vec 2.0 has and the end of the last word is covered.
 
     Args:
         channels: of both convolutions.
@@ -73,11 +73,12 @@ class FbankFrontEnd(nn.Module):
         """Log-mel features of (B, n) audio, n >= 400: (B, (n - 400) // 160 + 1, bins)."""
         return kaldi_fbank(samples, self.povey, self.filters)
 
-    def encode(self, samples: Tensor) -> Tensor:
-        """(B, n) audio, n >= window -> (B, (n - window) // hop + 1, channels)."""
+    def encode(self, samples: Tensor, mask: FeatureMask | None = None) -> Tensor:
+        """(B, n) audio, n >= window -> (B, (n - window) // hop + 1, channels); ``mask`` applies to the log-mel."""
         # Log energies of speech on the int16 scale lie around 12 +- 5; below 0 is less than the rounding to int16.
-        return convolve((self.features(samples).clamp(min=0) - 12.0) / 5.0, self.conv_layers)
+        log_mel = (self.features(samples).clamp(min=0) - 12.0) / 5.0
+        return convolve(log_mel if mask is None else mask(log_mel, SHIFT), self.conv_layers)
 
-    def forward(self, speech: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, speech: Tensor, lengths: Tensor, mask: FeatureMask | None = None) -> tuple[Tensor, Tensor]:
         """(B, N) audio padded with zeros and (B,) samples -> features (B, T, channels) and (B,) frames, at least 1."""
-        return whole_utterance(self, speech, lengths)
+        return whole_utterance(self, speech, lengths, mask)

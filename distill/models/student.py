@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from distill.errors import UserError
 from distill.models.chunk_mask import chunk_mask, copied_frames
-from distill.models.cnn import SAMPLE_RATE, ConvFrontEnd, frame_counts
+from distill.models.cnn import SAMPLE_RATE, ConvFrontEnd, ConvLayer, FeatureMask, frame_counts
 from distill.models.conformer import BlockCache, ConformerBlock, for_rotation, rotary_tables
 from distill.models.fbank import FbankFrontEnd
 from distill.models.output import NetworkOutput
@@ -20,20 +20,20 @@ from distill.models.output import NetworkOutput
 if TYPE_CHECKING:
     from distill.models.teacher import Teacher
 
-# Of wav2vec 2.0's frames, with which a student's are compared.
-LOGIT_FRAME_MS = 20
+
+LOGIT_FRAME_MS = 20  # of wav2vec 2.0, with whose logits a student's are compared
 
 
 @dataclass
 class StreamState:
-    """Where streams of audio stand between two calls of :meth:`Student.stream`.
+    """State of B streams of the same age between two calls of :meth:`Student.stream`.
 
     Attributes:
         chunk_frames: encoder frames of a chunk.
         left_frames: encoder frames of history a chunk sees, None for all.
         lookahead_frames: encoder frames a chunk sees beyond its end.
-        samples: (B, n) audio that has not gone through the front end.
-        features: (B, t, width) frames that have, but that were only looked ahead at.
+        samples: (B, n) audio that the front end has not read yet.
+        features: (B, t, width) projected features that were look-ahead so far.
         caches: past of every block.
         frames: encoder frames put out so far.
     """
@@ -48,12 +48,12 @@ class StreamState:
 
     @property
     def wanted(self) -> int:
-        """Frames from the front end that the next chunk and its look-ahead still lack."""
+        """Encoder frames still missing for the next chunk and its look-ahead."""
         return self.chunk_frames + self.lookahead_frames - self.features.shape[1]
 
 
 class Student(nn.Module):
-    """A Conformer that reads 16 kHz audio and can stream it in chunks.
+    """A Conformer recogniser for 16 kHz audio, for whole utterances and for streams in chunks.
 
     The front end makes *encoder frames*; chunks, history and look-ahead are counted in them. The prediction layer puts
     out ``logits_per_frame`` *logit frames* for each of them, in order of time, so that a front end with a frame per
@@ -113,7 +113,9 @@ class Student(nn.Module):
         """Xavier weights and zero biases; PyTorch's default has a third of that variance."""
         for module in (*self.blocks.modules(), self.projection, self.output):
             if isinstance(module, nn.Linear):
-                if module.out_features != 3 * module.in_features:  # attention's own is square by square
+                if (
+                    module.out_features != 3 * module.in_features
+                ):  # attention initialises its three square matrices itself
                     nn.init.xavier_uniform_(module.weight)
                 nn.init.zeros_(module.bias)
 
@@ -153,16 +155,17 @@ class Student(nn.Module):
         chunk_frames: int | None = None,
         left_frames: int | None = None,
         lookahead_frames: int = 0,
+        mask: FeatureMask | None = None,
     ) -> NetworkOutput:
         """Whole utterances (B, N) of audio in [-1, 1], padded with zeros, with (B,) samples each.
 
         With ``chunk_frames`` attention sees what a stream in chunks of that length would see (:func:`chunk_mask`),
-        and the logits are those of :meth:`stream`.
+        and the logits are those of :meth:`stream`. ``mask`` hides parts of the front end's features, in training.
         """
-        features, lengths = self.front_end(speech, speech_lengths)
+        features, lengths = self.front_end(speech, speech_lengths, mask)
         x = self._project(features)
         frames = x.shape[1]
-        mask = chunk_mask(lengths, frames, chunk_frames, left_frames, lookahead_frames)
+        visible = chunk_mask(lengths, frames, chunk_frames, left_frames, lookahead_frames)
         tables = self._tables(frames + lookahead_frames + (chunk_frames or 0))
         if chunk_frames is not None and lookahead_frames:
             ahead = copied_frames(frames, chunk_frames, lookahead_frames, x.device).flatten()
@@ -173,7 +176,7 @@ class Student(nn.Module):
             tables = tables[0][:frames], tables[1][:frames]
         hidden = []
         for block in self.blocks:
-            x = block(x, mask, tables, frames, chunk_frames)
+            x = block(x, visible, tables, frames, chunk_frames)
             hidden.append(x[:, :frames])
         return NetworkOutput(self.logits(x[:, :frames]), lengths * self.logits_per_frame, hidden, lengths)
 
@@ -185,8 +188,8 @@ class Student(nn.Module):
             raise ValueError(f"chunk_frames {chunk_frames} must be at least 1, lookahead_frames {lookahead_frames} 0")
         weight = self.output.weight
         caches = [cast(ConformerBlock, block).initial_cache(batch) for block in self.blocks]
-        nothing, no_frames = weight.new_zeros(batch, 0), weight.new_zeros(batch, 0, self.width)
-        return StreamState(chunk_frames, left_frames, lookahead_frames, nothing, no_frames, caches)
+        samples, features = weight.new_zeros(batch, 0), weight.new_zeros(batch, 0, self.width)
+        return StreamState(chunk_frames, left_frames, lookahead_frames, samples, features, caches)
 
     @torch.no_grad()
     def stream(self, samples: Tensor, state: StreamState, final: bool = False) -> Tensor:
@@ -221,14 +224,14 @@ class Student(nn.Module):
     def stream_together(self, states: Sequence[StreamState]) -> list[Tensor]:
         """Logits (B, k C, V) of the next chunk of every stream in one batch; each must have one (:meth:`has_chunk`).
 
-        The streams may have begun at different times, but must be alike in chunk, history and look-ahead.
+        The streams may have begun at different times, but share chunk, history and look-ahead.
         """
         chunk, hop = states[0].chunk_frames, self.front_end.hop
         for wanted in {state.wanted for state in states}:
-            alike = [state for state in states if state.wanted == wanted]
-            audio = torch.cat([state.samples[:, : hop * wanted + self.lookahead_samples] for state in alike])
-            frames = self._project(self.front_end.encode(audio)).split([len(state.samples) for state in alike])
-            for state, new in zip(alike, frames, strict=True):
+            group = [state for state in states if state.wanted == wanted]
+            audio = torch.cat([state.samples[:, : hop * wanted + self.lookahead_samples] for state in group])
+            frames = self._project(self.front_end.encode(audio)).split([len(state.samples) for state in group])
+            for state, new in zip(group, frames, strict=True):
                 state.features = torch.cat((state.features, new), 1)
                 state.samples = state.samples[:, hop * wanted :].clone()
         logits = self._blocks(torch.cat([state.features for state in states]), chunk, states)
@@ -250,10 +253,15 @@ class Student(nn.Module):
         return self.logits(x[:, :frames])
 
     @torch.no_grad()
-    def init_from_teacher(self, teacher: Teacher) -> list[str]:
+    def init_from_teacher(self, teacher: Teacher, level: float | None = None) -> list[str]:
         """Copy the CNN, the norm after it, and the prediction layer from a :class:`Teacher` where shapes allow.
 
-        Each is copied whole or not at all. Returns a line for each that says what was done and why.
+        Each is copied whole or not at all; the prediction layer is repeated for each of a frame's logit frames. A
+        teacher that brings every utterance to unit variance needs ``level``, the root mean square of typical audio: the
+        copied CNN then expects audio of this level, as its first convolution is divided by it.
+
+        Returns:
+            a line for each part: copied or not, and why not.
         """
         projection = teacher.encoder.feature_projection
         parts: dict[str, tuple[nn.Module, nn.Module]] = {
@@ -265,30 +273,37 @@ class Student(nn.Module):
         }
         report = []
         cnn_copied = False
-        for name, (mine, theirs) in parts.items():
-            obstacle = mismatch(mine.state_dict(), theirs.state_dict())
+        for name, (part, source) in parts.items():
+            weights = source.state_dict()
+            if source is teacher.output:
+                weights = {key: torch.cat([value] * self.logits_per_frame) for key, value in weights.items()}
+            obstacle = mismatch(part.state_dict(), weights)
             if name.startswith("feature") and not cnn_copied:
                 obstacle = "it belongs to the CNN"
             if obstacle is None:
-                mine.load_state_dict(theirs.state_dict())
+                part.load_state_dict(weights)
                 cnn_copied |= name == "CNN"
-                count = sum(p.numel() for p in mine.parameters())
+                count = sum(p.numel() for p in part.parameters())
                 report.append(f"{name}: copied ({count} parameters)")
             else:
                 report.append(f"{name}: not copied, {obstacle}")
         if cnn_copied and teacher.normalize:
-            report.append("CNN: the teacher normalises each utterance's audio, which a stream cannot; scale may differ")
+            if level is None:
+                raise ValueError("the teacher normalises each utterance's audio: give the level of the student's")
+            first = cast(ConvLayer, cast(ConvFrontEnd, self.front_end).conv_layers[0])
+            first.conv.weight.div_(level)
+            report.append(f"CNN: scaled for audio of level {level:.3g}, as the teacher normalises each utterance's")
         return report
 
 
-def mismatch(mine: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> str | None:
-    """The first reason why weights do not fit, None if they do."""
-    for key in mine:
-        if key not in theirs:
+def mismatch(student: Mapping[str, Tensor], teacher: Mapping[str, Tensor]) -> str | None:
+    """The first reason why the teacher's weights do not fit the student, None if they do."""
+    for key in student:
+        if key not in teacher:
             return f"the teacher has no {key}"
-        if mine[key].shape != theirs[key].shape:
-            return f"{key} is {tuple(theirs[key].shape)} in the teacher and {tuple(mine[key].shape)} here"
-    for key in theirs:
-        if key not in mine:
+        if student[key].shape != teacher[key].shape:
+            return f"{key} is {tuple(teacher[key].shape)} in the teacher and {tuple(student[key].shape)} here"
+    for key in teacher:
+        if key not in student:
             return f"the student has no {key}"
     return None

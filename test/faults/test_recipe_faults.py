@@ -28,14 +28,14 @@ from typing import NamedTuple
 
 import pytest
 import torch
-from tiny_recipe import FSDD_DIR, NO_RECORDINGS, ROOT, SIZES, WHY, make_recipe, run_recipe
+from tiny_recipe import FSDD_DIR, ROOT, SIZES, make_recipe, run_recipe
 
 OPTIONS = ["--threads", "1", "--latencies", "480", "--fixed_chunks", "", "--nj", "1", "--local_data_opts", SIZES]
 OPTIONS += ["--student_stream_args", "--use_matplotlib false"]
 STAGES = range(1, 14)
 SYSTEMS = ("teacher", "student_full", "student_full_no_kd", "student_stream")
 
-pytestmark = pytest.mark.skipif(NO_RECORDINGS, reason=WHY)
+pytestmark = pytest.mark.usefixtures("digits_made")
 
 
 class Undisturbed(NamedTuple):
@@ -74,7 +74,7 @@ def put_back(recipe: Path, saved: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Undisturbed:
+def undisturbed(digits_made: None, tmp_path_factory: pytest.TempPathFactory) -> Undisturbed:
     folder = tmp_path_factory.mktemp("kills")
     recipe = folder / "egs2" / "fsdd" / "asr_distill1"
     make_recipe(recipe)

@@ -1,4 +1,7 @@
-"""Recipes with networks so small that all stages take a minute or two, and sizes of FSDD's corpus to match."""
+"""Recipes with networks so small that all stages take a minute or two, and sizes of FSDD's corpus to match.
+
+Tests of recipes use the fixture ``digits_made``, which synthesises recordings where FSDD's are not at hand.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +10,11 @@ import shutil
 import subprocess
 from pathlib import Path
 
+from spoken_digits import digits_dir
+
 ROOT = Path(__file__).parents[2]
 FSDD = ROOT / "egs2/fsdd/asr_distill1"
-FSDD_DIR = Path(os.environ.get("FSDD_DIR", ROOT.parent / "shared/corpora/fsdd"))
-NO_RECORDINGS = not (FSDD_DIR / "recordings").is_dir()
-WHY = "the recordings of FSDD are not here; set FSDD_DIR"
+FSDD_DIR = digits_dir()
 SIZES = f"--num_train 80 --num_valid 8 --num_test 10 --seed 3 --fsdd_dir {FSDD_DIR}"
 
 

@@ -1,4 +1,9 @@
-"""Configurations of seconds-long trainings."""
+"""Configurations of seconds-long trainings, and the audio that they train on."""
+
+import copy
+
+import soundfile
+import torch
 
 TOKENS = ["<blank>", "<unk>", "low", "mid", "high", "<sos/eos>"]
 HERTZ = {"low": 300, "mid": 900, "high": 2500}
@@ -38,3 +43,19 @@ STUDENT = {
     "distill_conf": {"alpha": 0.8, "beta": 0.8, "target": "posterior"},
     "optim_conf": {"lr": 0.001},
 }
+
+
+def changed(config, **sections):
+    """A copy of a configuration; keys of a section given as a dict replace those of the section it has."""
+    config = copy.deepcopy(config)
+    for name, values in sections.items():
+        config[name] = {**config.get(name, {}), **values} if isinstance(values, dict) else values
+    return config
+
+
+def speech_of(world, part="valid"):
+    """All audio of a part of the tiny corpus as a batch: (B, N) padded with zeros, and (B,) samples."""
+    audio = [
+        torch.from_numpy(soundfile.read(path, dtype="float32")[0]) for path in sorted((world.root / part).glob("*.wav"))
+    ]
+    return torch.nn.utils.rnn.pad_sequence(audio, batch_first=True), torch.tensor([len(x) for x in audio])

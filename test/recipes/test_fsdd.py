@@ -16,11 +16,11 @@ import time
 from pathlib import Path
 
 import pytest
-from tiny_recipe import FSDD, NO_RECORDINGS, ROOT, SIZES, WHY, make_recipe, run_recipe
+from tiny_recipe import FSDD, ROOT, SIZES, make_recipe, run_recipe
 
 OPTIONS = ["--threads", "2", "--latencies", "160 480 full", "--fixed_chunks", "320", "--local_data_opts", SIZES]
 
-pytestmark = pytest.mark.skipif(NO_RECORDINGS, reason=WHY)
+pytestmark = pytest.mark.usefixtures("digits_made")
 
 
 def run(recipe: Path, *options: str, status: int = 0, **variables: str) -> str:
@@ -29,7 +29,7 @@ def run(recipe: Path, *options: str, status: int = 0, **variables: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def recipe(digits_made: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("egs2") / "fsdd" / "asr_distill1"
     make_recipe(path)
     return path

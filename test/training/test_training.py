@@ -1,6 +1,5 @@
 """Real trainings through ESPnet's trainer, seconds long."""
 
-import copy
 import itertools
 import os
 import re
@@ -13,12 +12,14 @@ import pytest
 import soundfile
 import torch
 import yaml
-from tiny_training import STUDENT, TEACHER, TOKENS
+from tiny_training import STUDENT, TEACHER, TOKENS, changed, speech_of
 
 from distill.checkpoints.load import checkpoint_path, load_network, network_shape
-from distill.configuration import DistillConf
+from distill.configuration import AugmentConf, BranchConf, ChunkConf, DistillConf, MaskConf
 from distill.errors import UserError
+from distill.models.output import NetworkOutput
 from distill.targets import store
+from distill.training import losses
 from distill.training.distill_model import DistillModel
 from distill.training.losses import normalise_frames
 from distill.training.teacher_targets import TeacherTargets
@@ -26,22 +27,6 @@ from distill.training.teacher_targets import TeacherTargets
 
 def reporter(directory):
     return torch.load(directory / "checkpoint.pth", weights_only=False)["reporter"]["stats"]
-
-
-def changed(config, **sections):
-    config = copy.deepcopy(config)
-    for name, values in sections.items():
-        config[name] = {**config.get(name, {}), **values} if isinstance(values, dict) else values
-    return config
-
-
-def speech(world, part="valid"):
-    audio = [soundfile.read(path, dtype="float32")[0] for path in sorted((world.root / part).glob("*.wav"))]
-    lengths = torch.tensor([len(x) for x in audio])
-    padded = torch.zeros(len(audio), int(lengths.max()))
-    for row, x in zip(padded, audio, strict=True):
-        row[: len(x)] = torch.from_numpy(x)
-    return padded, lengths
 
 
 def test_collect_stats_gives_lengths_and_builds_no_model(world):
@@ -95,19 +80,18 @@ def test_a_teachers_body_stays_as_it_was_while_its_prediction_layer_is_trained(w
     assert changed_keys == {"output.weight", "output.bias"}
 
 
-def test_lfmmi_and_init_for_a_teacher(world, teacher):
+@pytest.fixture(scope="session")
+def teacher_mmi(world, teacher):
     config = changed(TEACHER, distill_conf={"target": "transcript", "weight_ctc": 0.5}, optim_conf={"lr": 0.0})
-    tuned = world.train("teacher_mmi", config, "--init", str(teacher), "--max_epoch", "1")
-    stats = reporter(tuned)[1]["valid"]
+    return world.train("teacher_mmi", config, "--init", str(teacher), "--max_epoch", "1")
+
+
+def test_lfmmi_and_init_for_a_teacher(world, teacher, teacher_mmi):
+    stats = reporter(teacher_mmi)[1]["valid"]
     assert stats["loss"] == pytest.approx(stats["loss_mmi"] + 0.5 * stats["loss_ctc"], rel=1e-4)
-    before, after = load_network(teacher).network.state_dict(), load_network(tuned).network.state_dict()
+    before, after = load_network(teacher).network.state_dict(), load_network(teacher_mmi).network.state_dict()
     for key, value in before.items():
         torch.testing.assert_close(after[key], value, msg=key)
-
-
-@pytest.fixture(scope="session")
-def online(world, teacher):
-    return world.train("student_online", STUDENT, "--teacher", str(teacher), "--teacher_targets", "online")
 
 
 def test_online_and_stored_targets_train_the_same(world, teacher, stored, online):
@@ -139,7 +123,7 @@ def test_loss_terms_match_numpy(world, teacher, online):
     student, teach = load_network(online).network, load_network(teacher).network
     student.load_state_dict({k.removeprefix("network."): v for k, v in state.items() if k.startswith("network.")})
     hidden, logits = [], []
-    padded, lengths = speech(world)
+    padded, lengths = speech_of(world)
     for x, n in zip(padded, lengths, strict=True):
         with torch.no_grad():
             s, t = (net(x[None, :n], torch.tensor([n])) for net in (student, teach))
@@ -153,7 +137,8 @@ def test_loss_terms_match_numpy(world, teacher, online):
             target = (target - target.mean(1, keepdims=True)) / np.sqrt(target.var(1, keepdims=True) + 1e-5)
             terms.append(((s.hidden[i][0].numpy() @ weight.T + bias - target) ** 2).mean())
         hidden.append(np.mean(terms))
-        logits.append(((s.logits - t.logits)[0].numpy() ** 2).mean())
+        difference = (s.logits - t.logits)[0].numpy()
+        logits.append(((difference - difference.mean(1, keepdims=True)) ** 2).mean())
     stats = reporter(online)[2]["valid"]
     assert stats["loss_hidden"] == pytest.approx(np.mean(hidden), rel=1e-3)
     assert stats["loss_logits"] == pytest.approx(np.mean(logits), rel=1e-3)
@@ -199,7 +184,7 @@ def test_delayed_targets_ask_for_what_the_teacher_knew_before(world, teacher, on
     conf = DistillConf(alpha=0.5, beta=0.5, target="posterior", graph=str(world.root / "den.npz"), target_delay_ms=40)
     student = load_network(online).network
     model = DistillModel(student, TOKENS, conf, teacher=str(online))
-    padded, lengths = speech(world)
+    padded, lengths = speech_of(world)
     said = student(padded, lengths)
     criterion = model.criterion
     layers = {i: normalise_frames(criterion.projections[i - 1](h)).roll(-2, 1) for i, h in enumerate(said.hidden, 1)}
@@ -213,6 +198,132 @@ def test_delayed_targets_ask_for_what_the_teacher_knew_before(world, teacher, on
     criterion.frame_delay = criterion.hidden_delay = 0
     _, stats = criterion(said, targets, *text, [])
     assert set(stats) == {"loss_hidden", "loss_logits", "loss_mmi"} and min(stats.values()) > 1e-4
+
+
+def criterion_of(world, online, **conf):
+    """The loss, and output and targets of a student that is its own teacher."""
+    conf = DistillConf(**{"alpha": 1.0, "beta": 0.5, "target": "none", "graph": str(world.root / "den.npz"), **conf})
+    student = load_network(online).network
+    model = DistillModel(student, TOKENS, conf, teacher=str(online))
+    output = student(*speech_of(world))
+    targets = TeacherTargets({}, output.hidden_lengths, output.logits, output.lengths)
+    text = torch.full((len(output.lengths), 2), 2), torch.full((len(output.lengths),), 2)
+    return model.criterion, output, targets, text
+
+
+def test_a_tolerated_delay_costs_nothing_and_a_longer_one_does(world, online):
+    for tolerance, late, free in ((0, 0, True), (0, 2, False), (60, 2, True), (60, 3, True), (20, 2, False)):
+        criterion, output, targets, text = criterion_of(world, online, delay_tolerance_ms=tolerance)
+        output = output._replace(logits=output.logits.roll(late, 1))
+        _, stats = criterion(output, [targets], *text, [])
+        assert (stats["loss_logits"].item() < 1e-8) == free
+
+
+def test_a_constant_added_to_the_logits_of_a_frame_costs_nothing(world, online):
+    criterion, output, targets, text = criterion_of(world, online)
+    shifted = output._replace(logits=output.logits + torch.randn(*output.logits.shape[:2], 1))
+    assert criterion(shifted, [targets], *text, [])[1]["loss_logits"].item() < 1e-8
+
+
+def test_intermediate_ctc_is_that_of_the_middle_layers_logits(world, online):
+    criterion, output, targets, text = criterion_of(world, online, weight_intermediate=0.3)
+    loss, stats = criterion(output, [targets], *text, [])
+    middle = output._replace(logits=load_network(online).network.output(output.hidden[0]))
+    expected = losses.ctc(middle.logits, output.lengths, *text).mean()
+    assert stats["loss_intermediate"].item() == pytest.approx(expected.item())
+    assert loss.item() == pytest.approx(0.5 * stats["loss_logits"].item() + 0.3 * expected.item())
+
+
+@pytest.mark.parametrize("kind", ["augmented", "full_context"])
+@pytest.mark.parametrize("hidden_in", ["both", "second"])
+def test_a_second_branch_agrees_and_learns(world, teacher, online, kind, hidden_in):
+    """Both branches have gradients; a full-context branch is not drawn to the streaming one."""
+    conf = DistillConf(**STUDENT["distill_conf"], graph=str(world.root / "den.npz"))
+    student = load_network(online).network.train()
+    model = DistillModel(
+        student,
+        TOKENS,
+        conf,
+        teacher=str(teacher),
+        chunk=ChunkConf(chunk_ms=80),
+        augmentation=AugmentConf(prob=1.0),
+        masking=MaskConf(),
+        branch=BranchConf(kind, 0.7, hidden_in),
+    ).train()
+    calls = []
+    compute, network = model.criterion.forward, student.forward
+
+    def chunked(*arguments, **options):
+        calls.append(options.get("chunk_frames"))
+        return network(*arguments, **options)
+
+    parts = []
+
+    def recorded(*arguments, hidden=True):
+        result = compute(*arguments, hidden=hidden)
+        parts.append((hidden, result))
+        return result
+
+    student.forward, model.criterion.forward = chunked, recorded
+    text = torch.full((4, 2), 2), torch.full((4,), 2)
+    loss, stats, _ = model(*speech_of(world), *text)
+    assert calls == [4, 4 if kind == "augmented" else None]
+    assert [hidden for hidden, _ in parts] == [hidden_in == "both", True]
+    assert stats["loss_branches"] > 0
+    mean = (parts[0][1][0] + parts[1][1][0]) / 2
+    assert loss.item() == pytest.approx((mean + 0.7 * stats["loss_branches"]).item(), rel=1e-5)
+    assert "loss_hidden" in stats
+    model.eval()
+    calls.clear()
+    assert "loss_branches" not in model(*speech_of(world), *text)[1] and len(calls) == 1
+    one, other = (torch.randn(2, 5, 6, requires_grad=True) for _ in range(2))
+    lengths = torch.tensor([5, 3])
+    first, second = (NetworkOutput(logits, lengths, [], lengths) for logits in (one, other))
+    model._disagreement(first, second).backward()
+    assert one.grad is not None and (other.grad is not None) == (kind == "augmented")
+
+
+def test_stage_2_keeps_the_trained_projections_of_stage_1(world, teacher, online):
+    still = changed(STUDENT, optim_conf={"lr": 0.0})
+    path = world.train("kept_projections", still, "--init", str(online), "--teacher", str(teacher), "--max_epoch", "1")
+    before = torch.load(checkpoint_path(online), weights_only=True)
+    after = torch.load(path / "latest.pth", weights_only=True)
+    names = [name for name in before if name.startswith("criterion.projections.")]
+    assert len(names) == 4
+    for name in names:
+        torch.testing.assert_close(after[name], before[name])
+
+
+def test_a_layer_map_is_for_the_teacher_and_not_for_a_student_that_teaches_too(world, teacher, online):
+    conf = DistillConf(alpha=0.5, layer_map=[3, 4], target="none")
+    model = DistillModel(load_network(online).network, TOKENS, conf, teacher=str(teacher), second_teacher=str(online))
+    assert [source.layer_map for source in model.teachers] == [[3, 4], [1, 2]]
+    identity = model.criterion.projections[2]  # of the student's own layers, which are its own to begin with
+    assert torch.equal(identity.weight, torch.eye(16)) and not identity.bias.any()
+
+
+def test_a_student_without_a_teacher_may_begin_with_its_cnn(world, teacher):
+    config = changed(STUDENT, distill_conf={"target": "transcript"}, optim_conf={"lr": 0.0})
+    path = world.train("student_with_a_cnn", config, "--init", str(teacher), "--max_epoch", "1")
+    student, source = load_network(path).network, load_network(teacher).network
+    for name, value in source.encoder.feature_extractor.state_dict().items():
+        torch.testing.assert_close(student.front_end.state_dict()[name], value)
+    assert "loss_logits" not in reporter(path)[1]["valid"]
+
+
+def test_teachers_get_the_clean_audio(world, teacher, online):
+    conf = DistillConf(alpha=1.0, target="none", graph=None)
+    loud = AugmentConf(gain_db=[20, 20], prob=1.0)
+    model = DistillModel(load_network(online).network, TOKENS, conf, teacher=str(teacher), augmentation=loud).train()
+    heard = {}
+    source = model.teachers[0]
+    source.targets = lambda x, *rest, compute=source.targets: (heard.update(teacher=x), compute(x, *rest))[1]
+    network = model.network.forward
+    model.network.forward = lambda x, *rest, **options: (heard.update(student=x), network(x, *rest, **options))[1]
+    padded, lengths = speech_of(world)
+    model(padded, lengths, torch.full((4, 1), 2), torch.ones(4, dtype=torch.long))
+    assert torch.equal(heard["teacher"], padded)
+    assert (heard["student"].square().mean() / padded.square().mean()).item() > 50
 
 
 def test_two_teachers_count_alike(world, teacher, stored, online):
@@ -296,7 +407,7 @@ def test_a_batch_without_a_finite_loss_changes_nothing_and_is_named(world, monke
     assert "no finite loss in 2 batches in a row, at last loss_ctc of train" in capsys.readouterr().err
 
 
-def test_bad_input_is_one_line(world, teacher, stored, capsys):
+def test_bad_input_is_one_line(world, teacher, teacher_mmi, online, stored, capsys):
     def fails(name, config, *options):
         with pytest.raises(SystemExit) as stop:
             world.train(name, config, *options)
@@ -324,8 +435,7 @@ def test_bad_input_is_one_line(world, teacher, stored, capsys):
         assert re.search("logits.scp: lacks 1 of 10", fails("bad5", STUDENT, "--teacher", str(teacher), *stored))
     finally:
         short.write_text(whole)
-    other = world.root / "teacher_mmi"
-    assert "another teacher" in fails("bad6", STUDENT, "--teacher", str(other), *stored)
+    assert "another teacher" in fails("bad6", STUDENT, "--teacher", str(teacher_mmi), *stored)
 
 
 def test_loading_refuses_what_does_not_fit(world, online, tmp_path):
@@ -348,7 +458,7 @@ def test_loading_refuses_what_does_not_fit(world, online, tmp_path):
 def test_extraction_skips_complete_shards_and_goes_on_after_a_kill(
     world, teacher, stored, tmp_path, monkeypatch, capsys
 ):
-    from distill.targets import extract as extract_targets
+    from distill.bin import extract_targets
     from distill.targets import store
 
     monkeypatch.setattr(store.shards, "__defaults__", (3,))
@@ -356,7 +466,7 @@ def test_extraction_skips_complete_shards_and_goes_on_after_a_kill(
     options += ["--layers", "2,4", "--num_jobs", "2"]
     extract_targets.main([*options, "--plan"])
     assert "of real time" not in capsys.readouterr().out
-    monkeypatch.setattr(extract_targets, "MEASURED_MIN", 0)
+    monkeypatch.setattr("distill.targets.extract.MEASURED_MIN", 0)
     extract_targets.main([*options, "--plan"])
     assert "to be computed: 100 %" in (said := capsys.readouterr().out) and "of real time" in said
     extract_targets.main([*options, "--job", "1"])
@@ -386,7 +496,7 @@ def test_extraction_skips_complete_shards_and_goes_on_after_a_kill(
     ],
 )
 def test_damaged_targets_are_named_and_made_again(world, teacher, tmp_path, monkeypatch, capsys, damage, option, said):
-    from distill.targets import extract as extract_targets
+    from distill.bin import extract_targets
     from distill.targets import store
 
     monkeypatch.setattr(store.shards, "__defaults__", (3,))
@@ -448,8 +558,8 @@ def test_first_loss_with_stored_targets_is_that_of_an_online_one(
     world, teacher, tmp_path, config, dtype, apart, target
 ):
     """Utterance by utterance, so that padding is no part of it."""
+    from distill.bin import extract_targets
     from distill.checkpoints.load import build_network
-    from distill.targets import extract as extract_targets
 
     graph = world.root / "den.npz"
     config = changed(config, distill_conf={**target, "graph": str(graph)})
@@ -476,9 +586,9 @@ def test_first_loss_with_stored_targets_is_that_of_an_online_one(
         batch = {f"teacher_{name}": torch.from_numpy(x[utterance].copy())[None] for name, x in streams.items()}
         batch |= {f"{name}_lengths": torch.tensor([x.shape[1]]) for name, x in batch.items()}
         text, lengths = torch.tensor([[2]]), torch.tensor([1])
-        losses = []
+        results = []
         for model, extra in ((online, {}), (stored, batch)):
             with torch.no_grad():
-                losses.append(model(audio, torch.tensor([audio.shape[1]]), text, lengths, **extra)[1])
+                results.append(model(audio, torch.tensor([audio.shape[1]]), text, lengths, **extra)[1])
         for name in ("loss", "loss_hidden", "loss_logits", "loss_mmi"):
-            assert losses[1][name].item() == pytest.approx(losses[0][name].item(), rel=apart, abs=apart), name
+            assert results[1][name].item() == pytest.approx(results[0][name].item(), rel=apart, abs=apart), name
