@@ -203,7 +203,8 @@ def check(command: Command) -> None:
 
 def modules() -> list[str]:
     """Every module with options, the one last whose help takes ESPnet."""
-    names = [f"distill.bin.{path.stem}" for path in ROOT.glob("distill/bin/*.py") if path.stem != "__init__"]
+    files = ROOT.glob("distill/bin/*.py")
+    names = [f"distill.bin.{path.stem}" for path in files if path.stem not in ("__init__", "arguments")]
     return sorted(names, key=lambda name: (name == "distill.bin.train", name))
 
 
