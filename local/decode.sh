@@ -6,8 +6,8 @@ help_message="Usage: local/decode.sh [options] <data-dir> <model-dir> <decode-di
  e.g.: local/decode.sh --chunk-ms \"160 480\" --decoder wfst --lm exp/lm/words.arpa --lexicon data/phones/lexicon.txt \\
            --nj 8 --cmd queue.pl data/test exp/student_stream exp/student_stream
 
-Recognises <data-dir> (several in quotes) with a teacher or a student, or a packed model. A streaming student works chunk
-by chunk, as it would on live audio. What is recognised is in <decode-dir>/decode_480ms/test for data/test and chunks of
+Recognises <data-dir> (several in quotes) with a teacher or a student, or a packed model. A streaming student works
+chunk by chunk, as it would on live audio. What is recognised is in <decode-dir>/decode_480ms/test for data/test and chunks of
 480 ms, decode_full/test without chunks, decode_480ms_wfst/test with the decoder wfst: text in Kaldi's format, and
 hyp.*.jsonl with times and confidences. local/score.sh scores it. Called again it does only what is missing; if the
 model, the data or the options have changed, everything.
@@ -69,7 +69,7 @@ for set in "${data[@]}"; do
         decoded+=("${output}")
         earlier=$(cat "${output}/made_from" 2> /dev/null || true)
         if ${redo} || [ "${earlier}" != "${made_from}" ]; then
-            if [ -n "${earlier}" ]; then log "${output}: the model, the data or the options have changed; done again"; fi
+            if [ -n "${earlier}" ]; then log "${output}: the model, the data or the options changed; done again"; fi
             rm -f "${output}/made_from" # first, as it vouches for the rest
             rm -rf "${output}"
             mkdir -p "${output}"
