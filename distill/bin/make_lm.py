@@ -1,32 +1,26 @@
-"""Estimate a word n-gram on text, as an ARPA file: small, for decoding with --lm.
+"""Estimate a word n-gram on text, as an ARPA file: a small language model for decoding with --lm.
 
     python -m distill.bin.make_lm --text dump/raw/lm_train.txt --order 3 --output exp/lm/words.arpa
 
-Its discounting is interpolated Witten-Bell. Decoding accepts any ARPA file; one from much more text is better.
+Interpolated Witten-Bell. ARPA files of other tools can be used as well; one made from much more text is better.
 """
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 
-from distill.bin.arguments import new_parser
+from distill.decode.lm import estimate_lm
 from distill.errors import cli
 
 
 @cli
 def main(argv: list[str] | None = None) -> None:
-    parser = new_parser(__doc__)
-    parser.add_argument(
-        "--text", type=Path, required=True, help="Kaldi text file: utterance id and words"
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--text", type=Path, required=True, help="Kaldi text file: an utterance id and words a line")
     parser.add_argument("--order", type=int, default=3, help="of the n-gram (default: 3)")
     parser.add_argument("--output", type=Path, required=True, help="the ARPA file")
-    args = parser.parse_args(argv)
-
-    from distill.decode.lm import read_sentences, write_arpa
-
-    count = write_arpa(read_sentences(args.text), args.order, args.output)
-    print(f"{args.output}: {args.order}-gram of {args.text}, {count} n-grams")
+    estimate_lm(**vars(parser.parse_args(argv)))
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from distill.configuration import ChunkConf, frames_of_chunk, read_conf
 from distill.errors import UserError
 from distill.files import atomic_write
 from distill.models.teacher import Teacher
-from distill.targets.extract import batches
+from distill.targets.compute import batches
 from distill.targets.store import save_ark, write_two_columns
 
 WINDOW = 64  # utterances that are sorted by length, so that batches need little padding
