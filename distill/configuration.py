@@ -11,7 +11,7 @@ from distill.errors import UserError
 
 TARGETS = ("posterior", "transcript", "pseudo", "frame_kl", "none")
 HIDDEN_LOSSES = ("mse", "cosine")
-# Milliseconds between two output frames, known without building the network: of a student by its front end, and of
+# Milliseconds between two encoder frames, known without building the network: of a student by its front end, and of
 # every teacher.
 FRAME_MS = {"cnn": 20, "fbank": 40}
 TEACHER_FRAME_MS = 20
@@ -30,10 +30,14 @@ class DistillConf:
     """Weights and targets of the loss.
 
     With a teacher ``loss = (1 - alpha) loss_hidden + alpha (beta loss_mmi + (1 - beta) loss_logits)
-    + weight_ctc loss_ctc``; without one ``loss = loss_mmi (only if target is transcript) + weight_ctc loss_ctc``.
+    + weight_ctc loss_ctc``, where ``loss_logits`` is the squared error of logits from which each frame's mean is taken,
+    as softmax ignores it; without one ``loss = loss_mmi (only if target is transcript) + weight_ctc loss_ctc``.
 
-    ``target_delay_ms`` compares what the student knows that much later with what the teacher knew: a student that
-    cannot hear the future then need not guess, but emits later.
+    ``target_delay_ms`` compares frame t of the teacher with the student's frame that much later: a student that cannot
+    hear the future then need not guess, but emits later. With ``delay_tolerance_ms`` each utterance's logits may be
+    that much later still: of all delays up to it, the one with the smallest ``loss_logits`` counts.
+
+    ``weight_intermediate`` adds CTC on the logits that the middle layer would give (Lee and Watanabe 2021).
 
     ``posterior_top_k`` (target posterior) keeps the teacher's k most probable tokens of every frame and spreads what is
     left evenly over the others: for a large vocabulary, where the teacher's forward-backward in training is dear.
@@ -53,6 +57,8 @@ class DistillConf:
     weight_ctc: float = 0.0
     graph: str | None = None
     target_delay_ms: float = 0.0
+    delay_tolerance_ms: float = 0.0
+    weight_intermediate: float = 0.0
     posterior_top_k: int | None = None
     nbest: int = 1
 
@@ -69,7 +75,7 @@ class DistillConf:
             raise UserError(f"distill_conf.posterior_top_k: {top_k} must be positive, and target posterior")
         if self.nbest < 1 or (self.nbest > 1 and self.target != "pseudo"):
             raise UserError(f"distill_conf.nbest: {self.nbest} must be positive; above 1 it needs target pseudo")
-        for name in ("weight_ctc", "den_scale", "target_delay_ms"):
+        for name in ("weight_ctc", "den_scale", "target_delay_ms", "delay_tolerance_ms", "weight_intermediate"):
             if getattr(self, name) < 0:
                 raise UserError(f"distill_conf.{name}: {getattr(self, name)} must not be negative")
 
@@ -116,14 +122,18 @@ class ChunkConf:
 
 @dataclass(frozen=True)
 class AugmentConf:
-    """Random gain within +-``gain_db`` and noise at a random SNR, each for a share ``prob`` of the utterances."""
+    """Random gain and noise at a random SNR, each for a share ``prob`` of the utterances.
 
-    gain_db: float = 6.0
+    ``gain_db`` is [low, high], or a number for [-gain_db, gain_db]; ``noise_snr_db`` is [low, high] or one value.
+    """
+
+    gain_db: Any = 6.0
     noise_snr_db: Any = (10.0, 40.0)
     prob: float = 0.5
 
     def __post_init__(self) -> None:
         _range("augment_conf.noise_snr_db", self.noise_snr_db)
+        _range("augment_conf.gain_db", self.gain_range)
         if not 0 <= self.prob <= 1:
             raise UserError(f"augment_conf.prob: {self.prob} is not a probability")
 
@@ -131,28 +141,91 @@ class AugmentConf:
     def snr_range(self) -> tuple[float, float]:
         return _range("augment_conf.noise_snr_db", self.noise_snr_db)
 
+    @property
+    def gain_range(self) -> Any:
+        gain = self.gain_db
+        return (-gain, gain) if isinstance(gain, int | float) else gain
 
-def student_frame_ms(network_conf: Mapping[str, Any]) -> tuple[int, int]:
-    """Milliseconds between logit frames and between encoder frames of a student, from its ``network_conf``."""
+
+@dataclass(frozen=True)
+class MaskConf:
+    """Stretches of time and bands of frequency of the features that are hidden in training (Park et al. 2019).
+
+    The features are the log-mel of an fbank front end, and what the CNN puts out of a cnn front end.
+
+    Attributes:
+        time_ms: longest masked stretch; each is drawn from 0 to it, and is at most a fifth of the utterance.
+        times_per_s: masked stretches for each second of an utterance; at least one.
+        bands: masked bands of every utterance.
+        band_share: widest band, as a share of all bins; each is drawn from 0 to it.
+    """
+
+    time_ms: float = 100.0
+    times_per_s: float = 1.0
+    bands: int = 2
+    band_share: float = 0.2
+
+    def __post_init__(self) -> None:
+        for name in ("time_ms", "times_per_s", "bands"):
+            if getattr(self, name) < 0:
+                raise UserError(f"mask_conf.{name}: {getattr(self, name)} must not be negative")
+        if not 0 <= self.band_share <= 1:
+            raise UserError(f"mask_conf.band_share: {self.band_share} is not between 0 and 1")
+
+
+BRANCHES = ("augmented", "full_context")
+
+
+@dataclass(frozen=True)
+class BranchConf:
+    """A second computation of every training batch, and how much the first must agree with it.
+
+    ``kind: augmented`` computes the batch with other augmentation and masks; each of the two is drawn to the other
+    (consistency regularisation of CTC, Yao et al. 2024, CR-CTC). ``kind: full_context`` computes it without chunks; the
+    streaming computation is drawn to it (in-place distillation, Yu et al. 2021, dual-mode ASR). The loss is the mean of
+    both branches' losses plus ``weight`` times the frame-level Kullback-Leibler divergence per frame.
+    ``hidden_in: second`` compares the hidden layers of the second branch alone with the teacher's.
+    """
+
+    kind: str = "full_context"
+    weight: float = 0.2
+    hidden_in: str = "both"
+
+    def __post_init__(self) -> None:
+        if self.kind not in BRANCHES:
+            raise UserError(f"branch_conf.kind: {self.kind!r} is none of {', '.join(BRANCHES)}")
+        if self.weight < 0:
+            raise UserError(f"branch_conf.weight: {self.weight} must not be negative")
+        if self.hidden_in not in ("both", "second"):
+            raise UserError(f"branch_conf.hidden_in: {self.hidden_in!r} is neither both nor second")
+
+
+def encoder_frame_ms_of(network_conf: Mapping[str, Any]) -> int:
+    """Milliseconds between encoder frames of the student that a configuration's ``network_conf`` describes."""
     front_end = network_conf.get("front_end", "cnn")
     if front_end not in FRAME_MS:
         raise UserError(f"network_conf.front_end: {front_end!r} is neither cnn nor fbank")
-    encoder_ms = FRAME_MS[front_end]
-    return encoder_ms // (network_conf.get("logits_per_frame") or encoder_ms // TEACHER_FRAME_MS), encoder_ms
+    return FRAME_MS[front_end]
+
+
+def frame_ms_of(network_conf: Mapping[str, Any]) -> int:
+    """Milliseconds between logit frames of such a student, see :class:`distill.models.student.Student`."""
+    encoder_ms = encoder_frame_ms_of(network_conf)
+    return encoder_ms // (network_conf.get("logits_per_frame") or encoder_ms // TEACHER_FRAME_MS)
 
 
 def frames_of_chunk(chunk_ms: int, frame_ms: int) -> int:
-    """Frames in a chunk of ``chunk_ms``.
+    """Encoder frames in a chunk of ``chunk_ms``.
 
     Raises:
-        UserError: ``chunk_ms`` is not a positive multiple of the network's ``frame_ms``.
+        UserError: ``chunk_ms`` is not a positive multiple of the network's ``encoder_frame_ms``.
     """
     if chunk_ms <= 0 or chunk_ms % frame_ms:
         raise UserError(f"chunk_ms: {chunk_ms} is not a positive multiple of the model's {frame_ms} ms frames")
     return chunk_ms // frame_ms
 
 
-Conf = TypeVar("Conf", DistillConf, ChunkConf, AugmentConf)
+Conf = TypeVar("Conf", DistillConf, ChunkConf, AugmentConf, MaskConf, BranchConf)
 
 
 def read_conf(kind: type[Conf], section: str, values: Mapping[str, Any] | None) -> Conf | None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import yaml
 
 from distill.checkpoints.archive import model_directory
-from distill.configuration import TEACHER_FRAME_MS, student_frame_ms
+from distill.configuration import TEACHER_FRAME_MS, encoder_frame_ms_of, frame_ms_of
 from distill.errors import UserError
 from distill.files import sha256
 
@@ -108,22 +108,33 @@ def load_weights(network: nn.Module, weights: Mapping[str, torch.Tensor], origin
     network.load_state_dict(weights)
 
 
-def load_network(directory: str | Path, device: str | torch.device = "cpu") -> LoadedNetwork:
-    """Load the network of a training, ready for recognition (evaluation mode, no projections of the loss)."""
+def _read_weights(path: Path, prefix: str) -> dict[str, torch.Tensor]:
+    """The tensors of a checkpoint whose names begin with ``prefix``, without it."""
     import torch
     from safetensors.torch import load_file
 
-    config = read_config(directory)
-    path = checkpoint_path(directory)
     try:
         if path.suffix == ".safetensors":
             state = load_file(path)
         else:
             state = torch.load(path, map_location="cpu", weights_only=True)
-        prefix = "network."
-        weights = {key[len(prefix) :]: value for key, value in state.items() if key.startswith(prefix)}
+        return {key[len(prefix) :]: value for key, value in state.items() if key.startswith(prefix)}
     except Exception as error:
         raise UserError(f"{path}: cannot be read as a model ({type(error).__name__}); train it again") from error
+
+
+def load_criterion(directory: str | Path) -> dict[str, torch.Tensor]:
+    """Trained weights of a training's loss, the projections of hidden layers; none if the model was packed."""
+    return _read_weights(checkpoint_path(directory), "criterion.")
+
+
+def load_network(directory: str | Path, device: str | torch.device = "cpu") -> LoadedNetwork:
+    """Load the network of a training, ready for recognition (evaluation mode, no projections of the loss)."""
+    import torch
+
+    config = read_config(directory)
+    path = checkpoint_path(directory)
+    weights = _read_weights(path, "network.")
     token_list = config["token_list"]
     # A configuration from elsewhere might describe a network that fills the memory: first one without any.
     if (layers := number_of_layers(config)) > len(weights):
@@ -167,8 +178,7 @@ def network_shape(directory: str | Path) -> NetworkShape:
     config = read_config(directory)
     conf = config.get("network_conf") or {}
     if config["network"] == "student":
-        return NetworkShape(conf["layers"], conf["width"], *student_frame_ms(conf))
+        return NetworkShape(conf["layers"], conf["width"], frame_ms_of(conf), encoder_frame_ms_of(conf))
     encoder = conf["config"]
-    return NetworkShape(
-        encoder.get("num_hidden_layers", 12), encoder.get("hidden_size", 768), TEACHER_FRAME_MS, TEACHER_FRAME_MS
-    )
+    layers, width = encoder.get("num_hidden_layers", 12), encoder.get("hidden_size", 768)
+    return NetworkShape(layers, width, TEACHER_FRAME_MS, TEACHER_FRAME_MS)

@@ -8,7 +8,7 @@ read the activations in place, and layer norm needs no transposition.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -16,6 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 SAMPLE_RATE = 16000
+# Hides parts of features (B, T, D) whose frames are so many samples apart, in training.
+FeatureMask = Callable[[Tensor, int], Tensor]
 
 
 class _BlockConv(torch.autograd.Function):
@@ -149,17 +151,18 @@ class ConvFrontEnd(nn.Module):
         if freeze:
             self.requires_grad_(False)
 
-    def encode(self, samples: Tensor) -> Tensor:
-        """(B, n) audio, n >= window -> (B, (n - window) // hop + 1, channels)."""
+    def encode(self, samples: Tensor, mask: FeatureMask | None = None) -> Tensor:
+        """(B, n) audio, n >= window -> (B, (n - window) // hop + 1, channels); ``mask`` applies to these features."""
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.freeze):
-            return convolve(samples[..., None], self.conv_layers)
+            features = convolve(samples[..., None], self.conv_layers)
+        return features if mask is None else mask(features, self.hop)
 
-    def forward(self, speech: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, speech: Tensor, lengths: Tensor, mask: FeatureMask | None = None) -> tuple[Tensor, Tensor]:
         """(B, N) audio padded with zeros and (B,) samples -> features (B, T, channels) and (B,) frames, at least 1.
 
         Audio shorter than a window is padded with zeros.
         """
-        return whole_utterance(self, speech, lengths)
+        return whole_utterance(self, speech, lengths, mask)
 
 
 def field_of_view(kernels: Sequence[int], strides: Sequence[int]) -> tuple[int, int]:
@@ -177,7 +180,7 @@ def frame_counts(front_end: Any, samples: Tensor) -> Tensor:
     return torch.div(extra, front_end.hop, rounding_mode="floor") + 1
 
 
-def whole_utterance(front_end: Any, speech: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+def whole_utterance(front_end: Any, speech: Tensor, lengths: Tensor, mask: FeatureMask | None) -> tuple[Tensor, Tensor]:
     """Append the front end's tail, zero-pad to a window, encode, and count frames."""
     missing = max(front_end.tail, front_end.window - speech.shape[1])
-    return front_end.encode(F.pad(speech, (0, missing))), frame_counts(front_end, lengths)
+    return front_end.encode(F.pad(speech, (0, missing)), mask), frame_counts(front_end, lengths)

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from distill.models.cnn import ConvLayer, convolve, field_of_view, whole_utterance
+from distill.models.cnn import ConvLayer, FeatureMask, convolve, field_of_view, whole_utterance
 
 FRAME, SHIFT, FFT = 400, 160, 512  # samples: 25 ms, 10 ms
 LOW_HZ, HIGH_HZ = 20.0, 7600.0
@@ -73,11 +73,12 @@ class FbankFrontEnd(nn.Module):
         """Log-mel features of (B, n) audio, n >= 400: (B, (n - 400) // 160 + 1, bins)."""
         return kaldi_fbank(samples, self.povey, self.filters)
 
-    def encode(self, samples: Tensor) -> Tensor:
-        """(B, n) audio, n >= window -> (B, (n - window) // hop + 1, channels)."""
+    def encode(self, samples: Tensor, mask: FeatureMask | None = None) -> Tensor:
+        """(B, n) audio, n >= window -> (B, (n - window) // hop + 1, channels); ``mask`` applies to the log-mel."""
         # Log energies of speech on the int16 scale lie around 12 +- 5; below 0 is less than the rounding to int16.
-        return convolve((self.features(samples).clamp(min=0) - 12.0) / 5.0, self.conv_layers)
+        log_mel = (self.features(samples).clamp(min=0) - 12.0) / 5.0
+        return convolve(log_mel if mask is None else mask(log_mel, SHIFT), self.conv_layers)
 
-    def forward(self, speech: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, speech: Tensor, lengths: Tensor, mask: FeatureMask | None = None) -> tuple[Tensor, Tensor]:
         """(B, N) audio padded with zeros and (B,) samples -> features (B, T, channels) and (B,) frames, at least 1."""
-        return whole_utterance(self, speech, lengths)
+        return whole_utterance(self, speech, lengths, mask)

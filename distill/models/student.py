@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from distill.errors import UserError
 from distill.models.chunk_mask import chunk_mask, copied_frames
-from distill.models.cnn import SAMPLE_RATE, ConvFrontEnd, frame_counts
+from distill.models.cnn import SAMPLE_RATE, ConvFrontEnd, ConvLayer, FeatureMask, frame_counts
 from distill.models.conformer import BlockCache, ConformerBlock, for_rotation, rotary_tables
 from distill.models.fbank import FbankFrontEnd
 from distill.models.output import NetworkOutput
@@ -20,8 +20,8 @@ from distill.models.output import NetworkOutput
 if TYPE_CHECKING:
     from distill.models.teacher import Teacher
 
-# Of wav2vec 2.0's frames, with which a student's are compared.
-LOGIT_FRAME_MS = 20
+
+LOGIT_FRAME_MS = 20  # of wav2vec 2.0, with whose logits a student's are compared
 
 
 @dataclass
@@ -153,16 +153,17 @@ class Student(nn.Module):
         chunk_frames: int | None = None,
         left_frames: int | None = None,
         lookahead_frames: int = 0,
+        mask: FeatureMask | None = None,
     ) -> NetworkOutput:
         """Whole utterances (B, N) of audio in [-1, 1], padded with zeros, with (B,) samples each.
 
         With ``chunk_frames`` attention sees what a stream in chunks of that length would see (:func:`chunk_mask`),
-        and the logits are those of :meth:`stream`.
+        and the logits are those of :meth:`stream`. ``mask`` hides parts of the front end's features, in training.
         """
-        features, lengths = self.front_end(speech, speech_lengths)
+        features, lengths = self.front_end(speech, speech_lengths, mask)
         x = self._project(features)
         frames = x.shape[1]
-        mask = chunk_mask(lengths, frames, chunk_frames, left_frames, lookahead_frames)
+        visible = chunk_mask(lengths, frames, chunk_frames, left_frames, lookahead_frames)
         tables = self._tables(frames + lookahead_frames + (chunk_frames or 0))
         if chunk_frames is not None and lookahead_frames:
             ahead = copied_frames(frames, chunk_frames, lookahead_frames, x.device).flatten()
@@ -173,7 +174,7 @@ class Student(nn.Module):
             tables = tables[0][:frames], tables[1][:frames]
         hidden = []
         for block in self.blocks:
-            x = block(x, mask, tables, frames, chunk_frames)
+            x = block(x, visible, tables, frames, chunk_frames)
             hidden.append(x[:, :frames])
         return NetworkOutput(self.logits(x[:, :frames]), lengths * self.logits_per_frame, hidden, lengths)
 
@@ -194,7 +195,8 @@ class Student(nn.Module):
 
         Chunk c is encoder frames [c C, (c + 1) C). It is complete ``lookahead_frames`` and then
         :attr:`lookahead_samples` after its last frame's end. ``final`` ends the streams: what is left comes out as a
-        shorter chunk. ``state`` is changed in place and must not be used after ``final``.
+        shorter chunk.
+        ``state`` is changed in place and must not be used after ``final``.
         """
         state.samples = torch.cat((state.samples, samples.to(state.samples)), 1)
         pieces = []
@@ -250,10 +252,15 @@ class Student(nn.Module):
         return self.logits(x[:, :frames])
 
     @torch.no_grad()
-    def init_from_teacher(self, teacher: Teacher) -> list[str]:
+    def init_from_teacher(self, teacher: Teacher, level: float | None = None) -> list[str]:
         """Copy the CNN, the norm after it, and the prediction layer from a :class:`Teacher` where shapes allow.
 
-        Each is copied whole or not at all. Returns a line for each that says what was done and why.
+        Each is copied whole or not at all; the prediction layer is repeated for each of a frame's logit frames. A
+        teacher that brings every utterance to unit variance needs ``level``, the root mean square of typical audio: the
+        copied CNN then expects audio of this level, as its first convolution is divided by it.
+
+        Returns:
+            a line for each part that says what was done and why.
         """
         projection = teacher.encoder.feature_projection
         parts: dict[str, tuple[nn.Module, nn.Module]] = {
@@ -265,30 +272,37 @@ class Student(nn.Module):
         }
         report = []
         cnn_copied = False
-        for name, (mine, theirs) in parts.items():
-            obstacle = mismatch(mine.state_dict(), theirs.state_dict())
+        for name, (part, source) in parts.items():
+            weights = source.state_dict()
+            if source is teacher.output:
+                weights = {key: torch.cat([value] * self.logits_per_frame) for key, value in weights.items()}
+            obstacle = mismatch(part.state_dict(), weights)
             if name.startswith("feature") and not cnn_copied:
                 obstacle = "it belongs to the CNN"
             if obstacle is None:
-                mine.load_state_dict(theirs.state_dict())
+                part.load_state_dict(weights)
                 cnn_copied |= name == "CNN"
-                count = sum(p.numel() for p in mine.parameters())
+                count = sum(p.numel() for p in part.parameters())
                 report.append(f"{name}: copied ({count} parameters)")
             else:
                 report.append(f"{name}: not copied, {obstacle}")
         if cnn_copied and teacher.normalize:
-            report.append("CNN: the teacher normalises each utterance's audio, which a stream cannot; scale may differ")
+            if level is None:
+                raise ValueError("the teacher normalises each utterance's audio: give the level of the student's")
+            first = cast(ConvLayer, cast(ConvFrontEnd, self.front_end).conv_layers[0])
+            first.conv.weight.div_(level)
+            report.append(f"CNN: made for audio of level {level:.3g}, as the teacher normalises each utterance's")
         return report
 
 
-def mismatch(mine: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> str | None:
-    """The first reason why weights do not fit, None if they do."""
-    for key in mine:
-        if key not in theirs:
+def mismatch(student: Mapping[str, Tensor], teacher: Mapping[str, Tensor]) -> str | None:
+    """The first reason why the teacher's weights do not fit the student, None if they do."""
+    for key in student:
+        if key not in teacher:
             return f"the teacher has no {key}"
-        if mine[key].shape != theirs[key].shape:
-            return f"{key} is {tuple(theirs[key].shape)} in the teacher and {tuple(mine[key].shape)} here"
-    for key in theirs:
-        if key not in mine:
+        if student[key].shape != teacher[key].shape:
+            return f"{key} is {tuple(teacher[key].shape)} in the teacher and {tuple(student[key].shape)} here"
+    for key in teacher:
+        if key not in student:
             return f"the student has no {key}"
     return None

@@ -54,7 +54,7 @@ def wanted_by(config_path: Path, teacher_layers: int) -> Wanted:
     """What a student's training configuration asks for."""
     import yaml
 
-    from distill.configuration import DistillConf, layer_map, read_conf, student_frame_ms
+    from distill.configuration import DistillConf, encoder_frame_ms_of, layer_map, read_conf
 
     if not config_path.is_file():
         raise UserError(f"{config_path}: not found; give the student's training configuration")
@@ -64,7 +64,7 @@ def wanted_by(config_path: Path, teacher_layers: int) -> Wanted:
     if conf is None or network_conf.get("layers") is None:
         raise UserError(f"{config_path}: network_conf.layers is missing; it says which layers to store")
     layers = sorted(set(conf.layer_map or layer_map(network_conf["layers"], teacher_layers))) if conf.alpha < 1 else []
-    return Wanted(layers, student_frame_ms(network_conf)[1], conf.posterior_top_k, conf.nbest)
+    return Wanted(layers, encoder_frame_ms_of(network_conf), conf.posterior_top_k, conf.nbest)
 
 
 def wanted(layers: str, student_configs: Sequence[Path], teacher_layers: int, teacher_ms: int) -> Wanted:

@@ -1,11 +1,11 @@
-"""On-the-fly augmentation of audio: random gain, and white or pink noise at a random signal-to-noise ratio."""
+"""On-the-fly augmentation: gain and noise on audio, and masks over features."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from distill.configuration import AugmentConf
+from distill.configuration import AugmentConf, MaskConf
 from distill.training.losses import frame_mask
 
 
@@ -29,9 +29,10 @@ def augment(speech: Tensor, lengths: Tensor, conf: AugmentConf) -> Tensor:
     """
     inside = frame_mask(lengths, speech.shape[1])
     count = lengths.clamp(min=1)[:, None]
-    if conf.gain_db:
+    low, high = conf.gain_range
+    if low or high:
         chosen = _uniform(0, 1, speech) < conf.prob
-        gain = 10 ** (_uniform(-conf.gain_db, conf.gain_db, speech) / 20)
+        gain = 10 ** (_uniform(low, high, speech) / 20)
         speech = speech * torch.where(chosen, gain, torch.ones_like(gain))
     noisy = (_uniform(0, 1, speech) < conf.prob)[:, 0].nonzero()[:, 0]
     if len(noisy):
@@ -47,3 +48,30 @@ def augment(speech: Tensor, lengths: Tensor, conf: AugmentConf) -> Tensor:
         snr = 10 ** (_uniform(*conf.snr_range, clean) / 10)
         speech = speech.index_copy(0, noisy, clean + noise * (power / noise_power / snr).sqrt())
     return speech
+
+
+def mask_features(features: Tensor, lengths: Tensor, frame_ms: float, conf: MaskConf) -> Tensor:
+    """(B, T, D) features with (B,) frames -> the same with stretches of time and bands of bins set to 0.
+
+    Drawn for every utterance anew; ``frame_ms`` is milliseconds between frames. What is beyond an utterance's length
+    may be masked or not.
+    """
+    batch, frames, bins = features.shape
+    device = features.device
+    lengths = lengths.to(device, torch.float32)
+    hidden = torch.zeros(batch, frames, dtype=torch.bool, device=device)
+    counts = (lengths * (conf.times_per_s * frame_ms / 1000)).round().clamp(min=1) if conf.times_per_s else lengths * 0
+    longest = torch.minimum(lengths / 5, lengths.new_tensor(conf.time_ms / frame_ms)).floor()
+    time = torch.arange(frames, device=device)
+    for number in range(int(counts.max())):
+        width = (torch.rand(batch, device=device) * (longest + 1)).floor().clamp(max=frames)
+        width = torch.where(counts > number, width, torch.zeros_like(width))
+        start = (torch.rand(batch, device=device) * (lengths - width + 1)).floor()
+        hidden |= (time >= start[:, None]) & (time < (start + width)[:, None])
+    hidden_bins = torch.zeros(batch, bins, dtype=torch.bool, device=device)
+    bin_numbers = torch.arange(bins, device=device)
+    for _ in range(conf.bands):
+        width = (torch.rand(batch, device=device) * (conf.band_share * bins + 1)).floor()
+        start = (torch.rand(batch, device=device) * (bins - width + 1)).floor()
+        hidden_bins |= (bin_numbers >= start[:, None]) & (bin_numbers < (start + width)[:, None])
+    return features.masked_fill(hidden[:, :, None] | hidden_bins[:, None, :], 0.0)

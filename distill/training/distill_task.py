@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import argparse
 import logging
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
+import numpy as np
 import torch
 from espnet2.tasks.abs_task import IteratorOptions
 from espnet2.tasks.asr import ASRTask, preprocessor_choices
@@ -15,11 +16,13 @@ from espnet2.train.dataset import AbsDataset
 from espnet2.utils.nested_dict_action import NestedDictAction
 from espnet2.utils.types import str_or_none
 
-from distill.checkpoints.load import build_network, load_network, load_weights
+from distill.audio import read_audio, read_wav_scp
+from distill.checkpoints.load import build_network, load_criterion, load_network, load_weights
 from distill.checkpoints.resume import usable_checkpoint
-from distill.configuration import AugmentConf, ChunkConf, DistillConf, read_conf
+from distill.configuration import AugmentConf, BranchConf, ChunkConf, DistillConf, MaskConf, read_conf
 from distill.errors import UserError
 from distill.models.student import Student
+from distill.models.teacher import Teacher
 from distill.targets.store import check_manifest, hidden_stream, read_manifest, read_targets
 from distill.training.distill_model import DistillModel
 
@@ -55,13 +58,17 @@ class DistillTask(ASRTask):
             help="read the teacher's outputs from teacher_* data streams, or compute them in the trainer",
         )
         group.add_argument(
-            "--init", type=str_or_none, default=None, help="directory of a training to take all of the network from"
+            "--init", type=str_or_none, default=None, help="directory of a training to take weights from"
         )
         group.add_argument(
             "--distill_conf", action=NestedDictAction, default={}, help="weights and targets of the loss"
         )
         group.add_argument("--chunk_conf", action=NestedDictAction, default=None, help="attention chunks of a student")
         group.add_argument("--augment_conf", action=NestedDictAction, default=None, help="gain and noise in training")
+        group.add_argument("--mask_conf", action=NestedDictAction, default=None, help="masks of features in training")
+        group.add_argument(
+            "--branch_conf", action=NestedDictAction, default=None, help="a second computation of every batch"
+        )
         group.add_argument(
             "--model_conf",
             action=NestedDictAction,
@@ -114,6 +121,8 @@ class DistillTask(ASRTask):
             second_teacher=args.second_teacher,
             chunk=chunk,
             augmentation=read_conf(AugmentConf, "augment_conf", args.augment_conf),
+            masking=read_conf(MaskConf, "mask_conf", args.mask_conf),
+            branch=read_conf(BranchConf, "branch_conf", args.branch_conf),
         )
 
     @classmethod
@@ -128,28 +137,38 @@ class DistillTask(ASRTask):
 
     @classmethod
     def initialise(cls, args: argparse.Namespace, model: DistillModel) -> None:
-        """Take all weights from ``--init``, or what fits (CNN, prediction layer) from the teacher, and log which."""
-        if args.init is not None:
-            source = load_network(args.init)
-            if source.token_list != args.token_list:
-                raise UserError(f"{args.init}: its token list is not this training's; use the same tokens")
-            weights = source.network.state_dict()
-            load_weights(model.network, weights, args.init)
-            logging.info(f"Initialised all {len(weights)} tensors of the network from {args.init}")
-        elif args.teacher is not None and isinstance(model.network, Student):
-            teacher = load_network(args.teacher).network
-            if isinstance(teacher, Student):
-                logging.info(f"{args.teacher} is a student: none of its weights are copied without --init")
-                return
-            report = model.network.init_from_teacher(teacher)
+        """Initial weights, and a log of where they are from.
+
+        ``--init`` is a network of the same kind and sizes: all of its weights are taken, and the trained projections of
+        hidden layers where they fit. Without it, or where ``--init`` is a wav2vec 2.0 teacher and the network a
+        student, what fits is taken from the teacher: CNN and prediction layer.
+        """
+        if args.init is None and (args.teacher is None or not isinstance(model.network, Student)):
+            return
+        origin = args.init or args.teacher
+        source = load_network(origin)
+        if source.token_list != args.token_list:
+            raise UserError(f"{origin}: its token list is not this training's; use the same tokens")
+        if isinstance(model.network, Student) and isinstance(source.network, Teacher):
+            level = audio_level(args) if source.network.normalize else None
+            report = model.network.init_from_teacher(source.network, level)
             frozen = not any(parameter.requires_grad for parameter in model.network.front_end.parameters())
             if frozen and "not copied" in report[0]:
                 raise UserError(
-                    f"network_conf.front_end_conf.freeze: nothing to freeze, the {report[0]} ({args.teacher}); take "
+                    f"network_conf.front_end_conf.freeze: nothing to freeze, the {report[0]} ({origin}); take "
                     "freeze: false, or a student with a front end of its own, such as conf/students/s5.yaml"
                 )
             for line in report:
-                logging.info(f"Initialised from {args.teacher}: {line}")
+                logging.info(f"Initialised from {origin}: {line}")
+        elif args.init is None:
+            logging.info(f"{origin} is a student: none of its weights are copied without --init")
+        else:
+            weights = source.network.state_dict()
+            load_weights(model.network, weights, origin)
+            logging.info(f"Initialised all {len(weights)} tensors of the network from {origin}")
+            kept = take_fitting(model.criterion, load_criterion(origin))
+            if kept:
+                logging.info(f"Initialised {kept} tensors of the projections of hidden layers from {origin}")
 
     @classmethod
     def build_dataset(
@@ -182,6 +201,22 @@ def stored_hidden_ms(args: argparse.Namespace) -> int | None:
                 raise UserError(f"{Path(path).parent}/manifest.json: has no hidden_ms; extract targets again (stage 8)")
             return hidden_ms
     raise UserError("--teacher_targets stored: no teacher_* data stream given; extract targets (stage 8)")
+
+
+def audio_level(args: argparse.Namespace, most: int = 100) -> float:
+    """Root mean square of the training audio, the geometric mean over ``most`` utterances spread over the corpus."""
+    path = next(path for path, name, _ in args.train_data_path_and_name_and_type if name == "speech")
+    files = list(read_wav_scp(Path(path)).values())
+    levels = [float(np.square(read_audio(file)).mean()) for file in files[:: max(1, len(files) // most)]]
+    return float(np.exp(np.mean(np.log(np.maximum(levels, 1e-10))) / 2))
+
+
+def take_fitting(module: torch.nn.Module, weights: Mapping[str, torch.Tensor]) -> int:
+    """Copy the tensors that a module has under the same name and in the same shape; their number."""
+    state = module.state_dict()
+    fitting = {name: w for name, w in weights.items() if name in state and state[name].shape == w.shape}
+    module.load_state_dict(state | fitting)
+    return len(fitting)
 
 
 def check_keys(path: str | Path, name: str, keys: Collection[str]) -> None:

@@ -28,6 +28,11 @@ def masked_mse(student: Tensor, target: Tensor, lengths: Tensor) -> Tensor:
     return difference.square().mean(-1).sum(1) / lengths.clamp(min=1)
 
 
+def centred_mse(student: Tensor, target: Tensor, lengths: Tensor) -> Tensor:
+    """:func:`masked_mse` of logits from which each frame's mean over V is taken, as softmax ignores it."""
+    return masked_mse(student - student.mean(-1, keepdim=True), target - target.mean(-1, keepdim=True), lengths)
+
+
 def masked_cosine(student: Tensor, target: Tensor, lengths: Tensor) -> Tensor:
     """Mean cosine distance of the frames within length, shapes as in :func:`masked_mse`.
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
-from distill.checkpoints.load import load_network, network_shape
+from distill.checkpoints.load import load_network, network_shape, read_config
 from distill.configuration import DistillConf, layer_map
 from distill.errors import UserError
 from distill.lfmmi.loss import top_occupancies
@@ -116,12 +116,13 @@ class TeacherSource:
         stored_hidden_ms: milliseconds between frames of the hidden layers that come with the batch
             (``teacher_hidden_02``, beside ``teacher_logits``); None: the outputs are computed here.
         student: the network that is compared with it.
-        conf: its ``layer_map`` is this teacher's.
+        conf: its ``layer_map`` names layers of a wav2vec 2.0 teacher; with a student as teacher it is not used.
         token_list: tokens by id, which must be the teacher's as well.
 
     Attributes:
         layer_map: teacher layer of each student layer, both counted from 1; empty if hidden layers are not compared.
         width: of the teacher's layers.
+        is_student: whether the teacher is itself a student.
     """
 
     def __init__(
@@ -137,6 +138,7 @@ class TeacherSource:
         self.top_stored = self.stored and conf.posterior_top_k is not None
         self.nbest_stored = self.stored and conf.nbest > 1
         self._loaded: list[Student | Teacher] = []
+        self.is_student = read_config(directory)["network"] == "student"
         shape = network_shape(directory)
         self.width = shape.width
         hidden_ms = stored_hidden_ms or shape.encoder_frame_ms
@@ -148,11 +150,14 @@ class TeacherSource:
         self.layer_map: list[int] = []
         if conf.alpha < 1:
             assert isinstance(student, Student), "only a student has a teacher"
-            self.layer_map = self._read_layer_map(conf, len(student.blocks), shape.layers)
+            self.layer_map = self._read_layer_map(conf, self.is_student, len(student.blocks), shape.layers)
 
     @staticmethod
-    def _read_layer_map(conf: DistillConf, student_layers: int, teacher_layers: int) -> list[int]:
-        if conf.layer_map is None:
+    def _read_layer_map(
+        conf: DistillConf, teacher_is_student: bool, student_layers: int, teacher_layers: int
+    ) -> list[int]:
+        """The configured layers hold for a wav2vec 2.0 teacher; a student that teaches is compared layer by layer."""
+        if conf.layer_map is None or teacher_is_student:
             return layer_map(student_layers, teacher_layers)
         given = list(conf.layer_map)
         if len(given) != student_layers or not all(1 <= layer <= teacher_layers for layer in given):

@@ -125,9 +125,36 @@ def test_reports_what_does_not_fit():
     assert "not copied" in student("fbank").init_from_teacher(teacher())[0]
 
 
-def test_says_that_a_stream_cannot_normalise():
-    source = Teacher(VOCAB, TEACHER, normalize=True)
-    assert "normalises" in student().init_from_teacher(source)[-1]
+@torch.no_grad()
+def test_a_cnn_copied_from_a_teacher_that_normalises_expects_audio_of_the_level_given():
+    source = Teacher(VOCAB, TEACHER, normalize=True).eval()
+    for layer in source.encoder.feature_extractor.conv_layers:
+        layer.conv.bias.normal_()  # without a bias the layer norm would hide the level
+    quiet, lengths = 0.05 * speech(8000)[None], torch.tensor([8000])
+    level = float(quiet.square().mean().sqrt())
+    target = student()
+    assert f"level {level:.3g}" in target.init_from_teacher(source, level)[-1]
+    expected = source._features((quiet - quiet.mean()) / quiet.std())
+    torch.testing.assert_close(target.front_end(quiet, lengths)[0], expected, atol=1e-2, rtol=1e-2)
+    target.init_from_teacher(source, 1.0)
+    assert (target.front_end(quiet, lengths)[0] - expected).abs().max() > 0.1
+    with pytest.raises(ValueError, match="level"):
+        target.init_from_teacher(source)
+
+
+@torch.no_grad()
+def test_a_mask_applies_to_the_log_mel_and_to_what_the_cnn_puts_out():
+    for front_end, hop, bins in (("fbank", 160, 80), ("cnn", 320, 16)):
+        seen = []
+
+        def mask(features, frame_samples, seen=seen):
+            seen.append((features.shape[2], frame_samples))
+            return torch.zeros_like(features)
+
+        network = student(front_end)
+        first, second = (network(speech(8000, seed)[None], torch.tensor([8000]), mask=mask).logits for seed in (0, 1))
+        assert seen == [(bins, hop)] * 2
+        torch.testing.assert_close(first, second)
 
 
 @torch.no_grad()

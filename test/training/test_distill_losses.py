@@ -4,11 +4,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from distill.configuration import AugmentConf, ChunkConf, DistillConf, layer_map, read_conf
+from distill.configuration import AugmentConf, BranchConf, ChunkConf, DistillConf, MaskConf, layer_map, read_conf
 from distill.errors import UserError
 from distill.targets.frames import average_frames
 from distill.training import losses
-from distill.training.augment import augment, pink
+from distill.training.augment import augment, mask_features, pink
 
 
 def test_masked_mse_matches_numpy_and_ignores_padding():
@@ -141,11 +141,45 @@ def test_gain_is_bounded_and_silence_stays_silent():
     assert torch.equal(gains[:, 1], torch.zeros(50, 100))
 
 
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 10**6))
+def test_masks_are_as_long_as_asked_for_and_within_the_utterance(seed):
+    torch.manual_seed(seed)
+    lengths = torch.tensor([400, 100, 3])
+    conf = MaskConf(time_ms=200, times_per_s=1.0, bands=2, band_share=0.1)
+    masked = mask_features(torch.ones(3, 400, 50), lengths, 10, conf) == 0
+    bands = masked.all(1)  # (B, D): hidden in every frame
+    assert (bands.sum(1) <= 2 * 5).all()
+    stretches = masked.all(2)
+    assert (stretches.sum(1) <= torch.tensor([4 * 20, 20, 0])).all()
+    assert not stretches[1, 100:].any()
+    assert torch.equal(masked, bands[:, None, :] | stretches[:, :, None])
+
+
+def test_masks_are_drawn_for_every_utterance_and_can_be_left_out():
+    torch.manual_seed(0)
+    features, lengths = torch.ones(8, 200, 80), torch.full((8,), 200)
+    masked = mask_features(features, lengths, 10, MaskConf()) == 0
+    assert masked.any((1, 2)).all() and len({tuple(row.flatten().tolist()) for row in masked}) == 8
+    assert torch.equal(mask_features(features, lengths, 10, MaskConf(times_per_s=0, bands=0)), features)
+
+
 def test_unknown_and_impossible_settings_are_refused():
     with pytest.raises(UserError, match="alfa"):
         read_conf(DistillConf, "distill_conf", {"alfa": 0.5})
     with pytest.raises(UserError, match="target"):
         read_conf(DistillConf, "distill_conf", {"target": "teacher"})
+    for kind, section, values in (
+        (MaskConf, "mask_conf", {"band_share": 1.5}),
+        (MaskConf, "mask_conf", {"time_ms": -1}),
+        (BranchConf, "branch_conf", {"kind": "third"}),
+        (BranchConf, "branch_conf", {"weight": -1}),
+        (BranchConf, "branch_conf", {"hidden_in": "first"}),
+        (AugmentConf, "augment_conf", {"gain_db": [6, -6]}),
+        (DistillConf, "distill_conf", {"weight_intermediate": -0.1}),
+    ):
+        with pytest.raises(UserError, match=f"{section}.{next(iter(values))}"):
+            read_conf(kind, section, values)
     with pytest.raises(UserError, match="no multiple"):
         ChunkConf(chunk_ms=[170, 190]).range_in_frames(40)
     assert ChunkConf(chunk_ms=[160, 960]).range_in_frames(40) == (4, 24)

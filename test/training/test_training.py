@@ -15,9 +15,11 @@ import yaml
 from tiny_training import STUDENT, TEACHER, TOKENS, changed, speech_of
 
 from distill.checkpoints.load import checkpoint_path, load_network, network_shape
-from distill.configuration import DistillConf
+from distill.configuration import AugmentConf, BranchConf, ChunkConf, DistillConf, MaskConf
 from distill.errors import UserError
+from distill.models.output import NetworkOutput
 from distill.targets import store
+from distill.training import losses
 from distill.training.distill_model import DistillModel
 from distill.training.losses import normalise_frames
 from distill.training.teacher_targets import TeacherTargets
@@ -135,7 +137,8 @@ def test_loss_terms_match_numpy(world, teacher, online):
             target = (target - target.mean(1, keepdims=True)) / np.sqrt(target.var(1, keepdims=True) + 1e-5)
             terms.append(((s.hidden[i][0].numpy() @ weight.T + bias - target) ** 2).mean())
         hidden.append(np.mean(terms))
-        logits.append(((s.logits - t.logits)[0].numpy() ** 2).mean())
+        difference = (s.logits - t.logits)[0].numpy()
+        logits.append(((difference - difference.mean(1, keepdims=True)) ** 2).mean())
     stats = reporter(online)[2]["valid"]
     assert stats["loss_hidden"] == pytest.approx(np.mean(hidden), rel=1e-3)
     assert stats["loss_logits"] == pytest.approx(np.mean(logits), rel=1e-3)
@@ -195,6 +198,132 @@ def test_delayed_targets_ask_for_what_the_teacher_knew_before(world, teacher, on
     criterion.frame_delay = criterion.hidden_delay = 0
     _, stats = criterion(said, targets, *text, [])
     assert set(stats) == {"loss_hidden", "loss_logits", "loss_mmi"} and min(stats.values()) > 1e-4
+
+
+def criterion_of(world, online, **conf):
+    """The loss, and output and targets of a student that is its own teacher."""
+    conf = DistillConf(**{"alpha": 1.0, "beta": 0.5, "target": "none", "graph": str(world.root / "den.npz"), **conf})
+    student = load_network(online).network
+    model = DistillModel(student, TOKENS, conf, teacher=str(online))
+    output = student(*speech(world))
+    targets = TeacherTargets({}, output.hidden_lengths, output.logits, output.lengths)
+    text = torch.full((len(output.lengths), 2), 2), torch.full((len(output.lengths),), 2)
+    return model.criterion, output, targets, text
+
+
+def test_a_tolerated_delay_costs_nothing_and_a_longer_one_does(world, online):
+    for tolerance, late, free in ((0, 0, True), (0, 2, False), (60, 2, True), (60, 3, True), (20, 2, False)):
+        criterion, output, targets, text = criterion_of(world, online, delay_tolerance_ms=tolerance)
+        output = output._replace(logits=output.logits.roll(late, 1))
+        _, stats = criterion(output, [targets], *text, [])
+        assert (stats["loss_logits"].item() < 1e-8) == free
+
+
+def test_a_constant_added_to_the_logits_of_a_frame_costs_nothing(world, online):
+    criterion, output, targets, text = criterion_of(world, online)
+    shifted = output._replace(logits=output.logits + torch.randn(*output.logits.shape[:2], 1))
+    assert criterion(shifted, [targets], *text, [])[1]["loss_logits"].item() < 1e-8
+
+
+def test_intermediate_ctc_is_that_of_the_middle_layers_logits(world, online):
+    criterion, output, targets, text = criterion_of(world, online, weight_intermediate=0.3)
+    loss, stats = criterion(output, [targets], *text, [])
+    middle = output._replace(logits=load_network(online).network.output(output.hidden[0]))
+    expected = losses.ctc(middle.logits, output.lengths, *text).mean()
+    assert stats["loss_intermediate"].item() == pytest.approx(expected.item())
+    assert loss.item() == pytest.approx(0.5 * stats["loss_logits"].item() + 0.3 * expected.item())
+
+
+@pytest.mark.parametrize("kind", ["augmented", "full_context"])
+@pytest.mark.parametrize("hidden_in", ["both", "second"])
+def test_a_second_branch_agrees_and_learns(world, teacher, online, kind, hidden_in):
+    """Both branches have gradients; a full-context branch is not drawn to the streaming one."""
+    conf = DistillConf(**STUDENT["distill_conf"], graph=str(world.root / "den.npz"))
+    student = load_network(online).network.train()
+    model = DistillModel(
+        student,
+        TOKENS,
+        conf,
+        teacher=str(teacher),
+        chunk=ChunkConf(chunk_ms=80),
+        augmentation=AugmentConf(prob=1.0),
+        masking=MaskConf(),
+        branch=BranchConf(kind, 0.7, hidden_in),
+    ).train()
+    calls = []
+    compute, network = model.criterion.forward, student.forward
+
+    def chunked(*arguments, **options):
+        calls.append(options.get("chunk_frames"))
+        return network(*arguments, **options)
+
+    parts = []
+
+    def recorded(*arguments, hidden=True):
+        result = compute(*arguments, hidden=hidden)
+        parts.append((hidden, result))
+        return result
+
+    student.forward, model.criterion.forward = chunked, recorded
+    text = torch.full((4, 2), 2), torch.full((4,), 2)
+    loss, stats, _ = model(*speech(world), *text)
+    assert calls == [4, 4 if kind == "augmented" else None]
+    assert [hidden for hidden, _ in parts] == [hidden_in == "both", True]
+    assert stats["loss_branches"] > 0
+    mean = (parts[0][1][0] + parts[1][1][0]) / 2
+    assert loss.item() == pytest.approx((mean + 0.7 * stats["loss_branches"]).item(), rel=1e-5)
+    assert "loss_hidden" in stats
+    model.eval()
+    calls.clear()
+    assert "loss_branches" not in model(*speech(world), *text)[1] and len(calls) == 1
+    one, other = (torch.randn(2, 5, 6, requires_grad=True) for _ in range(2))
+    lengths = torch.tensor([5, 3])
+    first, second = (NetworkOutput(logits, lengths, [], lengths) for logits in (one, other))
+    model._disagreement(first, second).backward()
+    assert one.grad is not None and (other.grad is not None) == (kind == "augmented")
+
+
+def test_stage_2_keeps_the_trained_projections_of_stage_1(world, teacher, online):
+    still = changed(STUDENT, optim_conf={"lr": 0.0})
+    path = world.train("kept_projections", still, "--init", str(online), "--teacher", str(teacher), "--max_epoch", "1")
+    before = torch.load(checkpoint_path(online), weights_only=True)
+    after = torch.load(path / "latest.pth", weights_only=True)
+    names = [name for name in before if name.startswith("criterion.projections.")]
+    assert len(names) == 4
+    for name in names:
+        torch.testing.assert_close(after[name], before[name])
+
+
+def test_a_layer_map_is_for_the_teacher_and_not_for_a_student_that_teaches_too(world, teacher, online):
+    conf = DistillConf(alpha=0.5, layer_map=[3, 4], target="none")
+    model = DistillModel(load_network(online).network, TOKENS, conf, teacher=str(teacher), second_teacher=str(online))
+    assert [source.layer_map for source in model.teachers] == [[3, 4], [1, 2]]
+    identity = model.criterion.projections[2]  # of the student's own layers, which are its own to begin with
+    assert torch.equal(identity.weight, torch.eye(16)) and not identity.bias.any()
+
+
+def test_a_student_without_a_teacher_may_begin_with_its_cnn(world, teacher):
+    config = changed(STUDENT, distill_conf={"target": "transcript"}, optim_conf={"lr": 0.0})
+    path = world.train("student_with_a_cnn", config, "--init", str(teacher), "--max_epoch", "1")
+    student, source = load_network(path).network, load_network(teacher).network
+    for name, value in source.encoder.feature_extractor.state_dict().items():
+        torch.testing.assert_close(student.front_end.state_dict()[name], value)
+    assert "loss_logits" not in reporter(path)[1]["valid"]
+
+
+def test_teachers_get_the_clean_audio(world, teacher, online):
+    conf = DistillConf(alpha=1.0, target="none", graph=None)
+    loud = AugmentConf(gain_db=[20, 20], prob=1.0)
+    model = DistillModel(load_network(online).network, TOKENS, conf, teacher=str(teacher), augmentation=loud).train()
+    heard = {}
+    source = model.teachers[0]
+    source.targets = lambda x, *rest, compute=source.targets: (heard.update(teacher=x), compute(x, *rest))[1]
+    network = model.network.forward
+    model.network.forward = lambda x, *rest, **options: (heard.update(student=x), network(x, *rest, **options))[1]
+    padded, lengths = speech(world)
+    model(padded, lengths, torch.full((4, 1), 2), torch.ones(4, dtype=torch.long))
+    assert torch.equal(heard["teacher"], padded)
+    assert (heard["student"].square().mean() / padded.square().mean()).item() > 50
 
 
 def test_two_teachers_count_alike(world, teacher, stored, online):
@@ -457,9 +586,9 @@ def test_first_loss_with_stored_targets_is_that_of_an_online_one(
         batch = {f"teacher_{name}": torch.from_numpy(x[utterance].copy())[None] for name, x in streams.items()}
         batch |= {f"{name}_lengths": torch.tensor([x.shape[1]]) for name, x in batch.items()}
         text, lengths = torch.tensor([[2]]), torch.tensor([1])
-        losses = []
+        results = []
         for model, extra in ((online, {}), (stored, batch)):
             with torch.no_grad():
-                losses.append(model(audio, torch.tensor([audio.shape[1]]), text, lengths, **extra)[1])
+                results.append(model(audio, torch.tensor([audio.shape[1]]), text, lengths, **extra)[1])
         for name in ("loss", "loss_hidden", "loss_logits", "loss_mmi"):
-            assert losses[1][name].item() == pytest.approx(losses[0][name].item(), rel=apart, abs=apart), name
+            assert results[1][name].item() == pytest.approx(results[0][name].item(), rel=apart, abs=apart), name
