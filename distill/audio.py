@@ -1,31 +1,36 @@
-"""Read audio files, and refuse those that would give wrong results."""
+"""Read audio files, and refuse those that would give wrong results, in one line."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
-import soundfile
 
 from distill.errors import UserError
 from distill.files import text_lines
 
-BLOCK = 1 << 20  # frames
+SAMPLE_RATE = 16000  # Hz, of everything that a model reads
+BLOCK = 1 << 20  # samples per channel that are read at a time
 _ARK = re.compile(r"(.+\.ark):(\d+)$")
-# What programs that write WAV to a pipe put where the length belongs.
+# Lengths in the header of a WAV file written to a pipe, where the real length was not known yet.
 _UNKNOWN_SIZES = range(0x7FFFF000, 0x100000000)
 
 
-def read_audio(path: str | Path, sample_rate: int = 16000) -> np.ndarray:
+def read_audio(path: str | Path, sample_rate: int = SAMPLE_RATE) -> np.ndarray:
     """Samples of a one-channel audio file as float32 in [-1, 1], shape (N,), N >= 1.
 
-    ``path`` is a file that libsndfile reads (WAV, FLAC, ...) or ``FILE.ark:OFFSET`` as in a Kaldi wav.scp. Digital
-    silence and clipped audio are taken as they are.
+    Digital silence and clipped audio are accepted.
+
+    Args:
+        path: a file that libsndfile reads (WAV, FLAC, ...), or ``FILE.ark:OFFSET`` as in a Kaldi wav.scp.
+        sample_rate: expected sampling rate in Hz.
 
     Raises:
-        UserError: the file is missing, cut off, not audio, of another rate, of several channels, empty, or holds
-            numbers that are not finite.
+        UserError: the file is missing, truncated, no audio, empty, of another sampling rate, has several channels, or
+            has samples that are not finite.
     """
     ark = _ARK.match(str(path))
     file = Path(ark.group(1)) if ark else Path(path)
@@ -50,6 +55,23 @@ def read_audio(path: str | Path, sample_rate: int = 16000) -> np.ndarray:
     return samples
 
 
+def from_pcm(data: bytes) -> np.ndarray:
+    """Samples (n,) in [-1, 1) of 16-bit little-endian audio of 2 n bytes."""
+    return np.frombuffer(data, dtype="<i2").astype(np.float32) / 32768
+
+
+def raw_pieces(stream: BinaryIO, samples: int) -> Iterator[bytes]:
+    """Raw 16-bit audio from a stream such as stdin while it arrives, in pieces of ``samples`` samples.
+
+    Raises:
+        UserError: the stream ends within a sample.
+    """
+    while data := stream.read(2 * samples):
+        if len(data) % 2:
+            raise UserError("-: the last sample on stdin has one byte; expected raw 16-bit samples")
+        yield data
+
+
 def _shell(path: Path) -> str:
     import shlex
 
@@ -57,7 +79,9 @@ def _shell(path: Path) -> str:
 
 
 def _read_file(path: Path) -> tuple[int, np.ndarray]:
-    """(rate, samples (N, channels)) of a whole file."""
+    """Sampling rate in Hz and samples (N, channels), float32, of a whole file."""
+    import soundfile
+
     try:
         with soundfile.SoundFile(path) as stream:
             # Block by block: a damaged header may promise more than fits into memory.
@@ -76,7 +100,13 @@ def _read_file(path: Path) -> tuple[int, np.ndarray]:
 
 
 def check_riff(path: Path) -> None:
-    """Refuse a WAV file that ends before its header says: libsndfile reads what is left without a word."""
+    """Refuse a WAV file that is shorter than its header says; libsndfile would read what is there without a warning.
+
+    Files that are not WAV pass.
+
+    Raises:
+        UserError: the file is truncated, within its header or within its samples.
+    """
     size = path.stat().st_size
     with open(path, "rb") as stream:
         start = stream.read(12)
@@ -94,7 +124,7 @@ def check_riff(path: Path) -> None:
 
 
 def _read_ark(entry: str) -> tuple[int, np.ndarray]:
-    """(rate, samples) of audio in a Kaldi ark."""
+    """Sampling rate in Hz and samples, float32, of an entry ``FILE.ark:OFFSET`` of a Kaldi archive."""
     try:
         from kaldiio import load_mat
     except ImportError:

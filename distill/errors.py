@@ -1,13 +1,14 @@
-"""One way to tell a user what is wrong: a line that names file, line and cure, and exit status 2."""
+"""How errors reach the user: one line on stderr that names file, line and cure, and exit status 2."""
 
 from __future__ import annotations
 
 import errno
 import functools
+import importlib.util
 import sys
 from collections.abc import Callable
 
-# What the machine refuses, and what to do about it
+# Errors of the operating system that the user can do something about, and what
 CURES = {
     errno.ENOSPC: "make room on that disk and run the same command again",
     errno.EDQUOT: "make room within your quota and run the same command again",
@@ -20,13 +21,28 @@ CURES = {
 
 
 class UserError(Exception):
-    """Bad input. The message is one line: ``FILE:LINE: what is wrong; what to do``."""
+    """Bad input of any kind. The message is one line: ``FILE:LINE: what is wrong; what to do``."""
+
+
+def require(*packages: str, extra: str) -> None:
+    """Check that Python packages of an optional part of the toolkit are installed.
+
+    Args:
+        extra: name of the part in setup.py (``extras_require``).
+
+    Raises:
+        UserError: one of them is not installed.
+    """
+    for package in packages:
+        if importlib.util.find_spec(package) is None:
+            raise UserError(f"{package}: not installed; pip install 'distillw2v2[{extra}]'")
 
 
 def cli(main: Callable[..., None]) -> Callable[..., None]:
-    """Decorate a command's ``main`` so that a :class:`UserError` ends as one line on stderr and exit status 2.
+    """Decorate a command's ``main``: a :class:`UserError` is printed as one line on stderr, with exit status 2.
 
-    So does what the machine refuses: a full or read-only disk, missing permission (:data:`CURES`).
+    So are the errors of the operating system in :data:`CURES`: a full or read-only disk, missing permissions. An
+    interrupt (Ctrl-C) exits with status 130 and no traceback; every other exception is passed on.
     """
 
     @functools.wraps(main)

@@ -1,4 +1,4 @@
-"""Write a file whole or not at all, read one line by line or as JSON, and tell whether two are the same."""
+"""Atomic writes, checksums, and readers of text and JSON that refuse bad input in one line."""
 
 from __future__ import annotations
 
@@ -19,8 +19,12 @@ from distill.errors import UserError
 def atomic_write(path: str | Path, mode: str = "w") -> Iterator[IO]:
     """Open a file beside ``path`` for writing and rename it to ``path`` when the block ends without an error.
 
-    A reader sees the old file or the new one, never a half of either. After an error nothing is left behind, and what a
-    killed process of this host left behind the next writer of the same file clears away.
+    A reader sees the old file or the new one, never a part. After an error the temporary file is removed. One that a
+    killed process of this host has left is removed by the next writer of the same path.
+
+    Args:
+        path: its directory is made if need be.
+        mode: of :func:`open`; text is written as UTF-8.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -36,7 +40,10 @@ def atomic_write(path: str | Path, mode: str = "w") -> Iterator[IO]:
 
 
 def name_beside(path: Path) -> Path:
-    """Where this process is to write what will be renamed to ``path``; such files of dead processes are deleted."""
+    """Path of the temporary file, in the same directory, that this process renames to ``path`` when it is complete.
+
+    Temporary files for ``path`` that belong to processes which no longer run on this host are deleted.
+    """
     stem = f".{path.name}.{platform.node()}."
     for leftover in path.parent.glob(f"{glob.escape(stem)}*.tmp"):
         pid = leftover.name[len(stem) : -len(".tmp")]
@@ -46,12 +53,12 @@ def name_beside(path: Path) -> Path:
 
 
 def is_running(pid: int) -> bool:
-    """Whether this host has a process of that number."""
+    """Whether a process with this id runs on this host."""
     try:
         os.kill(pid, 0)
     except (ProcessLookupError, OverflowError):
         return False
-    except PermissionError:  # it is another user's
+    except PermissionError:  # it runs, as another user
         pass
     return True
 
@@ -63,13 +70,13 @@ def sha256(path: str | Path) -> str:
 
 
 def text_lines(path: str | Path, expected: str) -> Iterator[tuple[int, str]]:
-    """Number and text of every line of a file.
+    """Number (from 1) and text, line end included, of every line of a UTF-8 file.
 
     Args:
-        expected: what to give instead, if the file is not there.
+        expected: end of the error message if there is no such file: what the user should give.
 
     Raises:
-        UserError: it is not there, or not UTF-8.
+        UserError: the file does not exist, or is not UTF-8.
     """
     if not Path(path).is_file():
         raise UserError(f"{path}: not found; {expected}")
@@ -83,10 +90,14 @@ def text_lines(path: str | Path, expected: str) -> Iterator[tuple[int, str]]:
 
 
 def json_object(text: str, where: str, cure: str) -> dict[str, Any]:
-    """The object that a text is in JSON.
+    """The JSON object in a text.
+
+    Args:
+        where: beginning of the error message, such as the file.
+        cure: end of the error message: what the user should do.
 
     Raises:
-        UserError: it is none; names ``where`` and ``cure``.
+        UserError: the text is not JSON, or not an object.
     """
     try:
         content = json.loads(text)

@@ -1,23 +1,18 @@
-"""Run a training with its output in a log file, and show its progress in one line on the terminal.
-
-    python -m distill.bin.watch --log exp/student_full/train.log -- python -m distill.bin.train ...
-
-The exit status is the training's. If it fails, the end of the log is printed.
-"""
+"""Run a training with its output in a log file, and show its progress in one line on the terminal."""
 
 from __future__ import annotations
 
-import argparse
 import re
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from tqdm import tqdm
 
-from distill.errors import UserError, cli
+from distill.errors import UserError
 
 EPOCH = re.compile(r"(\d+)/(\d+)epoch started")
 BATCHES = re.compile(r"\[train\] mini-batch sizes summary: N-batch=(\d+)")
@@ -33,7 +28,7 @@ POLL_SECONDS = 0.5
 
 
 class Progress:
-    """What the log has said so far: epoch, batch, losses."""
+    """State of a training as its log tells it: epoch, batch, losses."""
 
     def __init__(self, max_epoch: int | None) -> None:
         self.max_epoch = max_epoch
@@ -44,7 +39,7 @@ class Progress:
         self.shown: dict[str, str] = {}
 
     def read(self, line: str) -> None:
-        """Take in one line of the trainer's log."""
+        """Update the state by one line of the trainer's log."""
         if match := EPOCH.search(line):
             self.epoch, self.batch = int(match[1]), 0
             self.first_epoch = self.first_epoch or self.epoch
@@ -63,7 +58,7 @@ class Progress:
 
     @property
     def epochs_done(self) -> float:
-        """Epochs finished, with the share of the running one as far as the log tells."""
+        """Epochs finished, with the finished share of the running one."""
         if not self.epoch:
             return 0.0
         return self.epoch - 1 + (min(1.0, self.batch / self.batches) if self.batches else 0.0)
@@ -74,7 +69,7 @@ class Progress:
         return self.max_epoch or 0
 
     def summary(self) -> str:
-        """The losses by name, the validation's first: it is what a training is judged by."""
+        """Losses by name, those of the validation set first."""
         order = sorted(self.shown, key=lambda name: (not name.startswith("valid"), name))
         return ", ".join(f"{name} {self.shown[name]}" for name in order)
 
@@ -87,7 +82,7 @@ def iterations_per_epoch(directory: Path) -> int | None:
 
 
 def last_lines(log: Path, begin: int, count: int) -> str:
-    """The end of a log from byte ``begin`` on; only the error line where the training ended with one."""
+    """The last ``count`` lines of a log after byte ``begin``; only the error line if the training ended with one."""
     with open(log, "rb") as stream:
         stream.seek(begin)
         text = stream.read().decode("utf-8", errors="replace")
@@ -97,67 +92,72 @@ def last_lines(log: Path, begin: int, count: int) -> str:
     return "\n".join([f"error: the training failed; the end of {log}:", *lines[-count:]])
 
 
-@cli
-def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--log", type=Path, required=True, help="log file, appended to")
-    parser.add_argument("--max_epoch", type=int, help="epochs in all (default: what the log says)")
-    parser.add_argument("command", nargs=argparse.REMAINDER, help="-- and the training's command")
-    args = parser.parse_args(argv)
-    command = args.command[1:] if args.command[:1] == ["--"] else args.command
-    if not command:
-        raise UserError("watch: no command; give it after --")
-    args.log.parent.mkdir(parents=True, exist_ok=True)
-    progress = Progress(args.max_epoch)
-    with open(args.log, "ab") as output:
+def follow(log: Path, begin: int, progress: Progress, running: Callable[[], bool]) -> None:
+    """Show a bar on stderr while a training writes its log, and the warnings of this package's modules above it.
+
+    Args:
+        log: the log file; a bar is named after its directory.
+        begin: byte from which on the log belongs to this training.
+        progress: state before the first line.
+        running: whether the training still runs.
+    """
+    bar = tqdm(
+        total=progress.max_epoch, desc=log.parent.name, bar_format="{desc}: starting [{elapsed}]", dynamic_ncols=True
+    )
+    with open(log, encoding="utf-8", errors="replace") as lines, bar:
+        lines.seek(begin)
+        line, shown, last_round = "", None, False
+        while not last_round:
+            last_round = not running()  # what it wrote at its end is still read
+            for piece in lines:
+                line += piece
+                if not line.endswith("\n"):
+                    continue
+                progress.read(line)
+                if warning := WARNING.search(line):
+                    bar.write(f"warning: {warning[1]}", file=sys.stderr)
+                if BATCHES.search(line):
+                    progress.batches = iterations_per_epoch(log.parent) or progress.batches
+                line = ""
+            if progress.epochs and progress.first_epoch:
+                bar.total, bar.initial = progress.epochs, progress.first_epoch - 1
+                bar.n, bar.bar_format = progress.epochs_done, BAR
+            bar.set_postfix_str(progress.summary(), refresh=False)
+            # Where a line cannot be overwritten, only a changed one is written.
+            if sys.stderr.isatty() or (bar.n, bar.postfix) != shown:
+                shown = (bar.n, bar.postfix)
+                bar.refresh()
+            if not last_round:
+                time.sleep(POLL_SECONDS)
+
+
+def watch(command: list[str], log: Path, max_epoch: int | None = None) -> int:
+    """Run a training, append its output to a log file and show its progress; if it fails, print the end of the log.
+
+    Args:
+        command: the training's program and arguments.
+        log: the log file; its directory is made if it is not there.
+        max_epoch: epochs in all, None: what the log says.
+
+    Returns:
+        the exit status; 128 + the signal if the training was killed by one.
+
+    Raises:
+        UserError: the program cannot be run.
+    """
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with open(log, "ab") as output:
         begin = output.tell()
         try:
             process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL)
         except OSError as error:
             raise UserError(f"{command[0]}: cannot be run ({error.strerror})") from error
     signal.signal(signal.SIGTERM, lambda *_: process.terminate())
-    bar = tqdm(
-        total=args.max_epoch,
-        desc=args.log.parent.name,
-        bar_format="{desc}: starting [{elapsed}]",
-        dynamic_ncols=True,
-    )
     try:
-        with open(args.log, encoding="utf-8", errors="replace") as log, bar:
-            log.seek(begin)
-            partial = ""
-            said = None
-            while True:
-                running = process.poll() is None
-                for chunk in log:
-                    partial += chunk
-                    if partial.endswith("\n"):
-                        progress.read(partial)
-                        if warning := WARNING.search(partial):
-                            bar.write(f"warning: {warning[1]}", file=sys.stderr)
-                        if BATCHES.search(partial):
-                            progress.batches = iterations_per_epoch(args.log.parent) or progress.batches
-                        partial = ""
-                if progress.epochs and progress.first_epoch:
-                    bar.total = progress.epochs
-                    bar.initial = progress.first_epoch - 1
-                    bar.n = progress.epochs_done
-                    bar.bar_format = BAR
-                bar.set_postfix_str(progress.summary(), refresh=False)
-                # Where the line cannot be overwritten, say only what is new.
-                if sys.stderr.isatty() or (bar.n, bar.postfix) != said:
-                    said = (bar.n, bar.postfix)
-                    bar.refresh()
-                if not running:
-                    break
-                time.sleep(POLL_SECONDS)
+        follow(log, begin, Progress(max_epoch), lambda: process.poll() is None)
     except KeyboardInterrupt:
         process.wait()  # the training got the terminal's interrupt as well
         raise
     if process.returncode:
-        print(last_lines(args.log, begin, 15), file=sys.stderr)
-        sys.exit(process.returncode if process.returncode > 0 else 128 - process.returncode)
-
-
-if __name__ == "__main__":
-    main()
+        print(last_lines(log, begin, 15), file=sys.stderr)
+    return process.returncode if process.returncode >= 0 else 128 - process.returncode

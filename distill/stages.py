@@ -1,42 +1,39 @@
-"""Remember what a stage was made from, so that it is skipped when nothing changed and run again when something did.
+"""Remember what a stage was made from: it is skipped while nothing has changed, and run again when something has.
 
-A stage's stamp is a JSON file of its options, the SHA-256 of its input files and the version of the code. ``begin``
-compares them with the stamp of the last finished run, ``finish`` makes the stamp of the run that has just ended. Input
-files that are stamps of earlier stages chain the stages: a changed data set makes the teacher, the targets and the
-students stale. Newer code makes nothing stale by itself, but is told of.
-
-    python -m distill.bin.stage begin exp/.stages/10 --options "$opts" conf/train_student_full.yaml exp/.stages/7
-      exit 0: finished before and unchanged (says so) - skip it
-      exit 3: to do, and what an earlier run left (if anything) may be continued
-      exit 4: to do, and what an earlier run left was made from other inputs: put it aside
-    python -m distill.bin.stage finish exp/.stages/10
+A stage's stamp is a JSON file with its options, the SHA-256 of each input file, and the version of the code. The stamp
+``exp/.stages/10.begun`` describes the run that was begun last, ``exp/.stages/10`` the last one that was finished.
+Inputs that are stamps of earlier stages chain the stages: a changed data set makes the teacher, the targets and the
+students stale. Code that has changed makes nothing stale by itself, but is mentioned.
 """
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import json
 import os
-import sys
+import time
 from pathlib import Path
 
 import distill
-from distill.errors import UserError, cli
+from distill.errors import UserError
 from distill.files import atomic_write, sha256
 
 DONE, TO_DO, STALE = 0, 3, 4
-CODE = "code"  # what a stamp calls the version of the code
+CODE = "code"  # key of a stamp: the version of the code
 
 
 def fingerprint(options: str, inputs: list[str]) -> dict[str, str]:
-    """What a stage is made from: its options, the checksum of each input file, and by which code."""
-    made_from = {"options": options, CODE: code_version()}
+    """The content of a stamp: options of the stage, checksum of each input file by its name, version of the code.
+
+    Raises:
+        UserError: an input file does not exist.
+    """
+    content = {"options": options, CODE: code_version()}
     for name in inputs:
         if not Path(name).is_file():
             raise UserError(f"{name}: not found, but this stage reads it; run the stage that makes it first")
-        made_from[name] = sha256(name)
-    return made_from
+        content[name] = sha256(name)
+    return content
 
 
 def read_stamp(path: Path) -> dict[str, str] | None:
@@ -49,7 +46,7 @@ def read_stamp(path: Path) -> dict[str, str] | None:
 
 
 def code_version() -> str:
-    """Of the package that runs: its version, and a checksum of its source files."""
+    """Version of this package and a checksum of its source files."""
     package = Path(distill.__file__).parent
     digest = hashlib.sha256()
     for path in sorted(package.rglob("*.py")):
@@ -58,43 +55,58 @@ def code_version() -> str:
 
 
 def changed(old: dict[str, str], new: dict[str, str]) -> list[str]:
-    """Names of the inputs in which two fingerprints differ. Code that has changed makes nothing stale."""
+    """Keys in which two fingerprints differ, the version of the code excepted."""
     return sorted(name for name in (old.keys() | new.keys()) - {CODE} if old.get(name) != new.get(name))
 
 
-def begin(stamp: Path, options: str, inputs: list[str]) -> int:
-    """Compare with the last run, note the beginning of this one, and return what is to be done (see module)."""
-    made_from = fingerprint(options, inputs)
-    finished, begun_file = read_stamp(stamp), stamp.with_name(stamp.name + ".begun")
-    if finished is not None and not changed(finished, made_from):
-        if finished.get(CODE) != made_from[CODE]:
+def _begun(stamp: Path) -> Path:
+    return stamp.with_name(stamp.name + ".begun")
+
+
+def begin(stamp: Path, options: str, inputs: list[str], output: Path | None = None, force: bool = False) -> int:
+    """Compare a stage with its last run, and note that this run begins.
+
+    Args:
+        stamp: the stage's stamp file.
+        options: of the stage, as one string.
+        inputs: files that the stage reads.
+        output: file or directory that the stage makes; what is there is renamed if it is stale.
+        force: run the stage in any case, from its beginning.
+
+    Returns:
+        DONE if it was finished with the same options and inputs; TO_DO if it is to be run and may continue what an
+        earlier run left; STALE if it is to be run and what an earlier run left was made from something else.
+
+    Raises:
+        UserError: an input file does not exist.
+    """
+    current = fingerprint(options, inputs)
+    finished, begun = (None, None) if force else (read_stamp(stamp), read_stamp(_begun(stamp)))
+    if finished is not None and not changed(finished, current):
+        if finished.get(CODE) != current[CODE]:
             print(f"stage {stamp.name}: made by another version, {finished.get(CODE, 'an older one')}, of this code")
         return DONE
-    begun = read_stamp(begun_file) or finished
+    previous = begun or finished
     stamp.unlink(missing_ok=True)
-    with atomic_write(begun_file) as stream:
-        json.dump(made_from, stream, indent=1, sort_keys=True)
-    if begun is not None and changed(begun, made_from):
-        print(f"stage {stamp.name}: changed since it was last run: {', '.join(changed(begun, made_from))}")
-        return STALE
-    return TO_DO
+    with atomic_write(_begun(stamp)) as stream:
+        json.dump(current, stream, indent=1, sort_keys=True)
+    if not force and (previous is None or not changed(previous, current)):
+        return TO_DO
+    if previous is not None:
+        print(f"stage {stamp.name}: changed since it was last run: {', '.join(changed(previous, current))}")
+    if output is not None and os.path.lexists(output):
+        aside = output.with_name(f"{output.name}.old-{time.strftime('%Y%m%d-%H%M%S')}")
+        os.rename(output, aside)
+        print(f"stage {stamp.name}: the output of the earlier run is now in {aside}")
+    return STALE
 
 
-@cli
-def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("action", choices=("begin", "finish"))
-    parser.add_argument("stamp", type=Path, help="the stage's stamp file, such as exp/.stages/10")
-    parser.add_argument("inputs", nargs="*", help="files that the stage reads")
-    parser.add_argument("--options", default="", help="options of the stage, as one string")
-    args = parser.parse_intermixed_args(argv)
-    if args.action == "begin":
-        sys.exit(begin(args.stamp, args.options, args.inputs))
-    begun = args.stamp.with_name(args.stamp.name + ".begun")
-    if not begun.is_file():
-        raise UserError(f"{begun}: not found; a stage is finished only after it was begun")
-    os.replace(begun, args.stamp)
+def finish(stamp: Path) -> None:
+    """Note that the run which was begun last has been finished.
 
-
-if __name__ == "__main__":
-    main()
+    Raises:
+        UserError: none was begun.
+    """
+    if not _begun(stamp).is_file():
+        raise UserError(f"{_begun(stamp)}: not found; a stage is finished only after it was begun")
+    os.replace(_begun(stamp), stamp)

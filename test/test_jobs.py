@@ -1,11 +1,13 @@
 """Progress of parallel jobs is read from their logs; a failing job's last words are shown."""
 
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from distill import jobs as watch_jobs
+from distill.errors import UserError
+from distill.jobs import watch
 
 JOB = """
 import sys, time
@@ -19,7 +21,7 @@ sys.exit(int(sys.argv[2]))
 
 def run(tmp_path: Path, status: int) -> None:
     job = [sys.executable, "-c", JOB, str(tmp_path / "job.1.log"), str(status)]
-    watch_jobs.main(["--logs", str(tmp_path / "job.*.log"), "--", *job])
+    watch(job, str(tmp_path / "job.*.log"))
 
 
 def test_progress_is_read_from_the_logs(tmp_path, capsys):
@@ -29,8 +31,12 @@ def test_progress_is_read_from_the_logs(tmp_path, capsys):
 
 
 def test_a_failing_job_is_shown(tmp_path, capsys):
-    with pytest.raises(SystemExit) as ended:
+    with pytest.raises(UserError, match=f"1 jobs failed: {tmp_path / 'job.1.log'}"):
         run(tmp_path, 3)
-    assert ended.value.code == 2
-    said = capsys.readouterr().err
-    assert "no such file" in said and "1 jobs failed: " + str(tmp_path / "job.1.log") in said
+    assert "no such file" in capsys.readouterr().err
+
+
+def test_the_command_ends_with_status_2_if_a_job_fails(tmp_path):
+    command = [sys.executable, "-m", "distill.bin.watch_jobs", "--logs", str(tmp_path / "job.*.log"), "--", "false"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 2 and "0 jobs failed: " in done.stderr

@@ -2,7 +2,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from distill.progress import Progress, main
+from distill.progress import Progress, watch
 
 LOG = """[host] 2026-01-01 (abs_task:1) INFO: [train] mini-batch sizes summary: N-batch=40, mean=4.0, min=4, max=4
 [host] 2026-01-01 (trainer:1) INFO: 3/10epoch started
@@ -25,17 +25,17 @@ def test_progress_reads_the_trainers_log():
 def test_watch_passes_on_failure_and_shows_why(tmp_path):
     log = tmp_path / "x" / "train.log"
     fail = "import sys; print('doing'); print('error: no such teacher', file=sys.stderr); sys.exit(2)"
-    watch = [sys.executable, "-m", "distill.bin.watch", "--log", str(log), "--", sys.executable, "-c"]
-    done = subprocess.run([*watch, fail], capture_output=True, text=True, timeout=60)
+    command = [sys.executable, "-m", "distill.bin.watch", "--log", str(log), "--", sys.executable, "-c"]
+    done = subprocess.run([*command, fail], capture_output=True, text=True, timeout=60)
     assert done.returncode == 2
     assert done.stderr.strip().splitlines()[-1] == "error: no such teacher"
-    crash = subprocess.run([*watch, "raise ValueError('boom')"], capture_output=True, text=True, timeout=60)
+    crash = subprocess.run([*command, "raise ValueError('boom')"], capture_output=True, text=True, timeout=60)
     assert crash.returncode == 1 and "boom" in crash.stderr and "no such teacher" not in crash.stderr
     assert "doing" in log.read_text() and "boom" in log.read_text()
 
 
 def test_watch_succeeds(tmp_path):
-    main(["--log", str(tmp_path / "train.log"), "--", sys.executable, "-c", f"print({LOG!r})"])
+    assert watch([sys.executable, "-c", f"print({LOG!r})"], tmp_path / "train.log") == 0
     assert "3/10epoch" in (tmp_path / "train.log").read_text()
 
 
@@ -45,6 +45,6 @@ def test_watch_shows_warnings_of_ours_alone(tmp_path, capsys):
     line = "[host] 2026-01-01 10:00:00,000 ({module}:12) WARNING: {message}"
     module = Path(resume.__file__).stem
     lines = [line.format(module=module, message="going on"), line.format(module="nets_utils", message="deprecated")]
-    main(["--log", str(tmp_path / "train.log"), "--", sys.executable, "-c", f"print({chr(10).join(lines)!r})"])
+    watch([sys.executable, "-c", f"print({chr(10).join(lines)!r})"], tmp_path / "train.log")
     shown = capsys.readouterr().err
     assert "warning: going on\n" in shown and "deprecated" not in shown

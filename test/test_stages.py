@@ -5,6 +5,8 @@ from pathlib import Path
 import pytest
 
 from distill import stages as stage
+from distill.bin import stage as command
+from distill.errors import UserError
 
 
 @pytest.fixture
@@ -14,14 +16,10 @@ def paths(tmp_path: Path) -> tuple[Path, Path]:
     return tmp_path / "10", config
 
 
-def finish(stamp: Path) -> None:
-    stage.main(["finish", str(stamp)])
-
-
 def test_done_and_unchanged_is_skipped(paths):
     stamp, config = paths
     assert stage.begin(stamp, "seed 0", [str(config)]) == stage.TO_DO
-    finish(stamp)
+    stage.finish(stamp)
     assert stage.begin(stamp, "seed 0", [str(config)]) == stage.DONE
 
 
@@ -36,7 +34,7 @@ def test_changed_input_is_stale(paths, finished, capsys):
     stamp, config = paths
     stage.begin(stamp, "seed 0", [str(config)])
     if finished:
-        finish(stamp)
+        stage.finish(stamp)
     config.write_text("lr: 2\n")
     assert stage.begin(stamp, "seed 0", [str(config)]) == stage.STALE
     assert "config.yaml" in capsys.readouterr().out
@@ -46,14 +44,14 @@ def test_changed_input_is_stale(paths, finished, capsys):
 def test_changed_option_is_stale(paths):
     stamp, config = paths
     stage.begin(stamp, "seed 0", [str(config)])
-    finish(stamp)
+    stage.finish(stamp)
     assert stage.begin(stamp, "seed 1", [str(config)]) == stage.STALE
 
 
 def test_other_code_is_told_and_makes_nothing_stale(paths, monkeypatch, capsys):
     stamp, config = paths
     stage.begin(stamp, "", [str(config)])
-    finish(stamp)
+    stage.finish(stamp)
     before = stage.code_version()
     monkeypatch.setattr(stage, "code_version", lambda: "9.9+0123abcd")
     capsys.readouterr()
@@ -65,7 +63,7 @@ def test_other_code_is_told_and_makes_nothing_stale(paths, monkeypatch, capsys):
 def test_a_damaged_stamp_is_none(paths, content):
     stamp, config = paths
     stage.begin(stamp, "", [str(config)])
-    finish(stamp)
+    stage.finish(stamp)
     stamp.write_text(content)
     assert stage.begin(stamp, "", [str(config)]) == stage.TO_DO
 
@@ -74,13 +72,46 @@ def test_missing_input_is_one_line(paths, capsys):
     stamp, config = paths
     config.unlink()
     with pytest.raises(SystemExit) as ended:
-        stage.main(["begin", str(stamp), str(config)])
+        command.main(["begin", str(stamp), str(config)])
     assert ended.value.code == 2
     assert capsys.readouterr().err.count("\n") == 1
 
 
-def test_finish_without_begin_is_refused(tmp_path, capsys):
-    with pytest.raises(SystemExit) as ended:
-        finish(tmp_path / "3")
-    assert ended.value.code == 2
-    assert "begun" in capsys.readouterr().err
+def test_finish_without_begin_is_refused(tmp_path):
+    with pytest.raises(UserError, match="begun"):
+        stage.finish(tmp_path / "3")
+
+
+def test_a_stale_output_is_renamed_and_one_of_the_same_inputs_is_kept(paths, capsys):
+    stamp, config = paths
+    output = stamp.parent / "model"
+    output.mkdir()
+    assert stage.begin(stamp, "seed 0", [str(config)], output) == stage.TO_DO
+    assert output.is_dir()
+    config.write_text("lr: 2\n")
+    assert stage.begin(stamp, "seed 0", [str(config)], output) == stage.STALE
+    (aside,) = stamp.parent.glob("model.old-*")
+    assert not output.exists() and str(aside) in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_a_forced_stage_begins_anew(paths, finished):
+    stamp, config = paths
+    output = stamp.parent / "model"
+    output.mkdir()
+    stage.begin(stamp, "seed 0", [str(config)], output)
+    if finished:
+        stage.finish(stamp)
+    assert stage.begin(stamp, "seed 0", [str(config)], output, force=True) == stage.STALE
+    assert not output.exists()
+    assert stage.begin(stamp, "seed 0", [str(config)], output) == stage.TO_DO
+
+
+def test_exit_status_says_what_to_do(paths, capsys):
+    stamp, config = paths
+    for status, options in ((3, "--first"), (0, "--first"), (4, "--second")):
+        with pytest.raises(SystemExit) as ended:
+            command.main(["begin", str(stamp), f"--options={options}", str(config)])
+        assert ended.value.code == status
+        if status:
+            command.main(["finish", str(stamp)])

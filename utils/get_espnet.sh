@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Prints the root of an ESPnet source tree with egs2/TEMPLATE: $ESPNET_ROOT if set, else tools/espnet, unpacked from the
-# source distribution of the version that requirements.txt pins. The distribution is kept beside the environment, so that
-# a second clone does not fetch it again. Progress goes to stderr.
+# Prints the root of an ESPnet source tree that has egs2/TEMPLATE: $ESPNET_ROOT if it is set, else tools/espnet, which is
+# unpacked from the source distribution of the version in requirements.txt. The distribution is cached beside the
+# environment, so other clones do not download it again. Progress goes to stderr.
 set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Prints the interpreter of the project's environment, and builds the environment first if it is not there. With the
-# argument k2: the environment that holds k2, which needs an older Python and torch than the rest of the project.
-# It lives in $DISTILL_ENV_HOME (default ~/.cache/distillw2v2), named after requirements.txt's checksum and Python's
-# version, so that every clone with the same requirements shares it and a changed one gets its own. One that was cut off
-# is built again. Progress goes to stderr.
+# Prints the interpreter of the project's environment, and builds the environment first if there is none. With the
+# argument k2: the environment with k2, which needs an older Python and torch than the rest of the project.
+# Environments are in $DISTILL_ENV_HOME (default ~/.cache/distillw2v2), named after the checksum of requirements.txt and
+# the version of Python: clones with the same requirements share one, and changed requirements get a new one. An
+# environment whose building was interrupted is built again. Progress goes to stderr.
 set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -18,7 +18,7 @@ prefix=${home}/${name}-${hash:0:12}
 
 say() { echo "$*" >&2; }
 
-# The minor version and the path of a Python that the pinned packages run on
+# Prints the minor version and the path of a Python that the pinned packages support
 find_python() {
     local minor candidate found
     for minor in "${minors[@]}"; do
@@ -27,7 +27,7 @@ find_python() {
             candidates+=("$(uv python find "3.${minor}" 2> /dev/null || true)")
         fi
         for candidate in "${candidates[@]}"; do
-            # A pyenv shim is there for every version, whether it is switched on or not, so only running one tells.
+            # pyenv has a shim for every version, also for those that are not active, so the candidate is run.
             found=$("${candidate}" -c "
 import sys, venv, ensurepip
 assert sys.version_info[:2] == (3, ${minor})
@@ -39,7 +39,7 @@ print(sys.version_info[1], sys.executable)" 2> /dev/null) || continue
     return 1
 }
 
-# What pip says, as one line that counts packages; a line every 20 packages where stderr is no terminal
+# Shows pip's output as one line that counts packages; as a line every 20 packages if stderr is not a terminal
 show_progress() {
     local line total count=0
     total=$(grep -c == "${requirements}" || true)

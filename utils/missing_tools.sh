@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Says what tools that pip cannot install would add, a line for each that is missing. Everything runs without them.
+# Prints a line for each optional tool that is missing and that pip cannot install. Everything runs without them.
 set -euo pipefail
 
 if ! command -v sclite > /dev/null && [ ! -x /usr/lib/sctk/bin/sclite ]; then

@@ -1,6 +1,41 @@
-"""Command of :mod:`distill.checkpoints.adopt`."""
+"""Make a teacher of a recogniser that was fine-tuned elsewhere: Wav2Vec2ForCTC, HubertForCTC or WavLMForCTC.
 
-from distill.checkpoints.adopt import main
+    python -m distill.bin.adopt_teacher --model /models/wav2vec2-large-960h --show_tokens > tokens.txt
+    python -m distill.bin.adopt_teacher --model /models/wav2vec2-large-960h --token_list tokens.txt --output exp/teacher
+
+The first prints the model's vocabulary as a token list, the second writes a directory like that of a training. A
+recipe's own character list can be used as well: each of its tokens is looked up in the model's vocabulary, if necessary
+in the other case (a for A), and the model's other tokens are left out.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from distill.bin.arguments import new_parser
+from distill.errors import UserError, cli, require
+
+
+@cli
+def main(argv: list[str] | None = None) -> None:
+    parser = new_parser(__doc__)
+    parser.add_argument("--model", type=Path, required=True, help="directory in Hugging Face's format")
+    parser.add_argument("--show_tokens", action="store_true", help="print the model's tokens as a token list and stop")
+    parser.add_argument("--token_list", type=Path, help="a token on each line; the first is blank")
+    parser.add_argument("--token_type", default="char", choices=("char", "word", "phn"), help="(default: char)")
+    parser.add_argument("--output", type=Path, help="directory of the teacher, such as exp/teacher")
+    args = parser.parse_args(argv)
+    if not args.show_tokens and (args.token_list is None or args.output is None):
+        raise UserError("adopt_teacher: give --token_list and --output, or --show_tokens")
+    require("transformers", extra="train")
+
+    from distill.checkpoints.adopt import adopt_teacher, model_tokens
+
+    if args.show_tokens:
+        print(*model_tokens(args.model), sep="\n")
+    else:
+        adopt_teacher(args.model, args.token_list, args.token_type, args.output)
+
 
 if __name__ == "__main__":
     main()

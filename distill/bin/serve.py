@@ -2,7 +2,7 @@
 
     python -m distill.bin.serve --model exp/student_stream
 
-prints the address of the page, which takes the microphone or a file. Ctrl-C ends it. Only this machine can connect
+prints the address of the page, which takes the microphone or a file. Ctrl-C stops it. Only this machine can connect
 unless --host says otherwise, for instance --host 0.0.0.0. Browsers give a microphone only to localhost and to https
 pages: for other machines give --certificate, or put the server behind a web server that has one, and name its pages
 with --origin.
@@ -10,20 +10,17 @@ with --origin.
 
 from __future__ import annotations
 
-import argparse
-import asyncio
 from pathlib import Path
 
-from distill.errors import cli
+from distill.bin.arguments import new_parser
+from distill.errors import cli, require
 
 
 @cli
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--model", type=Path, required=True, help="training, such as exp/student_stream, or packed model"
-    )
-    parser.add_argument("--chunk_ms", type=int, default=480, help="length of a chunk unless chosen (default: 480)")
+    parser = new_parser(__doc__)
+    parser.add_argument("--model", type=Path, required=True, help="a streaming student's training, or packed model")
+    parser.add_argument("--chunk_ms", type=int, default=480, help="default chunk length of a client (default: 480)")
     parser.add_argument("--endpoint_ms", type=int, default=800, help="silence that ends a result (default: 800)")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen at (default: 127.0.0.1)")
     parser.add_argument("--port", type=int, default=8765, help="0 takes a free one (default: 8765)")
@@ -35,17 +32,13 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     if args.threads < 1 or args.sessions < 1 or args.session_s <= 0:
         parser.error("--threads, --sessions and --session_s must be positive")
+    require("aiohttp", extra="serve")
 
-    import torch
+    from distill.serve.server import Limits, Server, serve
 
-    from distill.serve.server import Limits, Server, run
-
-    torch.set_num_threads(args.threads)
     limits = Limits(sessions=args.sessions, session_s=args.session_s)
     server = Server(args.model, args.chunk_ms, args.endpoint_ms, limits, args.origin)
-    asyncio.run(
-        run(server, args.host, args.port, args.certificate, lambda url: print(f"captions at {url}", flush=True))
-    )
+    serve(server, args.host, args.port, args.certificate, args.threads)
 
 
 if __name__ == "__main__":

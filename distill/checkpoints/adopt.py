@@ -1,29 +1,27 @@
-"""Make a teacher of a recogniser that was fine-tuned elsewhere: Wav2Vec2ForCTC, HubertForCTC or WavLMForCTC.
-
-    python -m distill.bin.adopt_teacher --model /models/wav2vec2-large-960h --show_tokens > tokens.txt
-    python -m distill.bin.adopt_teacher --model /models/wav2vec2-large-960h --token_list tokens.txt --output exp/teacher
-
-The first prints the model's vocabulary as a token list, the second makes a directory as a training would have made it.
-A recipe's own character list will do as well: each of its tokens is found in the model's vocabulary, in the other case
-(a for A) if need be, and what the recipe does not know is left out.
-"""
+"""Teachers from recognisers that were fine-tuned elsewhere: Wav2Vec2ForCTC, HubertForCTC or WavLMForCTC."""
 
 from __future__ import annotations
 
-import argparse
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from distill.errors import UserError, cli
-from distill.files import atomic_write
+import torch
+import transformers
+import yaml
 
-# Ours, and what Hugging Face's tokenizers call the same. The blank is whatever the model pads with.
+from distill.errors import UserError
+from distill.files import atomic_write
+from distill.models.teacher import Teacher, attention, encoder_classes
+
+# Names of special tokens here. Hugging Face's tokenizers name theirs in tokenizer_config.json; the blank is the token
+# that the model pads with.
 BLANK, UNKNOWN, SPACE, END = "<blank>", "<unk>", "<space>", "<sos/eos>"
 
 
 def read_json(path: Path, needed: bool = True) -> dict[str, Any]:
-    """A JSON object of a model's directory; empty if it is not there and need not be."""
+    """Read a JSON object from a file of a model's directory; an empty one if the file is missing and not ``needed``."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -38,7 +36,11 @@ def read_json(path: Path, needed: bool = True) -> dict[str, Any]:
 
 
 def vocabulary(model: Path) -> dict[str, int]:
-    """Output of the model for each token, with blank, space, unknown and sentence end by our names."""
+    """Output index of each of the model's tokens; special tokens have this toolkit's names.
+
+    Raises:
+        UserError: a file is missing or damaged, or the model has no blank.
+    """
     config, tokenizer = read_json(model / "config.json"), read_json(model / "tokenizer_config.json", needed=False)
     outputs = {str(token): int(index) for token, index in read_json(model / "vocab.json").items()}
     blank = config.get("pad_token_id")
@@ -58,59 +60,54 @@ def vocabulary(model: Path) -> dict[str, int]:
     return {BLANK: blank, **named}
 
 
-def find_outputs(tokens: list[str], outputs: dict[str, int], origin: Path) -> list[int | None]:
-    """The model's output for each token of a list; None for a missing <unk> or <sos/eos>, which no text needs."""
-    found: list[int | None] = []
+def find_outputs(tokens: Sequence[str], outputs: dict[str, int], origin: Path) -> list[int | None]:
+    """Output index of the model for each token of a list, which may be in the other case.
+
+    ``<unk>`` and ``<sos/eos>`` may be missing and are then None, as they are in no text.
+
+    Args:
+        outputs: from :func:`vocabulary`.
+        origin: file of the token list, for messages.
+
+    Raises:
+        UserError: the model has no output for another token.
+    """
+    indices: list[int | None] = []
     missing = []
     for token in tokens:
         names = (token, token.swapcase(), token.upper(), token.lower())
         index = next((outputs[name] for name in names if name in outputs), None)
         if index is None and token not in (UNKNOWN, END):
             missing.append(token)
-        found.append(index)
+        indices.append(index)
     if missing:
         more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
         raise UserError(
-            f"{origin}: the model has no output for {' '.join(missing[:5])}{more}; take its own tokens (--show_tokens)"
+            f"{origin}: the model has no output for {' '.join(missing[:5])}{more}; use its own tokens (--show_tokens)"
         )
-    return found
+    return indices
 
 
-@cli
-def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", type=Path, required=True, help="directory in Hugging Face's format")
-    parser.add_argument("--show_tokens", action="store_true", help="print a token list of the model's own and stop")
-    parser.add_argument("--token_list", type=Path, help="one token a line; the first is blank")
-    parser.add_argument("--token_type", default="char", choices=("char", "word", "phn"), help="(default: char)")
-    parser.add_argument("--output", type=Path, help="directory of the teacher, such as exp/teacher")
-    args = parser.parse_args(argv)
+def model_tokens(model: Path) -> list[str]:
+    """Token list of all of a model's letters, in the order of its outputs."""
+    outputs = vocabulary(model)
+    letters = sorted(outputs.keys() - {BLANK, UNKNOWN, END, "<s>"}, key=outputs.__getitem__)
+    return [BLANK, UNKNOWN, *letters, END]
 
-    outputs = vocabulary(args.model)
-    if args.show_tokens:
-        letters = sorted(outputs.keys() - {BLANK, UNKNOWN, END}, key=outputs.__getitem__)
-        print(*[BLANK, UNKNOWN, *(t for t in letters if t != "<s>"), END], sep="\n")
-        return
-    if args.token_list is None or args.output is None:
-        raise UserError("adopt_teacher: give --token_list and --output, or --show_tokens")
-    if not args.token_list.is_file():
-        raise UserError(f"{args.token_list}: not found; make it first (stage 5)")
-    tokens = args.token_list.read_text(encoding="utf-8").rstrip("\n").split("\n")
-    found = find_outputs(tokens, outputs, args.token_list)
 
-    import torch
-    import transformers
-    import yaml
+def load_recogniser(model: Path) -> torch.nn.Module:
+    """Load a model of class ...ForCTC from a directory in Hugging Face's format.
 
-    from distill.models.teacher import Teacher, attention, encoder_classes
-
-    transformers.logging.set_verbosity_error()  # what it would warn of is checked here
+    Raises:
+        UserError: it cannot be loaded, or was not fine-tuned with CTC.
+    """
+    transformers.logging.set_verbosity_error()  # whatever it would warn about is checked below
     transformers.utils.logging.disable_progress_bar()
-    model_type = str(read_json(args.model / "config.json").get("model_type"))
-    _, _, ctc_class = encoder_classes(model_type, str(args.model / "config.json"))
+    model_type = str(read_json(model / "config.json").get("model_type"))
+    _, _, ctc_class = encoder_classes(model_type, str(model / "config.json"))
     try:
         source, report = ctc_class.from_pretrained(
-            args.model,
+            model,
             local_files_only=True,
             attn_implementation=attention(model_type),
             layerdrop=0.0,
@@ -118,40 +115,62 @@ def main(argv: list[str] | None = None) -> None:
             output_loading_info=True,
         )
     except (OSError, ValueError) as error:
-        raise UserError(f"{args.model}: cannot be loaded: {error}") from error
+        raise UserError(f"{model}: cannot be loaded: {error}") from error
     missing = sorted(key for key in report["missing_keys"] if not key.endswith("masked_spec_embed"))
     if missing:
         raise UserError(
-            f"{args.model}: holds no {missing[0]}; only a model that was fine-tuned with CTC can be adopted, a "
-            "pretrained one is fine-tuned first (stage 7)"
+            f"{model}: has no {missing[0]}; only a model that was fine-tuned with CTC can be adopted, a pretrained one "
+            "is fine-tuned first (stage 7)"
         )
-    normalize = bool(read_json(args.model / "preprocessor_config.json", needed=False).get("do_normalize", False))
+    return source
+
+
+def adopt_teacher(model: Path, token_list: Path, token_type: str, output: Path) -> None:
+    """Write a directory like that of a training, from which the recogniser loads as a teacher with the same outputs.
+
+    Args:
+        model: directory in Hugging Face's format.
+        token_list: file with a token on each line, blank first. The model's other outputs are left out.
+        token_type: char, word or phn.
+        output: directory to write model.pth and config.yaml to.
+
+    Raises:
+        UserError: the token list is missing, the model lacks one of its tokens, or cannot be adopted.
+    """
+    if not token_list.is_file():
+        raise UserError(f"{token_list}: not found; make it first (stage 5)")
+    tokens = token_list.read_text(encoding="utf-8").rstrip("\n").split("\n")
+    outputs = vocabulary(model)
+    indices = find_outputs(tokens, outputs, token_list)
+    source: Any = load_recogniser(model)
+    normalize = bool(read_json(model / "preprocessor_config.json", needed=False).get("do_normalize", False))
     network_conf = {"config": source.config.to_diff_dict(), "normalize": normalize}
     teacher = Teacher(len(tokens), **network_conf)
     teacher.encoder.load_state_dict(getattr(source, source.base_model_prefix).state_dict())
-    head = source.lm_head
-    with torch.no_grad():
-        # What has no output of its own gets one that never wins.
-        teacher.output.weight.zero_()
-        teacher.output.bias.fill_(float(head.bias.min()) - 10.0)
-        for row, index in enumerate(found):
-            if index is not None:
-                teacher.output.weight[row], teacher.output.bias[row] = head.weight[index], head.bias[index]
-    with atomic_write(args.output / "model.pth", "wb") as stream:
+    copy_outputs(source.lm_head, indices, teacher)
+    with atomic_write(output / "model.pth", "wb") as stream:
         torch.save({f"network.{key}": value for key, value in teacher.state_dict().items()}, stream)
     config = {
         "network": "teacher",
         "network_conf": network_conf,
         "token_list": tokens,
-        "token_type": args.token_type,
+        "token_type": token_type,
         "bpemodel": None,
-        "adopted_from": str(args.model.resolve()),
+        "adopted_from": str(model.resolve()),
     }
-    with atomic_write(args.output / "config.yaml") as stream:
+    with atomic_write(output / "config.yaml") as stream:
         yaml.safe_dump(config, stream, sort_keys=False, allow_unicode=True)
-    unused = len(outputs) - len({index for index in found if index is not None})
-    print(f"{args.output}: {model_type}, {len(tokens)} tokens; {unused} outputs of the model are not among them")
+    unused = len(outputs) - len({index for index in indices if index is not None})
+    print(
+        f"{output}: {source.config.model_type}, {len(tokens)} tokens; {unused} outputs of the model are not among them"
+    )
 
 
-if __name__ == "__main__":
-    main()
+@torch.no_grad()
+def copy_outputs(head: torch.nn.Linear, indices: Sequence[int | None], teacher: Teacher) -> None:
+    """Copy the model's prediction layer, reordered; a token without an output gets a bias with which it never wins."""
+    teacher.output.weight.zero_()
+    teacher.output.bias.fill_(float(head.bias.min()) - 10.0)
+    for row, index in enumerate(indices):
+        if index is not None:
+            teacher.output.weight[row], teacher.output.bias[row] = head.weight[index], head.bias[index]

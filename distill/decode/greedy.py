@@ -1,64 +1,90 @@
-"""The best CTC path: the most probable token of every frame, repetitions merged and blanks dropped."""
+"""Greedy CTC decoding: the most probable token of every frame, with repetitions merged and blanks dropped."""
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import numpy as np
 
 from distill.decode.hypothesis import Hypothesis, Token
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 
 class GreedySearch:
-    """Greedy decoding of a stream; see :class:`distill.decode.hypothesis.Search`."""
+    """Greedy decoding of one stream, of torch's or numpy's arrays; a :class:`distill.decode.hypothesis.Search`.
+
+    Attributes:
+        frames: number of frames decoded since the beginning of the stream.
+        tokens: tokens of the current utterance.
+    """
 
     def __init__(self) -> None:
         self.frames = 0
-        self._begin()
+        self._start_utterance()
 
-    def _begin(self) -> None:
+    def _start_utterance(self) -> None:
         self.tokens: list[Token] = []
-        self._open = 0  # token of the last frame; 0 is blank
+        self._last_id = 0  # of the previous frame; 0 is blank
+        self._posterior_sum = 0.0  # of the last token, over its frames
         self._score = 0.0
 
-    def accept(self, logits: Tensor) -> None:
-        """Take in (t, V) logits or log-probabilities; t may be 0."""
+    def accept(self, logits: Tensor | np.ndarray) -> None:
+        """Decode the next (t, V) logits or log-probabilities; t may be 0."""
         if not len(logits):
             return
-        posterior, ids = logits.float().softmax(-1).max(-1)
-        runs, counts = torch.unique_consecutive(ids, return_counts=True)
-        self._score += posterior.log().sum().item()
-        means = [part.mean().item() for part in posterior.split(counts.tolist())]
-        for token, count, mean in zip(runs.tolist(), counts.tolist(), means, strict=True):
-            end = self.frames + count
-            if token and token == self._open:  # goes on from the piece before
-                last = self.tokens[-1]
-                before = self.frames - last.start_frame
-                mean = (last.confidence * before + mean * count) / (before + count)
-                self.tokens[-1] = Token(token, last.start_frame, end, mean)
-            elif token:
-                self.tokens.append(Token(token, self.frames, end, mean))
-            self._open = token
-            self.frames = end
+        scores = logits if isinstance(logits, np.ndarray) else logits.detach().float().cpu().numpy()
+        highest = scores.max(1, keepdims=True)
+        log_posteriors = -np.log(np.exp(scores - highest).sum(1))  # of the most probable token of each frame
+        self._score += float(log_posteriors.sum())
+        for token_id, posterior in zip(scores.argmax(1).tolist(), np.exp(log_posteriors).tolist(), strict=True):
+            self._add_frame(token_id, posterior)
+
+    def _add_frame(self, token_id: int, posterior: float) -> None:
+        end = self.frames + 1
+        if token_id and token_id == self._last_id:  # the last token lasts one frame longer
+            start = self.tokens[-1].start_frame
+            self._posterior_sum += posterior
+            self.tokens[-1] = Token(token_id, start, end, self._posterior_sum / (end - start))
+        elif token_id:
+            self._posterior_sum = posterior
+            self.tokens.append(Token(token_id, self.frames, end, posterior))
+        self._last_id, self.frames = token_id, end
 
     @property
     def settled(self) -> int:
-        """All but the last token, which may go on."""
-        return max(0, len(self.tokens) - 1)
+        """Number of tokens that cannot change any more: all, but the last one while its frames may continue."""
+        return len(self.tokens) - (self._last_id != 0)
 
     @property
     def best(self) -> Hypothesis:
-        """The tokens so far, and ln P of their path."""
+        """The tokens so far, and ln P of their best path."""
         return Hypothesis(self.tokens, None, self._score)
 
     def finish(self) -> list[Hypothesis]:
-        """End an utterance: its only hypothesis. The next frame begins another."""
+        """End the utterance and return its only hypothesis. The next frame begins a new utterance."""
         hypotheses = [self.best]
-        self._begin()
+        self._start_utterance()
         return hypotheses
 
 
-def greedy(logits: Tensor) -> list[Token]:
-    """Tokens of an utterance's (T, V) logits or log-probabilities; token 0 is blank."""
+class RecordingSearch(GreedySearch):
+    """Greedy decoding that also hands every piece of (t, V) scores to a function, for reuse or comparison."""
+
+    def __init__(self, record: Callable) -> None:
+        super().__init__()
+        self._record = record
+
+    def accept(self, logits: Tensor | np.ndarray) -> None:
+        """Record and decode the next (t, V) logits or log-probabilities."""
+        self._record(logits)
+        super().accept(logits)
+
+
+def greedy(logits: Tensor | np.ndarray) -> list[Token]:
+    """Tokens of one utterance's (T, V) logits or log-probabilities; token 0 is blank."""
     search = GreedySearch()
     search.accept(logits)
     return search.tokens

@@ -1,17 +1,18 @@
-"""What a decoder hands over: tokens and words with their frames, and n-best lists of them."""
+"""What a search returns: hypotheses of tokens and words with their frames."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
-
-from torch import Tensor
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from distill.decode.text import tokens_to_text
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 
 class Token(NamedTuple):
-    """A recognised token: frames [start_frame, end_frame), mean posterior over them as confidence."""
+    """A recognised token in frames [start_frame, end_frame); confidence is its posterior averaged over them."""
 
     id: int
     start_frame: int
@@ -20,7 +21,7 @@ class Token(NamedTuple):
 
 
 class Word(NamedTuple):
-    """A recognised word: frames [start_frame, end_frame), the least confidence of its tokens."""
+    """A recognised word in frames [start_frame, end_frame); confidence is the lowest of its tokens."""
 
     text: str
     start_frame: int
@@ -29,7 +30,10 @@ class Word(NamedTuple):
 
 
 class Hypothesis(NamedTuple):
-    """A result. ``words`` are None where they follow from the tokens alone; ``score`` is in nats."""
+    """Tokens of an utterance and their score in nats.
+
+    ``words`` is None where the tokens determine the words, see :func:`words_of`.
+    """
 
     tokens: list[Token]
     words: list[Word] | None
@@ -37,36 +41,40 @@ class Hypothesis(NamedTuple):
 
 
 class Search(Protocol):
-    """A decoder of one stream: frames in pieces of any size give the same results as all at once.
+    """A decoder of one stream. How the frames are cut into pieces does not change its results.
 
-    ``frames`` counts them.
+    Attributes:
+        frames: number of frames decoded since the beginning of the stream.
     """
 
     frames: int
 
     @property
     def settled(self) -> int:
-        """How many tokens of ``best`` stay as they are, whatever comes."""
+        """Number of first tokens of ``best`` that no further frame can change."""
 
     def accept(self, logits: Tensor) -> None:
-        """Take in (t, V) logits or log-probabilities; t may be 0."""
+        """Decode the next (t, V) logits or log-probabilities; t may be 0."""
 
     @property
     def best(self) -> Hypothesis:
-        """The best hypothesis of the frames so far."""
+        """The best hypothesis of the utterance so far."""
 
     def finish(self) -> list[Hypothesis]:
-        """End an utterance: its hypotheses, best first. The next frame begins another; frames are counted on."""
+        """End the utterance and return its hypotheses, best first. The next frame begins a new utterance.
+
+        ``frames`` is not reset.
+        """
 
 
 def join_word(tokens: Sequence[Token], text: str) -> Word:
-    """The word that tokens spell."""
+    """The word that consecutive tokens spell."""
     confidence = min(token.confidence for token in tokens)
     return Word(text, tokens[0].start_frame, tokens[-1].end_frame, confidence)
 
 
 def words_of(hypothesis: Hypothesis, token_list: Sequence[str], token_type: str) -> list[Word]:
-    """The words of a hypothesis, with the frames from each one's first token to its last."""
+    """Words of a hypothesis, each from the first frame of its first token to the end of its last token."""
     if hypothesis.words is not None:
         return hypothesis.words
     groups: list[list[Token]] = [[]]
@@ -76,5 +84,5 @@ def words_of(hypothesis: Hypothesis, token_list: Sequence[str], token_type: str)
             groups.append([])
         if name != "<space>":
             groups[-1].append(token)
-    spelled = [(group, tokens_to_text((token_list[token.id] for token in group), token_type)) for group in groups]
-    return [join_word(group, text) for group, text in spelled if text]
+    texts = [tokens_to_text((token_list[token.id] for token in group), token_type) for group in groups]
+    return [join_word(group, text) for group, text in zip(groups, texts, strict=True) if text]

@@ -1,26 +1,39 @@
-"""Which decoder, with which models and weights: from options of a command to searches."""
+"""Settings of a decoder, and the searches that they describe."""
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from distill.errors import UserError
+from distill.errors import UserError, require
 
 if TYPE_CHECKING:
+    from distill.decode.graph import GraphBuilder
     from distill.decode.hypothesis import Search
-    from distill.decode.wfst import GraphBuilder
 
 DECODERS = ("greedy", "beam", "wfst")
 
 
 @dataclass(frozen=True)
 class DecodeConf:
-    """See the help of :func:`add_arguments`."""
+    """A decoder and its settings.
+
+    Attributes:
+        decoder: greedy; beam, a prefix beam search; or wfst, a search through a graph.
+        lm: n-gram in ARPA format; wfst requires one.
+        lm_unit: unit of the n-gram, word or token.
+        lm_weight: weight of the n-gram's ln P.
+        word_bonus: score added for each word.
+        beam: number of hypotheses that beam keeps.
+        wfst_beam: wfst prunes paths whose cost exceeds the best path's by more than this.
+        nbest: hypotheses of each utterance.
+        lexicon: words and their tokens for wfst; None: the n-gram's words as the model's tokens spell them.
+        hotwords: file of phrases that beam prefers, one on each line.
+        hotword_boost: score added for such a phrase, in nats.
+    """
 
     decoder: str = "greedy"
     lm: Path | None = None
@@ -43,54 +56,27 @@ class DecodeConf:
             raise UserError(f"nbest: {self.nbest} must be at least 1")
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of decoding."""
-    group = parser.add_argument_group("decoding")
-    group.add_argument("--lm", type=Path, help="n-gram, an ARPA file (beam: optional; wfst: needed)")
-    group.add_argument(
-        "--lm_unit", choices=("word", "token"), default="word", help="what the n-gram counts (default: word)"
-    )
-    group.add_argument("--lm_weight", type=float, help="weight of the n-gram's ln P (default: 0.5, or as tuned)")
-    group.add_argument("--word_bonus", type=float, help="added for each word (default: 0, or as tuned)")
-    group.add_argument(
-        "--tuned", type=Path, help="take lm_weight and word_bonus from this file, which tune_decoding wrote"
-    )
-    group.add_argument("--beam", type=int, default=8, help="hypotheses that beam keeps (default: 8)")
-    group.add_argument(
-        "--wfst_beam", type=float, default=16.0, help="cost above the best that wfst follows (default: 16)"
-    )
-    group.add_argument("--nbest", type=int, default=1, help="different results of an utterance (default: 1)")
-    group.add_argument(
-        "--lexicon",
-        type=Path,
-        help="words and their tokens for wfst (default: the n-gram's words, as the model spells; needed for phones)",
-    )
-    group.add_argument("--hotwords", type=Path, help="phrases that beam should listen for, one a line")
-    group.add_argument(
-        "--hotword_boost", type=float, default=3.0, help="added for each such phrase, in nats (default: 3)"
-    )
+def tuned_weights(path: Path, decoder: str) -> dict[str, float]:
+    """``lm_weight`` and ``word_bonus`` of a decoder from a file that :mod:`distill.recognition.tune` wrote.
 
-
-def conf_of(args: argparse.Namespace, decoder: str) -> DecodeConf:
-    """The settings of one decoder from a command's options."""
-    weights: dict[str, Any] = {"lm_weight": DecodeConf.lm_weight, "word_bonus": DecodeConf.word_bonus}
-    if args.tuned is not None and decoder != "greedy":
-        try:
-            tuned = json.loads(args.tuned.read_text(encoding="utf-8"))
-            weights = {name: float(tuned[decoder][name]) for name in weights}
-        except FileNotFoundError:
-            raise UserError(f"{args.tuned}: not found; tune_decoding writes it") from None
-        except (ValueError, KeyError, TypeError):
-            raise UserError(f"{args.tuned}: has no weights for {decoder}; tune it again") from None
-    weights |= {name: getattr(args, name) for name in weights if getattr(args, name) is not None}
-    names = ("lm", "lm_unit", "beam", "wfst_beam", "nbest", "lexicon", "hotwords", "hotword_boost")
-    return DecodeConf(decoder, **{name: getattr(args, name) for name in names}, **weights)
+    Raises:
+        UserError: the file is missing, damaged, or has no weights for this decoder.
+    """
+    try:
+        tuned = json.loads(path.read_text(encoding="utf-8"))
+        return {name: float(tuned[decoder][name]) for name in ("lm_weight", "word_bonus")}
+    except FileNotFoundError:
+        raise UserError(f"{path}: not found; tune_decoding writes it") from None
+    except (ValueError, KeyError, TypeError):
+        raise UserError(f"{path}: has no weights for {decoder}; tune it again") from None
 
 
 def search_factory(conf: DecodeConf, token_list: Sequence[str], config: Mapping[str, Any]) -> Callable[[], Search]:
-    """What makes a new search for each stream; models are read once.
+    """A function that creates a new search for each stream; language models and graphs are loaded once, here.
 
-    ``config`` is the training's, for ``token_type`` and ``bpemodel``.
+    Args:
+        token_list: tokens by id, blank first.
+        config: the training's configuration, of which ``token_type`` and ``bpemodel`` are used.
     """
     if conf.decoder == "greedy":
         from distill.decode.greedy import GreedySearch
@@ -118,8 +104,9 @@ def search_factory(conf: DecodeConf, token_list: Sequence[str], config: Mapping[
 
 
 def graph_builder(conf: DecodeConf, token_list: Sequence[str], config: Mapping[str, Any]) -> GraphBuilder:
-    """The :class:`distill.decode.wfst.GraphBuilder` of the settings' n-gram and lexicon."""
-    from distill.decode.wfst import GraphBuilder, read_lexicon, spell
+    """The builder of graphs from the settings' n-gram and lexicon; arguments as of :func:`search_factory`."""
+    require("kaldi_decoder", "kaldifst", "kaldilm", extra="decode")
+    from distill.decode.graph import GraphBuilder, read_lexicon, spell
     from distill.lfmmi.ngram import arpa_entries
 
     assert conf.lm is not None

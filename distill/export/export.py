@@ -1,67 +1,64 @@
-"""Export a streaming student for onnxruntime and sherpa-onnx, and check what comes out against torch.
+"""Export of a streaming student to ONNX files for onnxruntime and sherpa-onnx, with a check against torch.
 
-    python -m distill.bin.export --model exp/student_stream --data_dirs dump/raw/test --output exp/export \\
-        --chunk_ms 160 480
+For every chunk length it writes
 
-writes for every chunk length
-
-    student_480ms.onnx, student_480ms.int8.onnx   for distill.export.recognizer, which needs onnxruntime and numpy alone
-    sherpa_480ms.onnx, sherpa_480ms.int8.onnx     the same for sherpa-onnx, as a model of the type t-one
+    student_480ms.onnx, student_480ms.int8.onnx   for distill.export.recognizer, in onnxruntime
+    sherpa_480ms.onnx, sherpa_480ms.int8.onnx     for sherpa-onnx, as a model of its type t-one
     tokens.txt                                    for sherpa-onnx
-    parity.json                                   how each compares with torch on the utterances of --data_dirs
+    parity.json                                   how each compares with torch on the utterances of some data
 
-It fails, and writes nothing, if a log-posterior in float32 is off by more than 0.001. The audio is rounded to 16 bits,
-as sherpa-onnx does that. Where int8 is slower than float32, or has more than 1.02 times its word errors, there are no
-int8 files, and parity.json says why.
+Audio is rounded to 16 bits for the check, as sherpa-onnx does.
 """
 
 from __future__ import annotations
 
-import argparse
-import importlib.util
 import json
 import shutil
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from distill.errors import UserError, cli
+import numpy as np
+import torch
+from tqdm import tqdm
 
-if TYPE_CHECKING:
-    from distill.checkpoints.load import LoadedNetwork
-    from distill.export.parity import Utterance
+from distill.audio import read_audio, read_wav_scp
+from distill.checkpoints.load import LoadedNetwork, load_network, model_checksum
+from distill.errors import UserError
+from distill.export import exported, parity
+from distill.export import model as onnx_model
+from distill.export.parity import Utterance
+from distill.export.sherpa import sherpa_metadata, sherpa_model, sherpa_tokens
+from distill.files import atomic_write
+from distill.models.student import Student
+from distill.scoring.text import read_text
 
 
-def read_utterances(data_dirs: list[Path], most: int) -> list[Utterance]:
-    """The first ``most`` utterances of each Kaldi data directory."""
-    import numpy as np
-
-    from distill.audio import read_audio, read_wav_scp
-    from distill.export.parity import Utterance
-    from distill.scoring.score import read_text
-
+def read_utterances(data_dirs: list[Path], count: int) -> list[Utterance]:
+    """The first ``count`` utterances of each Kaldi data directory, with audio rounded to 16 bits."""
     utterances = []
     for data_dir in data_dirs:
         texts = read_text(data_dir / "text") if (data_dir / "text").is_file() else {}
-        for utterance, path in list(read_wav_scp(data_dir / "wav.scp").items())[:most]:
+        for utterance, path in list(read_wav_scp(data_dir / "wav.scp").items())[:count]:
             if utterance not in texts:
-                raise UserError(f"{data_dir / 'text'}: has no {utterance}; the check needs what is said")
+                raise UserError(f"{data_dir / 'text'}: has no {utterance}; the check needs its transcript")
             audio = np.round(read_audio(path) * 32768).clip(-32767, 32767) / np.float32(32768)
             utterances.append(Utterance(audio.astype(np.float32), texts[utterance]))
     return utterances
 
 
-def export(
+def export_chunk_length(
     loaded: LoadedNetwork, origin: Path, chunk_ms: int, folder: Path, utterances: list[Utterance]
 ) -> dict[str, Any]:
-    """Write and check the files of one chunk length; what is said of it in parity.json."""
-    from tqdm import tqdm
+    """Write the files of one chunk length to ``folder``, compare them with torch, and return the report.
 
-    from distill.export import model as onnx_model
-    from distill.export import parity
-    from distill.export.sherpa import sherpa_metadata, sherpa_model
-    from distill.models.student import Student
+    Args:
+        loaded: the student.
+        origin: where it was loaded from, for messages.
 
+    Raises:
+        UserError: a float32 model's log-posteriors differ from torch's by more than ``parity.LOG_PROB_BOUND``.
+    """
     network, token_list, config = loaded
     shapes = onnx_model.shapes_for(network, config, chunk_ms, origin)
     assert isinstance(network, Student)
@@ -69,55 +66,66 @@ def export(
     properties = onnx_model.metadata(network, shapes, token_list, config.get("token_type", "char"), chunk_ms)
     files: dict[str, Path] = {}
     for kind, model in (("float32", step), ("int8", onnx_model.quantized(step))):
-        end = ".onnx" if kind == "float32" else f".{kind}.onnx"
-        files[kind], files[f"sherpa_{kind}"] = (
-            folder / f"student_{chunk_ms}ms{end}",
-            folder / f"sherpa_{chunk_ms}ms{end}",
-        )
+        suffix = ".onnx" if kind == "float32" else f".{kind}.onnx"
+        files[kind] = folder / f"student_{chunk_ms}ms{suffix}"
+        files[f"sherpa_{kind}"] = folder / f"sherpa_{chunk_ms}ms{suffix}"
         wrapped = sherpa_model(model, shapes)
         onnx_model.save(wrapped, files[f"sherpa_{kind}"], {**properties, **sherpa_metadata(wrapped)})
         onnx_model.save(model, files[kind], properties)
-    compared = {
-        kind: parity.sherpa_comparison(path, folder / "tokens.txt")
-        if kind.startswith("sherpa")
-        else parity.onnx_comparison(path)
-        for kind, path in files.items()
-    }
-    reference = parity.torch_reference(network, token_list, config, chunk_ms)
-    for utterance in tqdm(utterances, desc=f"check of {chunk_ms} ms", unit="utt", mininterval=1):
-        log_probs, text = reference(utterance.audio)
-        for comparison in compared.values():
-            comparison.add(utterance, log_probs, text)
-    times = parity.step_times([files["float32"], files["int8"]], utterances)
-    report: dict[str, Any] = {"chunk_ms": chunk_ms}
-    for kind, path in files.items():
-        report[kind] = {"file": path.name, "bytes": path.stat().st_size, **compared[kind].report()}
-    for kind, milliseconds in zip(("float32", "int8"), times, strict=True):
-        report[kind]["ms_per_chunk"] = milliseconds
+    report = compare(loaded, chunk_ms, files, folder / "tokens.txt", utterances)
     for kind in ("float32", "sherpa_float32"):
         difference = report[kind]["max_log_prob_difference"]
         if not difference <= parity.LOG_PROB_BOUND:
             raise UserError(
                 f"{origin}: exported for {chunk_ms} ms ({kind}), log-posteriors differ from torch's by "
-                f"{difference:.2g}, more than {parity.LOG_PROB_BOUND}; this is a fault of the export, please report it"
+                f"{difference:.2g}, more than {parity.LOG_PROB_BOUND}; this is a bug of the export, please report it"
             )
-    reasons = []
-    if times[1] > times[0]:
-        reasons.append(f"a chunk takes {times[1]:.2f} ms, in float32 {times[0]:.2f} ms")
-    for kind in ("int8", "sherpa_int8"):
-        errors, before = report[kind]["word_errors"], report[kind.replace("int8", "float32")]["word_errors"]
-        if errors > parity.INT8_LOSS * before:
-            reasons.append(f"{errors} word errors ({kind}), in float32 {before}")
-    report["int8_offered"] = not reasons
-    report["int8_reasons"] = reasons
-    if reasons:
+    report["int8_reasons"] = reasons_against_int8(report)
+    report["int8_offered"] = not report["int8_reasons"]
+    if report["int8_reasons"]:
         files["int8"].unlink()
         files["sherpa_int8"].unlink()
     return report
 
 
+def compare(
+    loaded: LoadedNetwork, chunk_ms: int, files: dict[str, Path], tokens: Path, utterances: list[Utterance]
+) -> dict[str, Any]:
+    """Compare exported files, by kind, with the student in torch; returns the figures of parity.json by kind."""
+    comparisons = {
+        kind: parity.sherpa_comparison(path, tokens) if kind.startswith("sherpa") else parity.onnx_comparison(path)
+        for kind, path in files.items()
+    }
+    network, token_list, config = loaded
+    reference = parity.torch_reference(network, token_list, config, chunk_ms)  # type: ignore[arg-type]
+    for utterance in tqdm(utterances, desc=f"check of {chunk_ms} ms", unit="utt", mininterval=1):
+        log_probs, text = reference(utterance.audio)
+        for comparison in comparisons.values():
+            comparison.add(utterance, log_probs, text)
+    times = parity.step_times([files["float32"], files["int8"]], utterances)
+    report: dict[str, Any] = {"chunk_ms": chunk_ms}
+    for kind, path in files.items():
+        report[kind] = {"file": path.name, "bytes": path.stat().st_size, **comparisons[kind].report()}
+    for kind, milliseconds in zip(("float32", "int8"), times, strict=True):
+        report[kind]["ms_per_chunk"] = milliseconds
+    return report
+
+
+def reasons_against_int8(report: dict[str, Any]) -> list[str]:
+    """Why int8 files are not worth having: slower than float32, or too many more word errors. Empty if they are."""
+    reasons = []
+    int8_ms, float32_ms = report["int8"]["ms_per_chunk"], report["float32"]["ms_per_chunk"]
+    if int8_ms > float32_ms:
+        reasons.append(f"a chunk takes {int8_ms:.2f} ms, in float32 {float32_ms:.2f} ms")
+    for int8, float32 in (("int8", "float32"), ("sherpa_int8", "sherpa_float32")):
+        errors, float32_errors = report[int8]["word_errors"], report[float32]["word_errors"]
+        if errors > parity.INT8_LOSS * float32_errors:
+            reasons.append(f"{errors} word errors ({int8}), in float32 {float32_errors}")
+    return reasons
+
+
 def table(report: dict[str, Any]) -> str:
-    """What a terminal shows of one chunk length."""
+    """The report of one chunk length as lines for a terminal."""
     lines = [
         f"{report['chunk_ms']:4} ms {'log-prob difference':>28} {'same text as torch':>23} {'word errors':>17} "
         f"{'MB':>8} ms/chunk"
@@ -134,54 +142,42 @@ def table(report: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-@cli
-def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", type=Path, required=True, help="directory of a streaming student's training")
-    parser.add_argument("--data_dirs", type=Path, nargs="+", required=True, help="with wav.scp and text, for the check")
-    parser.add_argument("--output", type=Path, required=True, help="directory to write; an earlier export is replaced")
-    parser.add_argument("--chunk_ms", type=int, nargs="+", default=[480], help="chunk lengths (default: 480)")
-    parser.add_argument("--num_utts", type=int, default=300, help="of each data directory, the first (default: 300)")
-    args = parser.parse_args(argv)
+def export_model(model: Path, data_dirs: list[Path], output: Path, chunk_ms: list[int], utterances: int) -> None:
+    """Export a student for several chunk lengths, check it, and print a table for each; nothing is left after an error.
 
-    import torch
+    Args:
+        model: directory of a streaming student's training, or a packed model.
+        data_dirs: Kaldi data directories with wav.scp and text, for the check.
+        output: directory to write. An earlier export there is replaced.
+        chunk_ms: chunk lengths.
+        utterances: number of utterances of each data directory to check, its first ones.
 
-    for package in ("onnx", "onnxruntime", "sherpa_onnx"):
-        if importlib.util.find_spec(package) is None:
-            raise UserError(f"{package}: not installed, but the export needs it; pip install 'distillw2v2[deploy]'")
-
-    from distill.checkpoints.load import load_network, model_checksum
-    from distill.export import exported
-    from distill.export.sherpa import sherpa_tokens
-    from distill.files import atomic_write
-
+    Raises:
+        UserError: ``output`` holds other files, the model cannot be exported, or the check fails.
+    """
     torch.set_num_threads(1)
-    if args.output.exists() and not exported(args.output) and any(args.output.iterdir()):
-        raise UserError(f"{args.output}: holds something else than an export; give another --output")
-    loaded = load_network(args.model)
-    utterances = read_utterances(args.data_dirs, args.num_utts)
-    args.output.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=args.output.parent, prefix=f".{args.output.name}.") as name:
+    if output.exists() and not exported(output) and any(output.iterdir()):
+        raise UserError(f"{output}: holds other files than an export; give another --output")
+    loaded = load_network(model)
+    checked = read_utterances(data_dirs, utterances)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}.") as name:
         folder = Path(name, "export")
         folder.mkdir()
         with atomic_write(folder / "tokens.txt") as stream:
             stream.write(sherpa_tokens(loaded.token_list, loaded.config.get("token_type", "char")))
         reports = []
-        for chunk_ms in dict.fromkeys(args.chunk_ms):
-            reports.append(export(loaded, args.model, chunk_ms, folder, utterances))
+        for length in dict.fromkeys(chunk_ms):
+            reports.append(export_chunk_length(loaded, model, length, folder, checked))
             print(table(reports[-1]), flush=True)
         about = {
-            "model_checksum": model_checksum(args.model),
-            "data": [str(data_dir) for data_dir in args.data_dirs],
+            "model_checksum": model_checksum(model),
+            "data": [str(data_dir) for data_dir in data_dirs],
             "exports": reports,
         }
         with atomic_write(folder / "parity.json") as stream:
             json.dump(about, stream, indent=1)
-        if args.output.exists():
-            shutil.rmtree(args.output)
-        folder.rename(args.output)
-    print(f"exported to {args.output}")
-
-
-if __name__ == "__main__":
-    main()
+        if output.exists():
+            shutil.rmtree(output)
+        folder.rename(output)
+    print(f"exported to {output}")

@@ -1,10 +1,11 @@
-"""Whether exported models say what the student says in torch: log-posteriors, texts, word errors, and speed."""
+"""Comparison of exported models with the student in torch: log-posteriors, texts, word errors, and speed."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,30 +14,34 @@ import onnxruntime
 import torch
 from torch import Tensor
 
-from distill.decode.greedy import GreedySearch
+from distill.decode.greedy import RecordingSearch
 from distill.export.recognizer import OnnxModel, OnnxRecognizer, open_session
 from distill.export.sherpa import BLOCK, FULL_SCALE, GAIN
 from distill.models.student import Student
-from distill.scoring.score import count_errors
+from distill.scoring.counts import count_errors
 from distill.streaming import StreamingRecognizer
 
 LOG_PROB_BOUND = 1e-3
-INT8_LOSS = 1.02  # largest factor of the word error rate
+INT8_LOSS = 1.02  # highest ratio of int8's word errors to float32's
 
 
 @dataclass
 class Utterance:
-    """Audio (n,) at 16 kHz in [-1, 1], of 16-bit samples as microphones give it, and what is said."""
+    """Audio (n,) at 16 kHz in [-1, 1], rounded to 16 bits, and its transcript."""
 
     audio: np.ndarray
     text: str
 
 
 class Comparison:
-    """How one runtime compares with torch, over utterances.
+    """Compares one runtime with torch, utterance by utterance.
 
     Args:
-        recognize: log-posteriors (t, V) and text of an utterance's audio.
+        recognize: returns the runtime's (t, V) log-posteriors and text of an utterance's audio.
+
+    Attributes:
+        difference: largest absolute difference of a log-posterior.
+        identical: number of utterances with the same text as in torch.
     """
 
     def __init__(self, recognize: Callable[[np.ndarray], tuple[np.ndarray, str]]) -> None:
@@ -45,17 +50,17 @@ class Comparison:
         self.identical, self.utterances, self.errors, self.words = 0, 0, 0, 0
 
     def add(self, utterance: Utterance, log_probs: np.ndarray, text: str) -> None:
-        """Compare an utterance with what torch gives."""
-        mine, said = self._recognize(utterance.audio)
-        self.difference = max(self.difference, largest_difference(mine, log_probs))
-        self.identical += said == text
+        """Compare an utterance with its (t, V) log-posteriors and text in torch."""
+        exported_log_probs, exported_text = self._recognize(utterance.audio)
+        self.difference = max(self.difference, largest_difference(exported_log_probs, log_probs))
+        self.identical += exported_text == text
         self.utterances += 1
-        counts = count_errors(utterance.text.split(), said.split())
-        self.errors += counts["sub"] + counts["del"] + counts["ins"]
-        self.words += counts["words"]
+        (counts,) = count_errors([utterance.text.split()], [exported_text.split()])
+        self.errors += counts.errors
+        self.words += counts.words
 
     def report(self) -> dict[str, Any]:
-        """The figures by name."""
+        """The figures as parity.json has them."""
         return {
             "max_log_prob_difference": self.difference,
             "identical_texts": self.identical,
@@ -65,78 +70,62 @@ class Comparison:
         }
 
 
-def largest_difference(mine: np.ndarray, theirs: np.ndarray) -> float:
-    """Between (t, V) log-posteriors; infinite if they are not of as many frames."""
-    return float(np.abs(mine - theirs).max(initial=0)) if mine.shape == theirs.shape else float("inf")
-
-
-class _RecordingSearch(GreedySearch):
-    """Greedy decoding that adds what it decodes to a list."""
-
-    def __init__(self, heard: list[Tensor]) -> None:
-        super().__init__()
-        self._heard = heard
-
-    def accept(self, logits: Tensor) -> None:
-        self._heard.append(logits)
-        super().accept(logits)
-
-
-class _RecordingRecognizer(OnnxRecognizer):
-    """The recogniser, with the log-posteriors that it decoded."""
-
-    def reset(self) -> None:
-        super().reset()
-        self.heard: list[np.ndarray] = []
-
-    def _search(self, log_probs: np.ndarray) -> None:
-        self.heard.append(log_probs)
-        super()._search(log_probs)
+def largest_difference(log_probs: np.ndarray, reference: np.ndarray) -> float:
+    """Largest absolute difference of two (t, V) log-posteriors; infinite if their numbers of frames differ."""
+    if log_probs.shape != reference.shape:
+        return float("inf")
+    return float(np.abs(log_probs - reference).max(initial=0))
 
 
 def torch_reference(
     network: Student, token_list: Sequence[str], config: Mapping[str, Any], chunk_ms: int
 ) -> Callable[[np.ndarray], tuple[np.ndarray, str]]:
-    """Log-posteriors and text of an utterance, as a session in torch has them."""
-    heard: list[Tensor] = []
-    recognizer = StreamingRecognizer(network, token_list, config, chunk_ms, new_search=lambda: _RecordingSearch(heard))
+    """A function that returns (t, V) log-posteriors and text of an utterance's audio, from a session in torch."""
+    logits: list[Tensor] = []
+    new_search = partial(RecordingSearch, logits.append)
+    recognizer = StreamingRecognizer(network, token_list, config, chunk_ms, new_search=new_search)
 
     def recognize(audio: np.ndarray) -> tuple[np.ndarray, str]:
-        heard.clear()
+        logits.clear()
         recognizer.reset()
         recognizer.accept_waveform(audio)
         text = recognizer.finish()["text"]
-        return torch.cat(heard).log_softmax(-1).numpy(), text
+        return torch.cat(logits).log_softmax(-1).numpy(), text
 
     return recognize
 
 
 def onnx_comparison(path: Path) -> Comparison:
-    """Compare a student_*.onnx, through the recogniser of onnxruntime and numpy."""
-    recognizer = _RecordingRecognizer(OnnxModel(path))
+    """Compare a student_*.onnx, through the recogniser in onnxruntime."""
+    log_probs: list[np.ndarray] = []
+    recognizer = OnnxRecognizer(OnnxModel(path), new_search=partial(RecordingSearch, log_probs.append))
 
     def recognize(audio: np.ndarray) -> tuple[np.ndarray, str]:
+        log_probs.clear()
         recognizer.reset()
         recognizer.accept_waveform(audio)
         text = recognizer.finish()["text"]
-        return np.concatenate(recognizer.heard), text
+        return np.concatenate(log_probs), text
 
     return Comparison(recognize)
 
 
 def for_sherpa(audio: np.ndarray) -> np.ndarray:
-    """What to give sherpa-onnx for audio: 16-bit samples so that they arrive as they are, and full-scale ones that tell
-    a sherpa_*.onnx of the end, with the block that sherpa-onnx keeps."""
+    """Samples to give to sherpa-onnx for 16-bit ``audio`` (n,), followed by the mark of its end.
+
+    The gain lets the samples arrive unchanged. The mark is full-scale samples, over more than one block because
+    sherpa-onnx holds back the last one; see :mod:`distill.export.sherpa`.
+    """
     return np.concatenate((audio * np.float32(GAIN), np.ones(3 * BLOCK, np.float32)))
 
 
 def handed_over(samples: np.ndarray) -> np.ndarray:
-    """The int32 samples that sherpa-onnx makes of those that it is given."""
+    """The int32 samples that sherpa-onnx passes to the model for (n,) samples in [-1, 1]."""
     return np.trunc(samples.clip(-1, 1) * np.float32(FULL_SCALE)).astype(np.int32)
 
 
 def sherpa_log_probs(session: onnxruntime.InferenceSession, audio: np.ndarray) -> np.ndarray:
-    """Log-posteriors (t, V) of a sherpa_*.onnx, handed the blocks that sherpa-onnx would hand it."""
+    """Log-posteriors (t, V) of a sherpa_*.onnx, given the same blocks as by sherpa-onnx."""
     samples = handed_over(for_sherpa(audio))
     state = np.zeros(session.get_inputs()[1].shape, np.float16)
     pieces = []
@@ -148,7 +137,7 @@ def sherpa_log_probs(session: onnxruntime.InferenceSession, audio: np.ndarray) -
 
 
 def sherpa_text(recognizer: Any, audio: np.ndarray) -> str:
-    """The text of sherpa-onnx itself (an OnlineRecognizer)."""
+    """The text that sherpa-onnx itself (an OnlineRecognizer) recognises."""
     stream = recognizer.create_stream()
     stream.accept_waveform(8000, for_sherpa(audio))
     while recognizer.is_ready(stream):
@@ -157,7 +146,7 @@ def sherpa_text(recognizer: Any, audio: np.ndarray) -> str:
 
 
 def sherpa_comparison(path: Path, tokens: Path) -> Comparison:
-    """Compare a sherpa_*.onnx: texts as sherpa-onnx gives them, and log-posteriors, which it keeps to itself."""
+    """Compare a sherpa_*.onnx: texts through sherpa-onnx; log-posteriors, which it hides, through onnxruntime."""
     import sherpa_onnx
 
     session = open_session(path)
@@ -166,7 +155,7 @@ def sherpa_comparison(path: Path, tokens: Path) -> Comparison:
 
 
 def step_times(paths: Sequence[Path], utterances: Sequence[Utterance], rounds: int = 60) -> list[float]:
-    """Median milliseconds of computation of a step on one thread for each model, by turns."""
+    """Median CPU milliseconds of a step of each model on one thread; the models take turns."""
     models = [OnnxModel(path) for path in paths]
     audio = np.concatenate([utterance.audio for utterance in utterances[:20]])
     audio = np.resize(audio, (rounds, models[0].samples)).astype(np.float32)

@@ -1,1 +1,1 @@
-"""Recognition over a network: a websocket server, its page, and a client."""
+"""Recognition over a network: a websocket server with its web page, and a client."""

@@ -1,8 +1,9 @@
-"""A client of the server: audio goes in as it arrives, messages come out."""
+"""A client of the server: audio goes in as it arrives, results come out."""
 
 from __future__ import annotations
 
 import asyncio
+import sys
 import time
 from collections.abc import AsyncIterable, AsyncIterator, Iterable
 from typing import Any
@@ -10,25 +11,25 @@ from typing import Any
 import aiohttp
 import numpy as np
 
+from distill.audio import SAMPLE_RATE, raw_pieces, read_audio
+from distill.decode.display import ResultPrinter
 from distill.errors import UserError
 
-SAMPLE_RATE = 16000
-PIECE_MS = 40
+PIECE = 40 * SAMPLE_RATE // 1000  # samples: 40 ms
 
 
 def pcm(samples: np.ndarray) -> bytes:
-    """(n,) samples in [-1, 1] as 16-bit little-endian ones."""
+    """16-bit little-endian audio of (n,) samples in [-1, 1]."""
     return np.clip(np.rint(samples * 32768), -32768, 32767).astype("<i2").tobytes()
 
 
 def pieces(audio: bytes) -> list[bytes]:
-    """16-bit audio in pieces of 40 ms."""
-    size = 2 * SAMPLE_RATE * PIECE_MS // 1000
-    return [audio[start : start + size] for start in range(0, len(audio), size)]
+    """Cut 16-bit audio into pieces of 40 ms."""
+    return [audio[start : start + 2 * PIECE] for start in range(0, len(audio), 2 * PIECE)]
 
 
 async def in_real_time(audio: Iterable[bytes]) -> AsyncIterator[bytes]:
-    """Each piece when its last sample would have been spoken."""
+    """Yield each piece at the time at which its last sample would be recorded."""
     started, samples = time.monotonic(), 0
     for piece in audio:
         samples += len(piece) // 2
@@ -36,19 +37,53 @@ async def in_real_time(audio: Iterable[bytes]) -> AsyncIterator[bytes]:
         yield piece
 
 
+async def at_once(audio: Iterable[bytes]) -> AsyncIterator[bytes]:
+    """Yield the pieces without waiting."""
+    for piece in audio:
+        yield piece
+
+
+async def from_stdin() -> AsyncIterator[bytes]:
+    """Yield raw 16-bit audio from stdin as it arrives; a thread reads, so that results are shown meanwhile."""
+    audio = raw_pieces(sys.stdin.buffer, PIECE)
+    while (piece := await asyncio.to_thread(next, audio, None)) is not None:
+        yield piece
+
+
+async def print_results(
+    url: str, file: str, chunk_ms: int | None, endpoint_ms: int | None, fast: bool, as_json: bool
+) -> None:
+    """Send a file's audio to a server and print the results.
+
+    Args:
+        url, chunk_ms, endpoint_ms: see :func:`recognize`.
+        file: path of audio at 16 kHz with one channel; ``-`` for raw 16-bit samples on stdin.
+        fast: send a file as fast as the server accepts it, not in real time.
+        as_json: see :class:`ResultPrinter`.
+    """
+    if file == "-":
+        audio = from_stdin()
+    else:
+        audio = (at_once if fast else in_real_time)(pieces(pcm(read_audio(file))))
+    printer = ResultPrinter(as_json)
+    async for message in recognize(url, audio, chunk_ms, endpoint_ms):
+        if message["event"] in ("partial", "final"):
+            printer.show(message)
+
+
 async def recognize(
     url: str, audio: AsyncIterable[bytes], chunk_ms: int | None = None, endpoint_ms: int | None = None
 ) -> AsyncIterator[dict[str, Any]]:
-    """Send 16-bit audio to a server's websocket, yield its messages: hello, ready, partial and final results, end.
+    """Send 16-bit audio to a server and yield its messages: hello, ready, partial and final results, end.
 
     Args:
-        url: such as ``ws://127.0.0.1:8765/stream``.
+        url: of the websocket, such as ``ws://127.0.0.1:8765/stream``.
         audio: pieces of any length, each sent as soon as it is there.
-        chunk_ms: None: the server's default.
-        endpoint_ms: likewise.
+        chunk_ms: length of a chunk; None: the server's default.
+        endpoint_ms: silence that ends a result; None: the server's default.
 
     Raises:
-        UserError: no server is there, it refused the session, or the connection was lost before the end.
+        UserError: there is no server, it refused the session, or the connection was lost before the end.
     """
     config: dict[str, Any] = {"event": "config"}
     config |= {} if chunk_ms is None else {"chunk_ms": chunk_ms}
@@ -63,8 +98,8 @@ async def recognize(
                         await socket.send_bytes(piece)
                     await socket.send_json({"event": "end"})
                 except ConnectionError:
-                    pass  # why is among the messages
-                except Exception as error:  # of the audio's source
+                    pass  # a message of the server says why
+                except Exception as error:  # from the audio
                     failures.append(error)
                     await socket.close()
 

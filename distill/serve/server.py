@@ -1,11 +1,9 @@
-"""A websocket server: a recognition session per client, all of them computed together; docs/server.md has the messages.
+"""A websocket server with a recognition session for each client; docs/server.md describes the messages.
 
-The event loop talks to the clients and never computes. One worker thread computes in rounds: a round takes at most a
-chunk of audio from every session that has some, runs them as one batch (:func:`accept_together`), and hands the results
-back. What arrives meanwhile waits for the next round, so batches grow with the load and a lone client waits for nobody.
+The event loop exchanges messages with the clients, while a worker thread computes (:mod:`distill.serve.rounds`).
 
-Nothing is dropped: a session holds a few seconds of audio, then its socket is not read until there is room, and TCP
-slows the client down. A client that does not read its results stops being computed in the same way.
+Nothing is dropped: when a session holds a few seconds of audio, its socket is not read until some is computed, and TCP
+slows the client down. Likewise, a session whose client does not read its results is not computed.
 """
 
 from __future__ import annotations
@@ -14,24 +12,24 @@ import asyncio
 import contextlib
 import ipaddress
 import json
-import logging
 import signal
 import ssl
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-import numpy as np
+import torch
 from aiohttp import WSCloseCode, WSMsgType, web
 
+from distill.audio import SAMPLE_RATE
 from distill.checkpoints.load import load_network
 from distill.configuration import ChunkConf, read_conf
 from distill.errors import UserError
-from distill.streaming.recognizer import SAMPLE_RATE, StreamingRecognizer, accept_together
+from distill.serve.rounds import BYTES_PER_S, Refusal, Rounds, Session
+from distill.streaming.recognizer import StreamingRecognizer
 
 PAGE = Path(__file__).with_name("page")
 PAGE_FILES = ("index.html", "style.css", "app.js", "capture.js", "resample.js")
@@ -40,28 +38,24 @@ PAGE_HEADERS = {
     "Content-Security-Policy": "default-src 'self'; connect-src 'self' ws: wss:; img-src data:; frame-ancestors 'none'",
     "X-Content-Type-Options": "nosniff",
 }
-BYTES_PER_S = 2 * SAMPLE_RATE
 CHOICES_MS = (160, 320, 480, 960)
 ENDPOINT_MS = (100, 10000)
-WAITING_S = 5  # audio that a session holds before its socket is read no further
-WAITING_RESULTS = 50  # results that a session holds before it is computed no further
-BURST_S = 10  # audio that may come at any speed
-CLOSE_S = 2  # for a client to answer that its connection is closed
-TEXT_LENGTH = 4096
-
-log = logging.getLogger(__name__)
+WAITING_S = 5  # a session that holds more audio than this is not read until some is computed
+BURST_S = 10  # this much audio may come at any speed
+CLOSE_S = 2  # time for a client to answer that its connection is closed
+TEXT_LENGTH = 4096  # characters of a message
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What one client may ask for.
+    """Limits of a server and of its sessions.
 
     Attributes:
-        sessions: at a time.
-        session_s: length of a session, in audio and by the clock.
-        idle_s: silence on the socket, and for how long a client may leave its results unread.
-        message_bytes: of one message.
-        speed: audio is read no faster than so many times real time.
+        sessions: largest number of sessions at a time.
+        session_s: longest session, both in audio and by the clock.
+        idle_s: longest time without a message from the client, and for which it may leave results unread.
+        message_bytes: size of one message.
+        speed: audio is read at most at this multiple of real time.
     """
 
     sessions: int = 64
@@ -71,59 +65,21 @@ class Limits:
     speed: float = 8
 
 
-class Refusal(Exception):
-    """Ends a session with one line to its client. ``code`` is a word for programs."""
-
-    def __init__(self, code: str, message: str, close_code: int = WSCloseCode.POLICY_VIOLATION) -> None:
-        super().__init__(message)
-        self.code = code
-        self.close_code = close_code
-
-
-Message = dict[str, Any] | Refusal | None  # for the client; None closes the connection
-
-
-@dataclass(eq=False)
-class Session:
-    """A client's recogniser and what lies between them.
-
-    Attributes:
-        audio: received, not computed yet.
-        room: set when some of it has gone.
-        ended: the client has sent all.
-        finished: all has gone.
-        finals: final results so far.
-        messages: not sent yet.
-    """
-
-    recognizer: StreamingRecognizer
-    chunk_ms: int
-    audio: bytearray = field(default_factory=bytearray)
-    room: asyncio.Event = field(default_factory=asyncio.Event)
-    ended: bool = False
-    finished: bool = False
-    finals: int = 0
-    messages: asyncio.Queue[Message] = field(default_factory=asyncio.Queue)
-
-
-@dataclass
-class Share:
-    """A session's part in a round: a piece of its audio, and whether it is the last."""
-
-    session: Session
-    piece: np.ndarray
-    last: bool
-
-
 class Server:
-    """Sessions of one streaming student.
+    """Serves one streaming student.
 
     Args:
-        model: directory of the student's training.
-        chunk_ms: for clients that do not choose.
-        endpoint_ms: likewise.
+        model: directory of the student's training, or a packed model.
+        chunk_ms: chunk length for clients that do not choose one.
+        endpoint_ms: silence that ends a result, for clients that do not choose it.
         limits: see :class:`Limits`.
         origins: web pages besides the server's own that may connect, such as ``https://captions.example.org``.
+
+    Attributes:
+        info: what a client may choose, and the limits, as in the message ``hello``.
+
+    Raises:
+        UserError: the model does not stream, or a default is out of range.
     """
 
     def __init__(
@@ -153,13 +109,11 @@ class Server:
             "defaults": {"chunk_ms": chunk_ms, "endpoint_ms": endpoint_ms},
             "limits": asdict(self.limits),
         }
-        self.sessions: set[Session] = set()
+        self.rounds = Rounds()
         self._sockets: set[web.WebSocketResponse] = set()
-        self._work = asyncio.Event()
-        self._worker = ThreadPoolExecutor(1, "recognition")
 
     def application(self) -> web.Application:
-        """The page at /, the websocket at /stream, and at /info what a client may choose."""
+        """The page at /, the websocket at /stream, and ``info`` at /info."""
         app = web.Application()
         app.router.add_get("/stream", self._stream)
         app.router.add_get("/info", self._info)
@@ -181,8 +135,6 @@ class Server:
     async def _info(self, request: web.Request) -> web.Response:
         return web.json_response(self.info, headers={"Cache-Control": "no-store"})
 
-    # Clients
-
     async def _stream(self, request: web.Request) -> web.WebSocketResponse:
         self._check_origin(request)
         # Uncompressed: a small compressed message may be a large one.
@@ -198,44 +150,44 @@ class Server:
             with contextlib.suppress(ConnectionError, TimeoutError):
                 await asyncio.wait_for(_refuse(socket, group.exceptions[0]), CLOSE_S)
         except* (ConnectionError, TimeoutError):
-            pass  # it vanished, or does not read
+            pass  # the client is gone, or does not read
         finally:
             self._sockets.discard(socket)
             if request.transport is not None:
-                request.transport.abort()  # closing would wait for a client that does not read
+                request.transport.abort()  # unlike close, does not wait for a client that does not read
         return socket
 
     def _check_origin(self, request: web.Request) -> None:
-        """Refuse pages of other sites: a browser would let them use a server on its own machine.
+        """Refuse web pages of other sites, which a browser would let connect to a server on its own machine.
 
-        A page from this server's own address may connect if that is a number or localhost. A name could be pointed at
-        this machine by anybody, so names must be given.
+        A page from this server's address may connect if the address is a number or localhost. Anybody can make another
+        name point to this machine, so such names must be in ``origins``.
         """
         origin = request.headers.get("Origin")
         if origin is None or origin in self.origins:
             return
         page = urlsplit(origin)
-        if page.netloc != request.host or not _is_number_or_localhost(page.hostname or ""):
+        if page.netloc != request.host or not _is_ip_or_localhost(page.hostname or ""):
             raise web.HTTPForbidden(text=f"pages of {origin} may not connect; start the server with --origin {origin}")
 
     async def _converse(self, socket: web.WebSocketResponse) -> None:
-        """One session, from hello to end.
+        """Run a session, from ``hello`` to ``end``.
 
         Raises:
-            Refusal, ConnectionError, TimeoutError: or groups of these: what ended it early.
+            Refusal, ConnectionError, TimeoutError, or a group of them: why it ended early.
         """
         await self._send(socket, {"event": "hello", **self.info})
         session = await self._configure(socket)
-        self.sessions.add(session)
+        self.rounds.sessions.add(session)
         try:
-            async with asyncio.TaskGroup() as tasks:  # where one of the two fails, the other stops
+            async with asyncio.TaskGroup() as tasks:  # if one of the two fails, the other is cancelled
                 tasks.create_task(self._send_messages(socket, session))
                 await self._receive_audio(socket, session)
         finally:
-            self.sessions.discard(session)
+            self.rounds.sessions.discard(session)
 
     async def _configure(self, socket: web.WebSocketResponse) -> Session:
-        """The session that the client's first message asks for."""
+        """Open the session that the client's first message describes."""
         message = await self._receive(socket)
         if isinstance(message, bytes):
             raise Refusal("message", 'audio came first; the first message is {"event": "config"}')
@@ -260,10 +212,10 @@ class Server:
             raise Refusal("idle", f"nothing came for {self.limits.idle_s:g} s") from None
         if message.type is WSMsgType.TEXT or message.type is WSMsgType.BINARY:
             return message.data
-        raise ConnectionResetError("the client has gone, or sent what is no websocket message")
+        raise ConnectionResetError("the client is gone, or sent no websocket message")
 
     async def _receive_audio(self, socket: web.WebSocketResponse, session: Session) -> None:
-        """Take in audio until the client says that it ends, no faster than allowed and than it is computed."""
+        """Receive audio until the client ends it, no faster than ``limits.speed`` and than it is computed."""
         limits, started, received = self.limits, time.monotonic(), 0
         while not session.ended:
             message = await self._receive(socket)
@@ -275,7 +227,7 @@ class Server:
             else:
                 session.audio += message
                 received += len(message)
-            self._work.set()
+            self.rounds.notify()
             elapsed = time.monotonic() - started
             if max(received / BYTES_PER_S, elapsed) > limits.session_s:
                 raise Refusal("too_long", f"a session may last {limits.session_s:g} s; begin another")
@@ -291,73 +243,22 @@ class Server:
             if isinstance(message, Refusal):
                 raise message
             await self._send(socket, message)
-            self._work.set()  # there is room for results again
+            self.rounds.notify()
 
     async def _send(self, socket: web.WebSocketResponse, message: dict[str, Any]) -> None:
         await asyncio.wait_for(socket.send_str(json.dumps(message, ensure_ascii=False)), self.limits.idle_s)
 
-    # Computation
-
     async def _run_rounds(self, app: web.Application) -> AsyncIterator[None]:
-        """The rounds, for as long as the application runs."""
-        rounds = asyncio.create_task(self._rounds())
+        """Compute while the application runs."""
+        running = asyncio.create_task(self.rounds.run())
         yield
-        rounds.cancel()
-        await asyncio.gather(rounds, return_exceptions=True)
-        self._worker.shutdown()
-
-    async def _rounds(self) -> None:
-        loop = asyncio.get_running_loop()
-        while True:
-            await self._work.wait()
-            self._work.clear()
-            while shares := self._next_round():
-                outcomes = await loop.run_in_executor(self._worker, _compute, shares)
-                for share, outcome in zip(shares, outcomes, strict=True):
-                    for message in outcome:
-                        share.session.messages.put_nowait(message)
-
-    def _next_round(self) -> list[Share]:
-        shares = []
-        for session in self.sessions:
-            if session.finished or session.messages.qsize() >= WAITING_RESULTS or not (session.audio or session.ended):
-                continue
-            size = session.chunk_ms * BYTES_PER_S // 1000
-            piece = np.frombuffer(bytes(session.audio[:size]), "<i2").astype(np.float32) / 32768
-            del session.audio[:size]
-            session.room.set()
-            session.finished = session.ended and not session.audio
-            shares.append(Share(session, piece, session.finished))
-        return shares
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+        self.rounds.shut_down()
 
     async def _close_sockets(self, app: web.Application) -> None:
         closing = [socket.close(code=WSCloseCode.GOING_AWAY, message=b"the server stops") for socket in self._sockets]
         await asyncio.gather(*(asyncio.wait_for(close, CLOSE_S) for close in closing), return_exceptions=True)
-
-
-def _compute(shares: Sequence[Share]) -> list[list[Message]]:
-    """What each session of a round is to be told. Runs in the worker."""
-    outcomes: dict[Session, list[Message]] = {share.session: [] for share in shares}
-    by_chunk: dict[int, list[Share]] = {}
-    for share in shares:
-        by_chunk.setdefault(share.session.chunk_ms, []).append(share)
-    for alike in by_chunk.values():
-        try:
-            results = accept_together([share.session.recognizer for share in alike], [share.piece for share in alike])
-            for share, new in zip(alike, results, strict=True):
-                session = share.session
-                session.finals += sum(result["event"] == "final" for result in new)
-                outcomes[session] += [dict(result) for result in new]
-                if share.last:
-                    final = session.recognizer.finish()
-                    if final["tokens"] or not session.finals:  # nothing but silence after an endpoint is no result
-                        outcomes[session].append(dict(final))
-                    outcomes[session] += [{"event": "end", "audio_s": final["audio_s"]}, None]
-        except Exception:
-            log.exception("a round failed; its %d sessions are closed", len(alike))
-            for share in alike:
-                outcomes[share.session] = [Refusal("internal", "the recogniser failed", WSCloseCode.INTERNAL_ERROR)]
-    return [outcomes[share.session] for share in shares]
 
 
 async def _refuse(socket: web.WebSocketResponse, refusal: BaseException) -> None:
@@ -367,7 +268,7 @@ async def _refuse(socket: web.WebSocketResponse, refusal: BaseException) -> None
 
 
 def _parse(text: str, event: str) -> dict[str, Any]:
-    """The object of a text message, which must be an ``event``."""
+    """The JSON object of a text message whose event must be ``event``."""
     if len(text) <= TEXT_LENGTH:
         with contextlib.suppress(ValueError, RecursionError):
             message = json.loads(text)
@@ -376,7 +277,7 @@ def _parse(text: str, event: str) -> dict[str, Any]:
     raise Refusal("message", f'a text message that is not understood; expected {{"event": "{event}"}}')
 
 
-def _is_number_or_localhost(host: str) -> bool:
+def _is_ip_or_localhost(host: str) -> bool:
     try:
         ipaddress.ip_address(host)
     except ValueError:
@@ -385,10 +286,16 @@ def _is_number_or_localhost(host: str) -> bool:
 
 
 async def run(server: Server, host: str, port: int, certificate: Path | None, announce: Callable[[str], None]) -> None:
-    """Serve until SIGINT or SIGTERM. ``announce`` gets the address of the page; port 0 takes a free one.
+    """Serve until SIGINT or SIGTERM.
+
+    Args:
+        host: address to listen at.
+        port: 0 takes a free one.
+        certificate: PEM file with certificate and key, for https.
+        announce: is called with the address of the page once the server listens.
 
     Raises:
-        UserError: nothing can listen at that address, or the certificate is no PEM file with its key.
+        UserError: the address is not available, or the certificate cannot be used.
     """
     tls = None
     if certificate is not None:
@@ -412,3 +319,9 @@ async def run(server: Server, host: str, port: int, certificate: Path | None, an
         await stop.wait()
     finally:
         await runner.cleanup()
+
+
+def serve(server: Server, host: str, port: int, certificate: Path | None, threads: int) -> None:
+    """Print the address of the page and :func:`run` the server, with computation on ``threads`` CPU threads."""
+    torch.set_num_threads(threads)
+    asyncio.run(run(server, host, port, certificate, lambda url: print(f"captions at {url}", flush=True)))

@@ -1,4 +1,4 @@
-"""Recognition while audio arrives."""
+"""Recognition of audio while it arrives."""
 
 from distill.streaming.recognizer import StreamingRecognizer, accept_together
 

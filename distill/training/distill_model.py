@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from distill.models.teacher import Teacher
 
 VALID_CHUNK_MS = 480
-# The trainer makes no step with gradients that are not finite; so many batches in a row are no accident.
+# The trainer skips steps whose gradients are not finite; after this many in a row the training is stopped.
 MAX_NOT_FINITE = 20
 
 
@@ -72,7 +72,7 @@ class DistillModel(AbsESPnetModel):
         if masking is not None and not isinstance(network, Student):
             raise UserError("mask_conf: is for students; a teacher's config.json has mask_time_prob")
         self.not_finite, self.not_finite_in_a_row = 0, 0
-        # Lists of plain objects: no module of a teacher may be found in this one.
+        # A list of plain objects, so that no teacher is a submodule of this model.
         self.teachers = [
             TeacherSource(directory, from_streams, network, conf, token_list)
             for directory, from_streams in ((teacher, stored_hidden_ms), (second_teacher, None))
@@ -169,7 +169,7 @@ class DistillModel(AbsESPnetModel):
         return self._compute(speech, lengths, {}) if chunk else None
 
     def _disagreement(self, first: NetworkOutput, second: NetworkOutput) -> Tensor:
-        """Frame-level divergence of the branches: of the first from the second, and the other way if both are alike.
+        """Frame-level divergence of the first branch from the second; of both, halved, if both are augmented.
 
         Gradients reach only the branch that is drawn to the other.
         """
@@ -197,5 +197,5 @@ class DistillModel(AbsESPnetModel):
         logging.warning(f"Batch left out, not finite: {which} ({self.not_finite} so far)")
 
     def collect_feats(self, speech: Tensor, speech_lengths: Tensor, **_: Any) -> dict[str, Tensor]:
-        """The audio itself: there are no features whose statistics matter."""
+        """The audio itself, as no statistics of features are needed."""
         return {"feats": speech, "feats_lengths": speech_lengths}

@@ -1,4 +1,4 @@
-"""What a student is compared with: the outputs of one teacher, computed in the trainer or stored beforehand."""
+"""The outputs of a teacher that a student is trained on, computed in the trainer or read from storage."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def pair_frames(student: Tensor, teacher: Tensor, delay: int, utterances: list[s
 class TeacherTargets:
     """Outputs of one teacher for a batch of B utterances.
 
-    Logits are at the teacher's own frame rate, so that no token is lost; hidden layers are at that of the student's.
+    Logits are at the teacher's frame rate, so that no token is lost; hidden layers are at the student's encoder rate.
 
     Attributes:
         hidden: (B, T', D) by layer, layers from 1; empty if hidden layers are not compared.

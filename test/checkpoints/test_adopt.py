@@ -8,7 +8,7 @@ import torch
 import transformers
 from tiny_networks import TEACHER, batch
 
-from distill.checkpoints.adopt import main
+from distill.bin.adopt_teacher import main
 from distill.checkpoints.load import load_network, network_shape
 
 VOCABULARY = ["<pad>", "<s>", "</s>", "<unk>", "|", "E", "T", "A", "'"]

@@ -1,7 +1,6 @@
-"""Every command in the documents: run where it can be here, and its options held against the program's own help.
+"""The commands in the documentation: those on models are run, of all others the options, files and targets must exist.
 
-A block is one of commands if one of its lines begins like one; then all its lines must, so that nothing is passed over.
-What needs a corpus, a GPU or another machine is not run, but a renamed option, file or target still fails.
+A block is taken for commands if one of its lines begins like a command. Then all its lines must, so none is skipped.
 """
 
 from __future__ import annotations
@@ -27,12 +26,14 @@ from tiny_networks import CHANNELS, VOCAB, student, teacher
 from tiny_networks import TEACHER as TEACHER_CONF
 
 ROOT = Path(__file__).parents[2]
-DOCUMENTS = [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md")), *sorted(ROOT.glob("egs2/*/asr_distill1/README.md"))]
+TOP = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")]
+DOCUMENTS = [*TOP, *sorted(ROOT.glob("docs/*.md")), *sorted(ROOT.glob("egs2/*/asr_distill1/README.md"))]
 STARTS = (
-    r"(\w+=\S+ )?(\./run\.sh|\$python|python3|make|cd|\. \./path\.sh|python=\$\(make)( |$)|egs2/TEMPLATE/\S+/setup.sh"
+    r"(\w+=\S+ )?(\./run\.sh|distill|\$python|python3|make|cd|\. \./path\.sh|python=\$\(make)( |$)"
+    r"|egs2/TEMPLATE/\S+/setup.sh"
 )
-EXTERNAL = {"arecord", "hf", "sclite", "cp", "export"}  # programs of others: their options are not checked
-DATA_PREPARATION = {"librispeech", "gigaspeech", "fsdd"}  # recipes whose --local_data_opts are distill.data.NAME's
+EXTERNAL = {"arecord", "hf", "sclite", "cp", "export", "pip"}  # programs of others: their options are not checked
+DATA_PREPARATION = {"librispeech", "gigaspeech", "fsdd"}  # recipes whose --local_data_opts are prepare_NAME's
 TOKENS = ["<blank>", "<unk>", *"abcdefg", "<space>", "<sos/eos>"]
 
 
@@ -58,7 +59,8 @@ def blocks(document: Path) -> list[str]:
 
 
 def commands(document: Path) -> list[Command]:
-    found = []
+    """Commands in the blocks of a document, and commands and options named in its prose (program "?")."""
+    result = []
     for block in blocks(document):
         lines = re.sub(r"(\\|\|)\n", lambda end: " " if end[1] == "\\" else "| ", block).splitlines()
         if not any(re.match(STARTS, line) or line.split(" ")[0] in EXTERNAL for line in lines):
@@ -67,17 +69,17 @@ def commands(document: Path) -> list[Command]:
             words = shlex.split(line, comments=True)
             while "|" in words:
                 at = words.index("|")
-                found.append(Command(document, words[:at], block))
+                result.append(Command(document, words[:at], block))
                 words = words[at + 1 :]
-            found.append(Command(document, words, block))
+            result.append(Command(document, words, block))
     prose = re.sub(r"(?m)^ {4,}.*$|(?ms:^```.*?^```$)", "", document.read_text(encoding="utf-8"))
     for inline in re.findall(r"`([^`]+)`", prose):
-        inline = " ".join(inline.split())
-        if re.match(r"\./run\.sh |make -s |make \w+$|\$?python3? -m ", inline):
-            found.append(Command(document, shlex.split(inline), ""))
+        inline = re.sub(r"^(\w+=\S+ )+", "", " ".join(inline.split()))
+        if re.match(r"\./run\.sh |make -s |make \w+$|\$?python3? (-m |\w+/)|distill [a-z]", inline):
+            result.append(Command(document, shlex.split(inline), ""))
         elif re.match(r"--[a-z]\w+( |$)", inline):  # an option named in passing
-            found.append(Command(document, ["?", *shlex.split(inline)], ""))
-    return found
+            result.append(Command(document, ["?", *shlex.split(inline)], ""))
+    return result
 
 
 ALL = [command for document in DOCUMENTS for command in commands(document)]
@@ -107,11 +109,13 @@ def options_of(module: str) -> frozenset[str]:
 
 @functools.cache
 def options_of_recipes() -> frozenset[str]:
+    """Long options that ./run.sh --help lists, and those that egs2/kaldi_dir adds."""
     done = subprocess.run([ROOT / "egs2/TEMPLATE/asr_distill1/distill.sh", "--help"], capture_output=True, text=True)
     return frozenset(re.findall(r"--\w+", done.stdout)) | {"--source_train", "--source_valid", "--source_test"}
 
 
 def given(words: list[str]) -> set[str]:
+    """Long options among the words of a command."""
     return {word.split("=")[0] for word in words if re.match(r"--\w+(=|$)", word)}
 
 
@@ -119,7 +123,7 @@ def check_recipe(command: Command, words: list[str]) -> None:
     """Options of ./run.sh, and the options within its options."""
     assert given(words) <= options_of_recipes(), command
     corpus = command.document.parents[1].name
-    data = f"distill.data.{corpus}" if corpus in DATA_PREPARATION else "distill.bin.import_data"
+    data = f"distill.bin.prepare_{corpus}" if corpus in DATA_PREPARATION else "distill.bin.import_data"
     inner = {"--local_data_opts": data, "--decode_options": "distill.bin.decode", "--plan_options": "distill.bin.plan"}
     inner["--pack_options"] = "distill.bin.pack"
     for option, value in zip(words, words[1:], strict=False):
@@ -129,8 +133,23 @@ def check_recipe(command: Command, words: list[str]) -> None:
             assert (ROOT / value).is_file(), command
 
 
+def check_module(command: Command, module: str, words: list[str]) -> None:
+    """That a module exists and has the options it is given."""
+    if module.startswith("distill."):
+        assert (ROOT / module.replace(".", "/")).with_suffix(".py").is_file(), command
+    if options := given(words):
+        assert options <= options_of(module), command
+
+
 def check(command: Command) -> None:
-    words = [word for word in command.words if not re.match(r"cmd_backend=\w+$", word)]
+    """Every program, option and file of a command exists.
+
+    Raises:
+        AssertionError: one does not; the message is the command with its document.
+    """
+    words = command.words
+    while re.match(r"\w+=[^$]", words[0]):  # variables of this command's environment
+        words = words[1:]
     program, rest = words[0], words[1:]
     if program == "?":
         recipes = given(rest) <= options_of_recipes()
@@ -140,28 +159,32 @@ def check(command: Command) -> None:
     elif program == "make":
         targets = re.findall(r"(?m)^([\w-]+):", (ROOT / "Makefile").read_text())
         assert set(rest) - {"-s"} <= set(targets), command
+    elif program in ("$python", "python3", "python") and rest[0].endswith(".py"):
+        assert (ROOT / rest[0]).is_file(), command
     elif program in ("$python", "python3", "python"):
         assert program != "python3" or not command.block or ". ./path.sh" in command.block, f"no path.sh: {command}"
         while rest:
             assert rest[0] == "-m", command
             module, rest = rest[1], rest[2:]
             end = rest.index("-m") if "-m" in rest else len(rest)
-            assert given(rest[:end]) <= options_of(module), command
+            check_module(command, module, rest[:end])
             rest = rest[end:]
+    elif program == "distill":
+        if rest != ["--help"]:
+            check_module(command, f"distill.bin.{rest[0]}", rest[1:])
     elif program == "cd":
-        made = "egs2/TEMPLATE/asr_distill1/setup.sh" in command.block
-        assert made or (ROOT / rest[0]).is_dir(), command
+        new_recipe = "egs2/TEMPLATE/asr_distill1/setup.sh" in command.block
+        assert new_recipe or (ROOT / rest[0]).is_dir(), command
     elif program.startswith("egs2/"):
         assert (ROOT / program).is_file(), command
     else:
         known = program in EXTERNAL or program == "." or re.match(r"python=\$\(make$", program)
-        assert known, f"begins like no command that is known here: {command}"
+        assert known, f"unknown program: {command}"
 
 
 def modules() -> list[str]:
     """Every module with options, the one last whose help takes ESPnet."""
-    files = [*ROOT.glob("distill/bin/*.py"), *(ROOT / f"distill/data/{name}.py" for name in DATA_PREPARATION)]
-    names = [".".join(path.relative_to(ROOT).with_suffix("").parts) for path in files if path.stem != "__init__"]
+    names = [f"distill.bin.{path.stem}" for path in ROOT.glob("distill/bin/*.py") if path.stem != "__init__"]
     return sorted(names, key=lambda name: (name == "distill.bin.train", name))
 
 
@@ -170,19 +193,6 @@ def test_programs_options_and_files_are_there(document):
     for command in ALL:
         if command.document == document:
             check(command)
-
-
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
-def test_links_lead_somewhere(document):
-    for target in re.findall(r"\]\(([^)\s]+)\)", document.read_text(encoding="utf-8")):
-        if re.match(r"https?:", target):
-            continue
-        path, _, anchor = target.partition("#")
-        file = (document.parent / path).resolve() if path else document
-        assert file.exists(), f"{document}: {target}"
-        if anchor:
-            headings = re.findall(r"(?m)^#+ (.*)$", file.read_text(encoding="utf-8"))
-            assert anchor in {re.sub(r"[^\w -]", "", h).lower().replace(" ", "-") for h in headings}, target
 
 
 def save(directory: Path, network: torch.nn.Module, config: dict[str, object]) -> None:
@@ -212,6 +222,7 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
         audio = 0.1 * np.random.default_rng(0).standard_normal(24000).astype(np.float32)
         soundfile.write(directory / "some.wav", audio, 16000)
     save_export(recipe / "exp/export", config)
+    (root / "egs2/demo").symlink_to(root / "egs2/fsdd")
     (recipe / "text").write_text("u1 a cab\nu2 bad cab a\n")
     for arpa in ("words.arpa", "exp/lm/words.arpa"):
         make_lm.main(["--text", str(recipe / "text"), "--order", "2", "--output", str(recipe / arpa)])
@@ -240,7 +251,12 @@ def save_export(folder: Path, config: dict) -> None:
         onnx_model.save(model, folder / f"student_480ms{end}", about)
 
 
-TRANSCRIBE = [command for command in ALL if "distill.bin.transcribe" in command.words and "--model" in command.words]
+def transcribes(command: Command) -> bool:
+    called = command.words[:2] == ["distill", "transcribe"] or "distill.bin.transcribe" in command.words
+    return called and "--model" in command.words
+
+
+TRANSCRIBE = [command for command in ALL if transcribes(command)]
 
 
 def test_there_are_commands_to_run():
@@ -249,17 +265,19 @@ def test_there_are_commands_to_run():
 
 @pytest.mark.parametrize("command", TRANSCRIBE, ids=str)
 def test_recognition_as_it_is_written(command, clone, monkeypatch, capsys):
-    """In the top folder with $python, in a recipe's with python3; a microphone is three seconds of noise."""
-    monkeypatch.chdir(clone / "egs2/fsdd/asr_distill1" if command.words[0] == "python3" else clone)
+    """In the recipe's directory if the model is exp/NAME, else in the top folder; a microphone is 3 s of noise."""
+    model = command.words[command.words.index("--model") + 1]
+    monkeypatch.chdir(clone / "egs2/fsdd/asr_distill1" if model.startswith("exp/") else clone)
     noise = (3000 * np.random.default_rng(1).standard_normal(48000)).astype("<i2").tobytes()
     monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(noise)))
-    importlib.import_module(command.words[2]).main(command.words[3:])
-    said = capsys.readouterr().out.splitlines()
-    assert said
+    arguments = command.words[2 if command.words[0] == "distill" else 3 :]
+    importlib.import_module("distill.bin.transcribe").main(arguments)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines
     if "--json" in command.words:
-        assert json.loads(said[-1])["event"] == "final"
+        assert json.loads(lines[-1])["event"] == "final"
     else:
-        assert said[-1].split(" ")[0] == command.words[-1]
+        assert lines[-1].split(" ")[0] == command.words[-1]
 
 
 @pytest.mark.parametrize("corpus", ["gigaspeech", "librispeech", "fsdd", "demo", "kaldi_dir"])
@@ -303,12 +321,3 @@ def test_python_examples(document, block, clone, monkeypatch, capsys):
     exec(compile(block, str(document), "exec"), names)
     if "loss" in names:
         assert torch.isfinite(names["loss"]).all()
-
-
-def test_the_servers_messages_are_the_recognisers():
-    from distill.streaming.recognizer import Result, TokenResult
-
-    (block,) = re.findall(r"(?ms)^```json\n(.*?)^```$", (ROOT / "docs/server.md").read_text(encoding="utf-8"))
-    message = json.loads(block)
-    assert message.keys() == Result.__annotations__.keys()
-    assert all(token.keys() == TokenResult.__annotations__.keys() for token in message["tokens"])

@@ -9,7 +9,8 @@ import torch
 import yaml
 from tiny_networks import CHANNELS, VOCAB, speech, student
 
-from distill.export import export, parity
+from distill.bin.export import main
+from distill.export import parity
 
 STUDENT = {"front_end_conf": {"channels": list(CHANNELS)}, "width": 32, "layers": 3, "heads": 2, "ffn": 48, "kernel": 7}
 
@@ -34,7 +35,7 @@ def folder(tmp_path_factory) -> Path:
 def run(folder: Path, output: Path) -> list[str]:
     """Export; the files that are there afterwards."""
     given = ["--model", str(folder / "model"), "--data_dirs", str(folder / "data"), "--output", str(output)]
-    export.main([*given, "--chunk_ms", "160"])
+    main([*given, "--chunk_ms", "160"])
     return sorted(path.name for path in output.glob("*"))
 
 

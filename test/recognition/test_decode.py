@@ -12,11 +12,9 @@ import torch
 import yaml
 from tiny_networks import CHANNELS, VOCAB, speech, student
 
-from distill.bin import make_lm
+from distill.bin import decode, make_lm, transcribe, tune_decoding
 from distill.decode.settings import DecodeConf
 from distill.errors import UserError
-from distill.recognition import decode, transcribe
-from distill.recognition import tune as tune_decoding
 from distill.scoring import score
 from distill.streaming import StreamingRecognizer
 

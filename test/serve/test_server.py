@@ -15,9 +15,11 @@ from aiohttp import web
 from tiny_networks import speech
 
 from distill.errors import UserError
+from distill.serve import rounds
 from distill.serve import server as server_module
 from distill.serve.client import in_real_time, pcm, pieces, recognize
-from distill.serve.server import BYTES_PER_S, WAITING_RESULTS, WAITING_S, Limits, Server
+from distill.serve.rounds import BYTES_PER_S, WAITING_RESULTS
+from distill.serve.server import WAITING_S, Limits, Server
 from distill.streaming import StreamingRecognizer
 
 FAST = 1000.0  # times real time: no pacing
@@ -124,7 +126,7 @@ def test_results_are_those_of_the_recognizer(model, size):
         async with serving(model) as (server, url):
             same(await finals(url, parts), alone(model, data))
             same(await finals(url, parts, chunk_ms=160), alone(model, data, 160))
-            assert not server.sessions
+            assert not server.rounds.sessions
 
     run(scenario())
 
@@ -188,14 +190,14 @@ def test_twenty_clients(model):
 
 def test_what_waits_is_computed_together_and_the_loop_goes_on(model, monkeypatch):
     sizes = []
-    compute = server_module.accept_together
+    compute = rounds.accept_together
 
     def slow(sessions, parts):
         sizes.append(len(sessions))
         time.sleep(0.4)
         return compute(sessions, parts)
 
-    monkeypatch.setattr(server_module, "accept_together", slow)
+    monkeypatch.setattr(rounds, "accept_together", slow)
 
     async def scenario():
         async with serving(model) as (_, url), aiohttp.ClientSession() as http:
@@ -212,16 +214,16 @@ def test_what_waits_is_computed_together_and_the_loop_goes_on(model, monkeypatch
 
 
 def test_a_failure_of_the_recognizer_ends_its_round_only(model, monkeypatch):
-    compute = server_module.accept_together
-    monkeypatch.setattr(server_module, "accept_together", lambda *arguments: 1 / 0)
+    compute = rounds.accept_together
+    monkeypatch.setattr(rounds, "accept_together", lambda *arguments: 1 / 0)
 
     async def scenario():
         async with serving(model) as (server, url):
             said, code = await answer(url, '{"event": "config"}', audio(0.1))
             assert (said[-1]["code"], code) == ("internal", 1011)
-            monkeypatch.setattr(server_module, "accept_together", compute)
+            monkeypatch.setattr(rounds, "accept_together", compute)
             same(await finals(url, [audio(1)]), alone(model, audio(1)))
-            assert not server.sessions
+            assert not server.rounds.sessions
 
     run(scenario())
 
@@ -253,7 +255,7 @@ def test_junk_is_answered_in_one_line(model, name):
             said, closed = await answer(url, *messages)
             assert (said[-1]["event"], said[-1]["code"], closed) == ("error", code, 1008)
             assert "\n" not in said[-1]["message"] and len(said[-1]["message"]) < 200
-            await until(lambda: not server.sessions and not server._sockets)
+            await until(lambda: not server.rounds.sessions and not server._sockets)
 
     run(scenario())
 
@@ -315,7 +317,7 @@ def test_bad_clients_disturb_nobody(model):
             speaking = asyncio.create_task(speaker(url))
             await asyncio.gather(vandals(url), big(url), flood(url), flood(url))
             same(await speaking, alone(model, data))
-            await until(lambda: not server.sessions and not server._sockets)
+            await until(lambda: not server.rounds.sessions and not server._sockets)
 
     run(scenario())
     assert len(shown) >= 10 and np.median(shown) < 1, shown
@@ -331,7 +333,7 @@ def test_a_client_too_fast_waits_and_loses_nothing(model):
             async def watch():
                 nonlocal most
                 while True:
-                    most = max([most, *(len(session.audio) for session in server.sessions)])
+                    most = max([most, *(len(session.audio) for session in server.rounds.sessions)])
                     await asyncio.sleep(0.001)
 
             watching = asyncio.create_task(watch())
@@ -346,9 +348,9 @@ def test_a_client_too_fast_waits_and_loses_nothing(model):
 
 def test_a_client_that_does_not_read_is_held_and_then_dropped(model, monkeypatch):
     monkeypatch.setattr(server_module, "WAITING_RESULTS", 5)
-    compute = server_module._compute
+    compute = rounds.compute
     heavy = {"event": "partial", "text": "x" * 10**6}  # fills the socket's buffers soon
-    monkeypatch.setattr(server_module, "_compute", lambda shares: [[*said, heavy] for said in compute(shares)])
+    monkeypatch.setattr(rounds, "compute", lambda shares: [[*said, heavy] for said in compute(shares)])
 
     async def scenario():
         async with serving(model, idle_s=1.0) as (server, url):
@@ -361,12 +363,12 @@ def test_a_client_that_does_not_read_is_held_and_then_dropped(model, monkeypatch
                     await writer.drain()
 
             sending = asyncio.create_task(send())
-            await until(lambda: any(s.messages.qsize() >= 5 for s in server.sessions), 20)
-            session = next(iter(server.sessions))
+            await until(lambda: any(s.messages.qsize() >= 5 for s in server.rounds.sessions), 20)
+            session = next(iter(server.rounds.sessions))
             await asyncio.sleep(0.3)
             assert session.messages.qsize() < 10
             assert len(session.audio) <= WAITING_S * BYTES_PER_S + len(audio(1))
-            await until(lambda: not server.sessions and not server._sockets)
+            await until(lambda: not server.rounds.sessions and not server._sockets)
             sending.cancel()
             writer.transport.abort()
 
@@ -403,7 +405,7 @@ def test_idle_and_long_sessions_end(model):
             for _ in range(10):
                 writer.write(frame(9, b""))
                 await asyncio.sleep(0.1)
-            assert not server.sessions and not server._sockets
+            assert not server.rounds.sessions and not server._sockets
             writer.close()
 
     run(scenario())

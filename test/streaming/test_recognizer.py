@@ -11,8 +11,8 @@ import torch
 import yaml
 from tiny_networks import CHANNELS, TEACHER, VOCAB, speech, student, teacher
 
+from distill.bin.transcribe import main
 from distill.errors import UserError
-from distill.recognition.transcribe import main
 from distill.streaming import StreamingRecognizer, accept_together
 
 TOKENS = ["<blank>", "<unk>", *"abcdefg", "<space>", "<sos/eos>"]
@@ -181,8 +181,40 @@ def test_sessions_together_give_what_each_gives_alone():
         assert final["text"] == expected["text"]
         for mine, theirs in zip(final["tokens"], expected["tokens"], strict=True):
             assert mine == {**theirs, "confidence": pytest.approx(theirs["confidence"], abs=1e-4)}
-    with pytest.raises(ValueError, match="share"):
-        accept_together([recognizer("student_stream", 320), recognizer("student_stream", 320)], [audio[0], audio[1]])
+
+
+def test_sessions_of_different_models_and_chunk_lengths_can_be_given_together():
+    audio = [speech(30000 + 1000 * n, n).numpy() for n in range(4)]
+    first = recognizer("student_stream", 320)
+    sessions = [first, first.new_session(), recognizer("student_stream_fbank", 480), recognizer("student_stream", 480)]
+    assert sessions[1].network is first.network
+    accept_together(sessions, audio)
+    for session, samples in zip(sessions, audio, strict=True):
+        alone = session.new_session()
+        alone.accept_waveform(samples)
+        streamed, expected = session.finish(), alone.finish()
+        assert streamed["tokens"], "a test of results needs tokens"
+        assert (streamed["text"], streamed["audio_s"]) == (expected["text"], expected["audio_s"])
+
+
+def test_sessions_that_share_a_network_are_one_batch(monkeypatch):
+    first, sizes = recognizer("student_stream", 320), []
+    sessions, stream_together = [first, first.new_session(), first.new_session()], first.network.stream_together
+
+    def record_size(states):
+        sizes.append(len(states))
+        return stream_together(states)
+
+    monkeypatch.setattr(first.network, "stream_together", record_size)
+    accept_together(sessions, [speech(11000, n).numpy() for n in range(3)])
+    assert sizes == [3, 3]
+
+
+def test_a_session_that_does_not_stream_is_refused_before_any_audio_is_taken():
+    sessions = [recognizer("student_stream", 320), recognizer("teacher", 320)]
+    with pytest.raises(ValueError, match="only sessions of streaming students"):
+        accept_together(sessions, [speech(100).numpy()] * 2)
+    assert sessions[0].finish()["audio_s"] == 0
 
 
 @pytest.mark.parametrize("factor", [1e-6, 100.0])

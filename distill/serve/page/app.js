@@ -3,14 +3,14 @@
 import { Resampler } from "./resample.js";
 
 const RATE = 16000;
-const SLOW_S = 5; // of audio that the network has not taken
-const SEND_AHEAD = 1 << 18; // bytes handed to the network beyond what it has taken, for files sent at full speed
+const SLOW_S = 5; // audio waiting to be sent, in seconds, from which on the user is warned
+const SEND_AHEAD = 1 << 18; // bytes that may wait in the socket while a file is sent at full speed
 const $ = (id) => document.getElementById(id);
 
 let info = { token_type: "word" };
 let session = null;
 
-// What went wrong, in the user's words
+// Error messages for the user
 
 function problem(text) {
   $("problem").textContent = text;
@@ -43,7 +43,7 @@ function time(seconds) {
   return `${clock(seconds)}.${Math.floor((seconds % 1) * 10)}`;
 }
 
-// Words of a result: {text, start_s, end_s}. char has <space> between words, bpe ▁ before them.
+// Words of a result as {text, start_s, end_s}. Character tokens have <space> between words, bpe tokens ▁ before them.
 function words(tokens) {
   const list = [];
   let begins = true;
@@ -77,15 +77,15 @@ function show(element, list) {
   );
 }
 
-// One stream of audio, from the source's start to the last result
+// One session: from the first sample of a source to the last result
 
 class Session {
   constructor(source) {
     this.source = source;
     this.samples = 0;
-    this.began = Infinity; // when the first sample was spoken: the earliest that any piece's arrival allows
+    this.began = Infinity; // time of the first sample in s: the earliest that the arrival of any later piece implies
     this.delays = [];
-    this.timed = 0; // words of the current result whose delay is known
+    this.timed = 0; // number of words of the current result whose delay has been measured
     this.computed = { audio_s: 0, seconds: 0, last: 0 };
     this.over = false;
   }
@@ -114,7 +114,7 @@ class Session {
     }
   }
 
-  // Samples at 16 kHz. live: they have just been spoken.
+  // Sends samples (Float32Array, 16 kHz) as 16-bit integers. live: spoken just now, so delays can be measured.
   send(samples, live) {
     if (this.over || this.socket.readyState !== WebSocket.OPEN || !samples.length) return;
     const pcm = new DataView(new ArrayBuffer(2 * samples.length));
@@ -175,7 +175,7 @@ class Session {
       }
     }
     this.timed = list.length;
-    // A piece of audio may complete several results, which share their computation.
+    // Several results of the same piece of audio report the same computation, which is counted once.
     const { computed } = this;
     if (audio_s === computed.audio_s) computed.seconds -= computed.last;
     Object.assign(computed, { audio_s, last: emitted_after_s, seconds: computed.seconds + emitted_after_s });
@@ -189,7 +189,7 @@ class Session {
     this.socket.onclose = null;
     this.socket.close();
     problem(text);
-    const rest = $("partial"); // of a session that was cut off: keep what was understood
+    const rest = $("partial"); // of a session that ended early: keep its last text
     if (rest.childElementCount) {
       const line = rest.cloneNode(true);
       line.removeAttribute("id");
@@ -203,7 +203,7 @@ class Session {
   }
 }
 
-// Sources
+// Sources of audio
 
 class Microphone {
   async open() {

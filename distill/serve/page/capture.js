@@ -1,4 +1,4 @@
-// Hands the microphone's samples, all channels averaged, to the page in pieces of about 20 ms.
+// Posts the microphone's samples, averaged over channels, to the page in pieces of about 20 ms.
 
 class Capture extends AudioWorkletProcessor {
   constructor() {

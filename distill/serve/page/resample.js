@@ -1,9 +1,9 @@
-// Changes the sampling rate of a stream: band-limited interpolation (J. O. Smith, "Digital audio resampling") with a
-// windowed sinc. What is above the lower of the two Nyquist frequencies is removed, so nothing folds back.
+// Resamples a stream by band-limited interpolation with a windowed sinc (J. O. Smith, "Digital audio resampling").
+// Frequencies above the lower of the two Nyquist frequencies are removed, so there is no aliasing.
 
-const CROSSINGS = 32; // zero crossings of the sinc to either side
-const BETA = 8; // of the Kaiser window: 80 dB down beyond its transition, which is 0.08 of the cutoff to either side
-const CUTOFF = 0.92; // of the lower Nyquist frequency, so that the transition ends below it
+const CROSSINGS = 32; // zero crossings of the sinc on each side
+const BETA = 8; // of the Kaiser window: 80 dB attenuation beyond a transition band of 0.08 of the cutoff on each side
+const CUTOFF = 0.92; // times the lower Nyquist frequency, so that the transition band ends below it
 
 function bessel(x) {
   let sum = 1;
@@ -24,26 +24,26 @@ export class Resampler {
     this.up = to / divisor; // output n lies at input n * down / up
     this.down = from / divisor;
     const cutoff = CUTOFF * Math.min(1, to / from);
-    this.reach = Math.ceil(CROSSINGS / cutoff); // input samples to either side
+    this.reach = Math.ceil(CROSSINGS / cutoff); // input samples that the filter covers on each side
     this.filters = [];
     for (let phase = 0; phase < this.up; phase++) {
       const filter = new Float64Array(2 * this.reach);
       let sum = 0;
       for (let k = 0; k < filter.length; k++) {
-        const t = k - this.reach + 1 - phase / this.up; // from the output sample to the input one
+        const t = k - this.reach + 1 - phase / this.up; // input time minus output time, in input samples
         const x = Math.PI * cutoff * t;
         const inside = 1 - (t / this.reach) ** 2;
         filter[k] = inside > 0 ? (x === 0 ? 1 : Math.sin(x) / x) * bessel(BETA * Math.sqrt(inside)) : 0;
         sum += filter[k];
       }
-      this.filters.push(filter.map((value) => value / sum)); // a constant stays what it is
+      this.filters.push(filter.map((value) => value / sum)); // gain 1 at 0 Hz
     }
-    this.input = new Float32Array(this.reach - 1); // begins with silence
-    this.position = 0; // of the next output, within input, less reach - 1
+    this.input = new Float32Array(this.reach - 1); // silence before the first sample
+    this.position = 0; // first sample of input that the next output needs
     this.phase = 0;
   }
 
-  // Outputs (Float32Array) that the samples so far determine; they lag by `reach` inputs.
+  // Takes samples and returns the output samples (Float32Array) that are complete; they lag by `reach` input samples.
   accept(samples) {
     if (this.up === this.down) return samples;
     const input = new Float32Array(this.input.length + samples.length);
@@ -65,7 +65,7 @@ export class Resampler {
     return Float32Array.from(output);
   }
 
-  // What is left at the end of the stream.
+  // The remaining output samples at the end of the stream.
   finish() {
     return this.accept(new Float32Array(this.reach));
   }

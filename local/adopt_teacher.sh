@@ -1,0 +1,28 @@
+#!/usr/bin/env bash
+# Stage 7 of a recipe with --teacher: take a model that was fine-tuned with CTC elsewhere as the teacher.
+set -euo pipefail
+
+help_message="Usage: local/adopt_teacher.sh [options] <model-dir> <teacher-dir>
+ e.g.: local/adopt_teacher.sh --token-list data/chars/tokens.txt /models/wav2vec2-large-960h-lv60-self exp/teacher
+
+Writes the wav2vec 2.0, HuBERT or WavLM of <model-dir>, in Hugging Face's format, as a teacher of this toolkit.
+
+  --token-list FILE    tokens of the students, one on each line (default: the model's own)
+  --token-type TYPE    char, bpe, word or phn (default: char)
+  --show-tokens true   only print the model's own tokens; <teacher-dir> is then left out"
+
+token_list=
+token_type=char
+show_tokens=false
+. "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/options.sh"
+if ${show_tokens}; then
+    arguments 1 "$@"
+    exec python3 -m distill.bin.adopt_teacher --model "$1" --show_tokens
+fi
+arguments 2 "$@"
+if [ -z "${token_list}" ]; then
+    mkdir -p "$2"
+    token_list=$2/tokens.txt
+    python3 -m distill.bin.adopt_teacher --model "$1" --show_tokens > "${token_list}"
+fi
+python3 -m distill.bin.adopt_teacher --model "$1" --token_list "${token_list}" --token_type "${token_type}" --output "$2"

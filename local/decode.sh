@@ -1,0 +1,84 @@
+#!/usr/bin/env bash
+# Stage 12 of a recipe: recognise data sets.
+set -euo pipefail
+
+help_message="Usage: local/decode.sh [options] <data-dir> <model-dir> <decode-dir>
+ e.g.: local/decode.sh --chunk-ms \"160 480\" --decoder wfst --lm exp/lm/words.arpa --lexicon data/phones/lexicon.txt \\
+           --nj 8 --cmd queue.pl data/test exp/student_stream exp/student_stream
+
+Recognises <data-dir> (several in quotes) with a teacher or a student, or a packed model. A streaming student works chunk
+by chunk, as it would on live audio. What is recognised is in <decode-dir>/decode_480ms/test for data/test and chunks of
+480 ms, decode_full/test without chunks, decode_480ms_wfst/test with the decoder wfst: text in Kaldi's format, and
+hyp.*.jsonl with times and confidences. local/score.sh scores it. Called again it does only what is missing; if the
+model, the data or the options have changed, everything.
+
+  --chunk-ms \"A B\"         chunk lengths in ms; full: the whole utterance at once (default: full)
+  --decoder NAME           greedy, beam (CTC prefix beam search) or wfst (token-lexicon-grammar graph) (default: greedy)
+  --lm FILE                word n-gram, ARPA (beam: optional; wfst: needed)
+  --tuned FILE             weights of the language model (local/tune.sh)
+  --lexicon FILE           words and their tokens, for wfst (needed for phones)
+  --decode-options STR     more options, such as \"--nbest 10\"; distill.bin.decode has them all
+  --redo true              do everything, even if nothing has changed (default: false)
+  --cmd CMD, --nj N        how jobs are run, and how many (default: run.pl, 4)"
+
+chunk_ms=full
+decoder=greedy
+lm=
+tuned=
+lexicon=
+decode_options=
+redo=false
+cmd=run.pl
+nj=4
+. "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/options.sh"
+arguments 3 "$@"
+
+read -r -a data <<< "$1"
+model=$2 dir=$3
+read -r -a chunks <<< "${chunk_ms}"
+read -r -a options <<< "${decode_options}"
+inputs=("${data[@]/%//wav.scp}")
+if [ -d "${model}" ]; then
+    inputs+=("${model}/config.yaml")
+    # The weights that are loaded: the first of these
+    for weights in "${model}"/{model.safetensors,model.pth,*.ave.pth,*.best.pth,latest.pth}; do
+        if [ -e "${weights}" ]; then inputs+=("${weights}"); break; fi
+    done
+else
+    inputs+=("${model}")
+fi
+suffix=
+if [ "${decoder}" != greedy ]; then
+    suffix=_${decoder}
+    options=(--decoder "${decoder}" "${options[@]}")
+    if [ -n "${lm}" ]; then options+=(--lm "${lm}"); fi
+    if [ -n "${tuned}" ]; then options+=(--tuned "${tuned}"); fi
+    if [ -n "${lexicon}" ]; then options+=(--lexicon "${lexicon}"); fi
+    for file in "${lm}" "${tuned}" "${lexicon}"; do
+        if [ -n "${file}" ]; then inputs+=("${file}"); fi
+    done
+fi
+decoded=()
+for chunk in "${chunks[@]}"; do
+    if [ "${chunk}" = full ]; then name=full; else name=${chunk}ms; fi
+    for set in "${data[@]}"; do decoded+=("${dir}/decode_${name}${suffix}/$(basename "${set}")"); done
+done
+
+# What an earlier run left is used only if it was made from the same files with the same options.
+stamp=${dir}/.made_from/decode${suffix}
+if ${redo} || [ ! -e "${stamp}" ] && [ ! -e "${stamp}.begun" ]; then rm -rf "${decoded[@]}"; fi
+state=0
+python3 -m distill.bin.stage begin "${stamp}" --options="$1 ${chunk_ms} ${nj} ${options[*]}" "${inputs[@]}" || state=$?
+if [ "${state}" = 4 ]; then
+    rm -rf "${decoded[@]}"
+elif [ "${state}" != 0 ] && [ "${state}" != 3 ]; then
+    exit 2
+fi
+mkdir -p "${dir}/log"
+# shellcheck disable=SC2086
+python3 -m distill.bin.watch_jobs --logs "${dir}/log/decode.*.log" -- \
+    ${cmd} JOB=1:"${nj}" "${dir}/log/decode.JOB.log" \
+    python3 -m distill.bin.decode --model "${model}" --output "${dir}" --data_dirs "${data[@]}" \
+    --chunk_ms "${chunks[@]}" --job JOB --num_jobs "${nj}" "${options[@]}"
+python3 -m distill.bin.kaldi_text "${decoded[@]}" > /dev/null
+if [ -e "${stamp}.begun" ]; then python3 -m distill.bin.stage finish "${stamp}"; fi

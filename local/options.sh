@@ -1,0 +1,23 @@
+# shellcheck shell=bash
+# shellcheck disable=SC2154  # help_message is set by the script
+# Sourced by a script after it has set help_message and the default of every option: prepares the environment and reads
+# the options from the command line. What is left in "$@" are the script's arguments.
+log() { echo "$(date '+%Y-%m-%dT%H:%M:%S') $*"; }
+fail() { echo "error: $*" >&2; exit 2; }
+# arguments COUNT "$@": refuse another number of arguments than COUNT, or none of them where COUNT is "some".
+arguments() {
+    local count=$1
+    shift
+    if [ $# -gt 0 ] && [ "${count}" = some ]; then return 0; fi
+    [ $# = "${count}" ] || fail "$0: $# arguments instead of ${count}. $(head -n 1 <<< "${help_message}")"
+}
+
+# Answered before the environment is needed
+for argument in "$@"; do
+    if [ "${argument}" = -h ] || [ "${argument}" = --help ]; then
+        echo "${help_message}"
+        exit 0
+    fi
+done
+. "$(dirname "${BASH_SOURCE[0]}")/path.sh"
+. "${ESPNET_ROOT}/egs2/TEMPLATE/asr1/utils/parse_options.sh"

@@ -1,0 +1,39 @@
+#!/usr/bin/env bash
+# What run.sh --dry_run true prints: the cost of a recipe before anything is run.
+set -euo pipefail
+
+help_message="Usage: local/plan.sh [options] <teacher-config> <student-full-config> <student-stream-config>
+ e.g.: local/plan.sh --ngpu 4 --plan-options \"--hours 960 --test_hours 20\" conf/train_teacher.yaml \\
+           conf/train_student_full.yaml conf/train_student_stream.yaml
+
+Prints disk and GPU-hours of every stage of a recipe with these training configurations, by formulae.
+
+  --teacher DIR                a teacher that is trained already (default: none)
+  --teacher-init-config FILE   first training of a teacher (default: none)
+  --teacher-targets WHERE      stored or online (default: stored)
+  --vocab N                    number of tokens (default: that of distill.bin.plan)
+  --ngpu N                     GPUs of all nodes; 0: that of distill.bin.plan (default: 0)
+  --latencies N                number of chunk lengths that are recognised (default: 4)
+  --plan-options STR           the corpus's size and more; distill.bin.plan has them all"
+
+teacher=
+teacher_init_config=
+teacher_targets=stored
+vocab=
+ngpu=0
+latencies=4
+plan_options=
+. "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/options.sh"
+arguments 3 "$@"
+
+options=(--teacher_config "$1" --student_full_config "$2" --student_stream_config "$3"
+    --teacher_targets "${teacher_targets}" --latencies "${latencies}")
+if [ -n "${teacher}" ]; then
+    options+=(--adopted)
+elif [ -n "${teacher_init_config}" ]; then
+    options+=(--teacher_init_config "${teacher_init_config}")
+fi
+if [ -n "${vocab}" ]; then options+=(--vocab "${vocab}"); fi
+if [ "${ngpu}" -gt 0 ]; then options+=(--ngpu "${ngpu}"); fi
+# shellcheck disable=SC2086
+python3 -m distill.bin.plan "${options[@]}" ${plan_options}

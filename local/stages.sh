@@ -1,0 +1,50 @@
+# shellcheck shell=bash
+# Sourced, after options.sh: what makes a run.sh of stages. ${stage} to ${stop_stage} are run, ${force_stage} even if it
+# was done before and nothing has changed since. What a stage was made from is kept in its stamp, DIR/NUMBER or
+# DIR/NUMBER_NAME; the stamp of an earlier stage is an input of those that use what it made.
+# shellcheck disable=SC2154  # these three are set by the script that sources this
+
+# wanted NUMBER: true if that stage is among those to be run
+wanted() { [ "${stage}" -le "$1" ] && [ "${stop_stage}" -ge "$1" ]; }
+
+# begin STAMP TITLE OPTIONS OUTPUT INPUT...: true if the stage is to be run, as it never was, or as its options or input
+# files have changed. What an earlier run left in OUTPUT (may be "") is continued if it was made from the same, and put
+# aside if not.
+begin() {
+    local number=${1##*/} forced=() status=0
+    number=${number%%_*}
+    if [ "${force_stage}" = "${number}" ]; then forced=(--force); fi
+    log "stage ${number}: $2"
+    python3 -m distill.bin.stage begin "$1" --options="$3" --output="$4" "${forced[@]}" "${@:5}" || status=$?
+    if [ "${status}" = 3 ] || [ "${status}" = 4 ]; then return 0; fi
+    [ "${status}" = 0 ] || exit 2
+    log "stage ${number}: done before and unchanged, skipped"
+    return 1
+}
+
+# finish STAMP: the stage that was begun has been done.
+finish() { python3 -m distill.bin.stage finish "$1"; }
+
+# run_stage STAMP TITLE OPTIONS OUTPUT INPUT... -- COMMAND...: run the command, if it is to be run, between these two
+run_stage() {
+    local begun=("${@:1:4}") stamp=$1
+    shift 4
+    while [ "$1" != -- ]; do
+        begun+=("$1")
+        shift
+    done
+    begin "${begun[@]}" || return 0
+    "${@:2}"
+    finish "${stamp}"
+}
+
+# lock EXPDIR DUMPDIR: one run at a time in each of them; whoever a killed run left behind counts as one. The lock on
+# file descriptor 9 or 8 goes with the last process that has it open; those of a run that was killed a moment ago may need
+# a few seconds to die.
+lock() {
+    command -v flock > /dev/null || return 0
+    exec 9> "$1/.lock"
+    flock -w 5 9 || fail "$1: another run is at work there (fuser $1/.lock names it); end it, or give --expdir"
+    exec 8> "$2/.lock"
+    flock -n 8 || { log "waiting for another run to end its data preparation in $2"; flock 8; }
+}

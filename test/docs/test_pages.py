@@ -1,0 +1,111 @@
+"""The pages of the documentation: links, tests that they name, figures that they quote, and completeness."""
+
+from __future__ import annotations
+
+import json
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+TOP = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")]
+DOCUMENTS = [*TOP, *sorted(ROOT.glob("docs/*.md")), *sorted(ROOT.glob("egs2/*/asr_distill1/README.md"))]
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_links_lead_somewhere(document):
+    for target in re.findall(r"\]\(([^)\s]+)\)", document.read_text(encoding="utf-8")):
+        if re.match(r"https?:", target):
+            continue
+        path, _, anchor = target.partition("#")
+        file = (document.parent / path).resolve() if path else document
+        assert file.exists(), f"{document}: {target}"
+        if anchor:
+            headings = re.findall(r"(?m)^#+ (.*)$", file.read_text(encoding="utf-8"))
+            assert anchor in {re.sub(r"[^\w -]", "", h).lower().replace(" ", "-") for h in headings}, target
+
+
+TEST_NAMED = re.compile(r"(test/[\w/]+\.py)(?:::(test_\w+))?")
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_tests_that_documents_name_are_there(document):
+    for path, name in TEST_NAMED.findall(document.read_text(encoding="utf-8")):
+        assert (ROOT / path).is_file(), f"{document}: {path}"
+        assert not name or f"def {name}(" in (ROOT / path).read_text(encoding="utf-8"), f"{document}: {path}::{name}"
+
+
+@pytest.mark.parametrize("name", ["README.md", "docs/guarantees.md"])
+def test_promises_name_their_tests(name):
+    """At least one test is named in the README's section on streaming, and one for every guarantee."""
+    text = (ROOT / name).read_text(encoding="utf-8")
+    if name == "README.md":
+        (section,) = re.findall(r"(?ms)^## Streaming output.*?(?=^## )", text)
+        assert "test/streaming/test_stream.py::test_stream_equals_masked_forward" in section
+        return
+    promised = text.split("## What is not guaranteed")[0]
+    rows = [line for line in promised.splitlines() if re.match(r"\| (?!what holds|---)", line) and "|---" not in line]
+    assert len(rows) >= 15
+    for row in rows:
+        assert TEST_NAMED.search(row) or "`make " in row, row
+
+
+def table_row(path: str, first_cell: str, start: int = 0) -> list[str]:
+    """Cells of the first row of a Markdown file, from a position on, that begins with a cell."""
+    text = (ROOT / path).read_text(encoding="utf-8")[start:]
+    row = next(line for line in text.splitlines() if line.startswith(f"| {first_cell} |"))
+    return [cell.strip(" *") for cell in row.strip("|").split("|")]
+
+
+@pytest.mark.parametrize("student", ["S5", "F"])
+def test_the_readmes_size_and_speed_are_those_of_the_performance_page(student):
+    size, int8_size, _, speed, int8_speed = table_row("docs/performance.md", student)[1:6]
+    assert table_row("README.md", f"{student}, float32")[1:] == [size.split()[-1], speed.split()[0]]
+    if student == "F":
+        assert table_row("README.md", "F, int8")[1:] == [int8_size.split()[-1], int8_speed.split()[0]]
+
+
+def test_the_readmes_word_error_rates_are_those_of_the_results():
+    results = "egs2/fsdd/asr_distill1/RESULTS.md"
+    text = (ROOT / results).read_text(encoding="utf-8")
+    for run, heading in zip("ABC", re.finditer(r"(?m)^## test \(", text), strict=True):
+        teacher, student = (
+            table_row(results, row, heading.start()) for row in ("teacher | full", "student_stream | 480 ms")
+        )
+        loss = student[4].split()[0]
+        expected = [f"{teacher[2].split()[0]} % WER", f"{student[2].split()[0]} % WER", f"{loss} %"]
+        assert table_row("README.md", f"run {run}")[1:] == expected
+
+
+def test_every_page_is_in_the_index():
+    index = (ROOT / "docs/README.md").read_text(encoding="utf-8")
+    for page in (ROOT / "docs").glob("*.md"):
+        assert page.name == "README.md" or f"]({page.name})" in index, page
+
+
+def test_the_layout_of_contributing_is_that_of_the_layers():
+    """Every module and folder of distill/ in the order in which they may import each other."""
+    (contract,) = (
+        contract
+        for contract in tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+        if contract["type"] == "layers"
+    )
+    level = {name.strip(): height for height, row in enumerate(reversed(contract["layers"])) for name in row.split("|")}
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    cells = re.findall(r"(?m)^\| ((?:`[\w.]+(?:\.py|/)`(?:, )?)+) \|", text)
+    listed = [name for cell in cells for name in re.findall(r"`(\w+)(?:\.py|/)`", cell)]
+    assert set(listed) == level.keys()
+    heights = [level[name] for name in listed]
+    assert heights == sorted(heights)
+
+
+@pytest.mark.parametrize(("page", "others"), [("docs/server.md", set()), ("docs/recognition.md", {"file"})])
+def test_messages_in_the_documents_have_the_keys_of_results(page, others):
+    from distill.streaming.recognizer import Result, TokenResult
+
+    (block,) = re.findall(r"(?ms)^```json\n(.*?)^```$", (ROOT / page).read_text(encoding="utf-8"))
+    message = json.loads(block)
+    assert message.keys() == Result.__annotations__.keys() | others
+    assert all(token.keys() == TokenResult.__annotations__.keys() for token in message["tokens"])
