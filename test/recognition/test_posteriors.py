@@ -16,8 +16,6 @@ import pytest
 import soundfile
 import torch
 import yaml
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "models"))
 from tiny_networks import CHANNELS, TEACHER, VOCAB, speech, student, teacher
 
 from distill.audio import read_audio
