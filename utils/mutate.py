@@ -209,7 +209,7 @@ class Coverage:
 
 
 class Selection:
-    """A pytest plugin that runs these tests in this order, all if there are none, and writes the first failure's name."""
+    """A pytest plugin that runs these tests in this order (none: all) and writes the name of one that fails."""
 
     def __init__(self, tests: list[str], output: Path) -> None:
         self.rank, self.output = {test: number for number, test in enumerate(tests)}, output
