@@ -50,8 +50,9 @@ def write_results(expdir: Path, test_sets: str, recipe: str) -> None:
 
 def find_systems(expdir: Path) -> list[str]:
     """Names of the systems an experiment may hold, with the students for one chunk length that are there."""
-    fixed = sorted((path.name for path in expdir.glob(f"{FIXED}[0-9]*")), key=lambda name: int(name[len(FIXED) :]))
-    return [*SYSTEMS, *fixed]
+    lengths = (path.name.removeprefix(FIXED) for path in expdir.glob(f"{FIXED}*"))
+    # Others are directories that a changed stage has put aside.
+    return [*SYSTEMS, *(f"{FIXED}{length}" for length in sorted(filter(str.isdecimal, lengths), key=int))]
 
 
 def collect(expdir: Path, test_sets: list[str]) -> list[Row]:

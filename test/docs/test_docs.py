@@ -9,6 +9,7 @@ import functools
 import importlib
 import io
 import json
+import os
 import re
 import shlex
 import subprocess
@@ -30,9 +31,10 @@ TOP = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")]
 DOCUMENTS = [*TOP, *sorted(ROOT.glob("docs/*.md")), *sorted(ROOT.glob("egs2/*/asr_distill1/README.md"))]
 STARTS = (
     r"(\w+=\S+ )?(\./run\.sh|distill|\$python|python3|make|cd|\. \./path\.sh|python=\$\(make)( |$)"
-    r"|egs2/TEMPLATE/\S+/setup.sh"
+    r"|egs2/TEMPLATE/\S+/setup.sh|\$distill/local/"
 )
-EXTERNAL = {"arecord", "hf", "sclite", "cp", "export", "pip"}  # programs of others: their options are not checked
+# Programs of others: their options are not checked.
+EXTERNAL = {"arecord", "hf", "sclite", "cp", "export", "pip", "decode-faster"}
 TOKENS = ["<blank>", "<unk>", *"abcdefg", "<space>", "<sos/eos>"]
 
 
@@ -113,6 +115,17 @@ def options_of_recipes() -> frozenset[str]:
     return frozenset(re.findall(r"--\w+", done.stdout)) | {"--source_train", "--source_valid", "--source_test"}
 
 
+@functools.cache
+def options_of_script(name: str) -> frozenset[str]:
+    """Long options that a script of the top-level local/ lists."""
+    done = subprocess.run([ROOT / "local" / name, "--help"], capture_output=True, text=True, check=True)
+    return frozenset(re.findall(r"--[\w-]+", done.stdout))
+
+
+def scripts() -> list[str]:
+    return sorted(path.name for path in (ROOT / "local").glob("*.sh") if os.access(path, os.X_OK))
+
+
 def given(words: list[str]) -> set[str]:
     """Long options among the words of a command."""
     return {word.split("=")[0] for word in words if re.match(r"--\w+(=|$)", word)}
@@ -153,7 +166,8 @@ def check(command: Command) -> None:
     program, rest = words[0], words[1:]
     if program == "?":
         recipes = given(rest) <= options_of_recipes()
-        assert recipes or any(given(rest) <= options_of(module) for module in modules()), command
+        of_a_script = any(given(rest) <= options_of_script(name) for name in scripts())
+        assert recipes or of_a_script or any(given(rest) <= options_of(module) for module in modules()), command
     elif program == "./run.sh":
         check_recipe(command, rest)
     elif program == "make":
@@ -175,6 +189,11 @@ def check(command: Command) -> None:
     elif program == "cd":
         new_recipe = "egs2/TEMPLATE/asr_distill1/setup.sh" in command.block
         assert new_recipe or (ROOT / rest[0]).is_dir(), command
+    elif program.startswith("$distill/local/"):
+        name = program.removeprefix("$distill/local/")
+        assert {word for word in rest if word.startswith("--")} <= options_of_script(name), command
+    elif "$distill/local/" in command.block and re.match(r"\w+=", program):  # a variable of the block
+        assert not rest, command
     elif program.startswith("egs2/"):
         assert (ROOT / program).is_file(), command
     else:
