@@ -161,7 +161,7 @@ def check(command: Command) -> None:
         AssertionError: one does not; the message is the command with its document.
     """
     words = command.words
-    while re.match(r"\w+=[^$]", words[0]):  # variables of this command's environment
+    while len(words) > 1 and re.match(r"\w+=[^$]", words[0]):  # variables of this command's environment
         words = words[1:]
     program, rest = words[0], words[1:]
     if program == "?":
