@@ -90,6 +90,16 @@ def test_the_method_page_lists_every_key_of_a_training():
         assert f"`{key}`" in text, key
 
 
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_files_that_documents_name_are_there(document):
+    """Paths in backquotes; those in conf/ and local/ may be the document's recipe's."""
+    for path in re.findall(
+        r"`((?:distill|local|conf|utils|egs2|test)/[\w/.]+\.\w+)`", document.read_text(encoding="utf-8")
+    ):
+        places = [ROOT, document.parent, ROOT / "egs2/TEMPLATE/asr_distill1"]
+        assert any((place / path).exists() for place in places), f"{document}: {path}"
+
+
 def test_extras_that_documents_name_are_those_of_setup_py():
     for document in DOCUMENTS:
         for extra in re.findall(r"pip install ['\"]?\.\[(\w+)\]", document.read_text(encoding="utf-8")):
