@@ -118,8 +118,8 @@ def main(argv: list[str] | None = None) -> None:
         "# Performance",
         "",
         f"Written by `make bench` in one run on {datetime.date.today():%d %B %Y}; all figures are beside it, in "
-        "[performance.json](performance.json). Networks have their full size and random weights, on which speed does "
-        "not depend. Absolute times are this machine's; ratios carry further.",
+        "[performance.json](performance.json). Networks have their full size and random weights; speed does not "
+        "depend on the weights. Absolute times depend on the machine, ratios less so.",
         "",
         *(f"- {name}: {value}" for name, value in about.items()),
         "",

@@ -35,8 +35,6 @@ STARTS = (
 )
 # Programs of others: their options are not checked.
 EXTERNAL = {"arecord", "hf", "sclite", "cp", "export", "pip", "decode-faster"}
-# Recipes whose --local_data_opts are those of distill.bin.prepare_NAME
-DATA_PREPARATION = {"librispeech", "mini_librispeech", "speechocean762", "gigaspeech", "fsdd"}
 TOKENS = ["<blank>", "<unk>", *"abcdefg", "<space>", "<sos/eos>"]
 
 
@@ -137,7 +135,8 @@ def check_recipe(command: Command, words: list[str]) -> None:
     """Options of ./run.sh, and the options within its options."""
     assert given(words) <= options_of_recipes(), command
     corpus = command.document.parents[1].name
-    data = f"distill.bin.prepare_{corpus}" if corpus in DATA_PREPARATION else "distill.bin.import_data"
+    prepare = ROOT / f"distill/bin/prepare_{corpus}.py"
+    data = f"distill.bin.{prepare.stem}" if prepare.is_file() else "distill.bin.import_data"
     inner = {"--local_data_opts": data, "--decode_options": "distill.bin.decode", "--plan_options": "distill.bin.plan"}
     inner["--pack_options"] = "distill.bin.pack"
     for option, value in zip(words, words[1:], strict=False):
@@ -162,7 +161,7 @@ def check(command: Command) -> None:
         AssertionError: one does not; the message is the command with its document.
     """
     words = command.words
-    while re.match(r"\w+=[^$]", words[0]):  # variables of this command's environment
+    while len(words) > 1 and re.match(r"\w+=[^$]", words[0]):  # variables of this command's environment
         words = words[1:]
     program, rest = words[0], words[1:]
     if program == "?":
@@ -204,8 +203,8 @@ def check(command: Command) -> None:
 
 def modules() -> list[str]:
     """Every module with options, the one last whose help takes ESPnet."""
-    stems = {path.stem for path in ROOT.glob("distill/bin/*.py")} - {"__init__", "arguments", "main"}
-    names = [f"distill.bin.{stem}" for stem in stems]
+    files = [path for path in ROOT.glob("distill/bin/*.py") if path.stem not in ("__init__", "arguments", "main")]
+    names = [f"distill.bin.{path.stem}" for path in files]
     return sorted(names, key=lambda name: (name == "distill.bin.train", name))
 
 
