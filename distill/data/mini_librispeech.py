@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from distill.data.kaldi_dir import write_tables
 from distill.data.librispeech import read_part
 from distill.data.speaker_split import read_split, split_speakers
+from distill.data.write_dir import write_tables
 from distill.errors import UserError
 
 TRAIN_PART, TEST_PART = "train-clean-5", "dev-clean-2"
