@@ -139,8 +139,6 @@ def both_ways(automaton: Automaton) -> DenominatorGraph:
 
 def k2_times(folder: Path) -> None:
     """In k2's environment: times and scores with every beam, of the inputs and the n-gram in a folder."""
-    import k2
-
     from distill.lfmmi.k2_backend import K2Denominator, icefall_graph
 
     log_probs = torch.from_numpy(np.load(folder / "log_probs.npy"))
@@ -152,7 +150,7 @@ def k2_times(folder: Path) -> None:
         seconds = times(lambda: denominator(log_probs, lengths))  # noqa: B023
         scores, _ = denominator(log_probs, lengths, gradient=False)
         results.append({"beam": beam, "seconds": seconds, "scores": scores.tolist(), "arcs": graph.num_arcs})
-        (folder / "k2.json").write_text(json.dumps({"version": k2.__version__, "beams": results}))
+        (folder / "k2.json").write_text(json.dumps(results))
 
 
 def k2_beside(
@@ -170,7 +168,7 @@ def k2_beside(
             pass
         if not (folder / "k2.json").exists():
             return []
-        results: list[dict[str, Any]] = json.loads((folder / "k2.json").read_text())["beams"]
+        results: list[dict[str, Any]] = json.loads((folder / "k2.json").read_text())
     exact = both_ways(graph.automaton).score(log_probs.double(), lengths)
     for result in results:
         scores = torch.tensor(result.pop("scores"), dtype=torch.double)
