@@ -33,7 +33,13 @@ STARTS = (
     r"|egs2/TEMPLATE/\S+/setup.sh"
 )
 EXTERNAL = {"arecord", "hf", "sclite", "cp", "export", "pip"}  # programs of others: their options are not checked
-DATA_PREPARATION = {"librispeech", "gigaspeech", "fsdd"}  # recipes whose --local_data_opts are prepare_NAME's
+DATA_PREPARATION = {
+    "librispeech",
+    "mini_librispeech",
+    "speechocean762",
+    "gigaspeech",
+    "fsdd",
+}  # recipes whose --local_data_opts are prepare_NAME's
 TOKENS = ["<blank>", "<unk>", *"abcdefg", "<space>", "<sos/eos>"]
 
 
@@ -184,7 +190,8 @@ def check(command: Command) -> None:
 
 def modules() -> list[str]:
     """Every module with options, the one last whose help takes ESPnet."""
-    names = [f"distill.bin.{path.stem}" for path in ROOT.glob("distill/bin/*.py") if path.stem != "__init__"]
+    files = ROOT.glob("distill/bin/*.py")
+    names = [f"distill.bin.{path.stem}" for path in files if path.stem not in ("__init__", "arguments")]
     return sorted(names, key=lambda name: (name == "distill.bin.train", name))
 
 
