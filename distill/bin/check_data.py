@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from distill.arguments import true_or_false
+from distill.bin.arguments import true_or_false
 from distill.data.check import check_directories
 from distill.errors import cli
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from distill.arguments import true_or_false
+from distill.bin.arguments import true_or_false
 from distill.data.import_data import import_data
 from distill.errors import cli
 

@@ -35,7 +35,13 @@ STARTS = (
 )
 # Programs of others: their options are not checked.
 EXTERNAL = {"arecord", "hf", "sclite", "cp", "export", "pip", "decode-faster"}
-DATA_PREPARATION = {"librispeech", "gigaspeech", "fsdd"}  # recipes whose --local_data_opts are prepare_NAME's
+DATA_PREPARATION = {
+    "librispeech",
+    "mini_librispeech",
+    "speechocean762",
+    "gigaspeech",
+    "fsdd",
+}  # recipes whose --local_data_opts are prepare_NAME's
 TOKENS = ["<blank>", "<unk>", *"abcdefg", "<space>", "<sos/eos>"]
 
 
