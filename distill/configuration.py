@@ -35,18 +35,18 @@ class DistillConf:
     + weight_ctc loss_ctc``, where ``loss_logits`` is the squared error of logits from which each frame's mean is taken,
     as softmax ignores it; without one ``loss = loss_mmi (only if target is transcript) + weight_ctc loss_ctc``.
 
-    ``target_delay_ms`` compares frame t of the teacher with the student's frame that much later: a student that cannot
-    hear the future then need not guess, but emits later. With ``delay_tolerance_ms`` each utterance's logits may be
-    that much later still: of all delays up to it, the one with the smallest ``loss_logits`` counts.
+    ``target_delay_ms`` compares frame t of the teacher with the student's frame that much later: a streaming student
+    then sees as much of the future as it needs, but emits tokens later. With ``delay_tolerance_ms`` each utterance's
+    logits may be that much later still: of all delays up to it, the one with the smallest ``loss_logits`` counts.
 
     ``weight_intermediate`` adds CTC on the logits that the middle layer would give (Lee and Watanabe 2021).
 
-    ``posterior_top_k`` (target posterior) keeps the teacher's k most probable tokens of every frame and spreads what is
-    left evenly over the others: for a large vocabulary, where the teacher's forward-backward in training is dear.
-    ``nbest`` (target pseudo) takes so many of the teacher's token sequences, weighted by their posteriors, not one.
+    ``posterior_top_k`` (target posterior) keeps the teacher's k most probable tokens of every frame and spreads the
+    rest of the probability evenly over the others; it saves the teacher's forward-backward for large vocabularies.
+    ``nbest`` (target pseudo) uses so many of the teacher's token sequences, weighted by their posteriors, not one.
 
-    Target ``frame_kl`` puts the divergence of single frames in LF-MMI's place, and ``hidden_loss: cosine`` the angle in
-    that of the squared error: what a follow-up project chose, to compare with.
+    Target ``frame_kl`` replaces LF-MMI by the Kullback-Leibler divergence of single frames, and ``hidden_loss: cosine``
+    the squared error by the cosine distance.
     """
 
     alpha: float = 0.8
@@ -88,8 +88,8 @@ class ChunkConf:
 
     A chunk begins ``hop`` of its length after the one before. With less than 1, the rest at its end is look-ahead: seen
     by this chunk and put out by the next. A frame waits for ``chunk_ms`` at worst either way. ``full_prob`` of the
-    training batches see everything instead; ``left_ms`` is the history before a chunk (null: all of it). Validation
-    always takes 480 ms, or what the range holds nearest to it.
+    training batches have full context instead; ``left_ms`` is the history before a chunk (null: all of it). Validation
+    uses 480 ms, or the nearest length of the range.
     """
 
     chunk_ms: Any = 480
@@ -202,18 +202,13 @@ class BranchConf:
             raise UserError(f"branch_conf.hidden_in: {self.hidden_in!r} is neither both nor second")
 
 
-def encoder_frame_ms_of(network_conf: Mapping[str, Any]) -> int:
-    """Milliseconds between encoder frames of the student that a configuration's ``network_conf`` describes."""
+def student_frame_ms(network_conf: Mapping[str, Any]) -> tuple[int, int]:
+    """Milliseconds between logit frames and between encoder frames of a student, from its ``network_conf``."""
     front_end = network_conf.get("front_end", "cnn")
     if front_end not in FRAME_MS:
         raise UserError(f"network_conf.front_end: {front_end!r} is neither cnn nor fbank")
-    return FRAME_MS[front_end]
-
-
-def frame_ms_of(network_conf: Mapping[str, Any]) -> int:
-    """Milliseconds between logit frames of such a student, see :class:`distill.models.student.Student`."""
-    encoder_ms = encoder_frame_ms_of(network_conf)
-    return encoder_ms // (network_conf.get("logits_per_frame") or encoder_ms // TEACHER_FRAME_MS)
+    encoder_ms = FRAME_MS[front_end]
+    return encoder_ms // (network_conf.get("logits_per_frame") or encoder_ms // TEACHER_FRAME_MS), encoder_ms
 
 
 def frames_of_chunk(chunk_ms: int, frame_ms: int) -> int:

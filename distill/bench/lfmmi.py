@@ -85,7 +85,7 @@ def k2_times() -> None:
 
     for line in sys.stdin:
         graph, log_probs, lengths = inputs(*json.loads(line))
-        denominator = K2Denominator(graph.log_p, graph.next_state, OUTPUT_BEAM)
+        denominator = K2Denominator(graph.automaton, OUTPUT_BEAM)
         seconds = median_time(lambda: denominator(log_probs, lengths))  # noqa: B023
         print(ANSWER, json.dumps([seconds, denominator(log_probs, lengths, gradient=False)[0].tolist()]), flush=True)
 

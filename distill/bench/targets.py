@@ -76,7 +76,8 @@ def measure_extraction(directory: Path, student: str, rounds: int) -> dict[str, 
     from distill.configuration import layer_map
     from distill.models.teacher import Teacher
     from distill.targets import store
-    from distill.targets.extract import Wanted, batches, extract_shard
+    from distill.targets.compute import batches, extract_shard
+    from distill.targets.wanted import Wanted
 
     audio = read_wav_scp(directory / "wav.scp")
     teacher = load_network(directory / "teacher").network

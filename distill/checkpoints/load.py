@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import yaml
 
 from distill.checkpoints.archive import model_directory
-from distill.configuration import TEACHER_FRAME_MS, encoder_frame_ms_of, frame_ms_of
+from distill.configuration import TEACHER_FRAME_MS, student_frame_ms
 from distill.errors import UserError
 from distill.files import sha256
 
@@ -178,7 +178,8 @@ def network_shape(directory: str | Path) -> NetworkShape:
     config = read_config(directory)
     conf = config.get("network_conf") or {}
     if config["network"] == "student":
-        return NetworkShape(conf["layers"], conf["width"], frame_ms_of(conf), encoder_frame_ms_of(conf))
+        return NetworkShape(conf["layers"], conf["width"], *student_frame_ms(conf))
     encoder = conf["config"]
-    layers, width = encoder.get("num_hidden_layers", 12), encoder.get("hidden_size", 768)
-    return NetworkShape(layers, width, TEACHER_FRAME_MS, TEACHER_FRAME_MS)
+    return NetworkShape(
+        encoder.get("num_hidden_layers", 12), encoder.get("hidden_size", 768), TEACHER_FRAME_MS, TEACHER_FRAME_MS
+    )

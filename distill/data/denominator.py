@@ -46,4 +46,4 @@ def make_denominator_graph(
     graph.save(output)
     if openfst is not None:
         graph.to_openfst(openfst)
-    print(f"{output}: {source}, {len(tokens)} tokens, {len(graph.log_p)} histories")
+    print(f"{output}: {source}, {len(tokens)} tokens, {graph.states} histories")

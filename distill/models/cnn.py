@@ -24,7 +24,7 @@ class _BlockConv(torch.autograd.Function):
     """Rows (M, stride * Cin), weight (Cout, Cin, kernel), bias (Cout,) -> (M, Cout).
 
     Row m is multiplied by the first ``stride`` taps, row m + 1 by the remaining ones. Utterances follow each other in
-    the rows, so an utterance's last row is spoilt by the next utterance: callers drop it.
+    the rows, so an utterance's last row is mixed with the next utterance and must be dropped by the caller.
     """
 
     @staticmethod
@@ -66,7 +66,7 @@ def block_conv(x: Tensor, weight: Tensor, bias: Tensor, stride: int) -> Tensor:
     """Strided convolution over time without padding, (B, T, Cin) -> (B, ceil(T / stride), Cout).
 
     ``weight`` is (Cout, Cin, kernel) with kernel <= 2 * stride, as nn.Conv1d keeps it. Only the first
-    ``(T - kernel) // stride + 1`` frames are the convolution's; what follows them is finite, but means nothing.
+    ``(T - kernel) // stride + 1`` frames are the convolution's; what follows them is finite and to be ignored.
     """
     batch, time, channels = x.shape
     kernel = weight.shape[2]
@@ -111,10 +111,10 @@ class ConvLayer(nn.Module):
         self.conv = nn.Conv1d(in_channels, out_channels, kernel, stride)
         assert self.conv.bias is not None
         self.layer_norm = nn.LayerNorm(out_channels)
-        if not self.conv.weight.is_meta:  # where it would do nothing but load torch._dynamo: 3 s
+        if not self.conv.weight.is_meta:  # on meta it has no effect but to load torch._dynamo, which takes 3 s
             nn.init.kaiming_normal_(self.conv.weight)
-        # Audio is small (0.05 on average) beside the usual random bias, which would be all that the layer norm passes
-        # on: a network from scratch would hear nothing for hundreds of steps.
+        # Audio is small (0.05 on average) beside the usual random bias: the layer norm would pass on the bias alone,
+        # and a network from scratch would not learn for hundreds of steps.
         nn.init.zeros_(self.conv.bias)
         # The taps come first in memory, as block_conv multiplies by them; a chunk of audio is too short to rearrange
         # megabytes for it.
@@ -124,7 +124,7 @@ class ConvLayer(nn.Module):
 class ConvFrontEnd(nn.Module):
     """wav2vec 2.0's layer-norm feature encoder: 16 kHz audio -> a frame per 20 ms.
 
-    Frame t sees samples [320 t, 320 t + 400): 5 ms more than the 20 ms it stands for. A chunk of frames
+    Frame t sees samples [320 t, 320 t + 400): 5 ms more than its 20 ms. A chunk of frames
     [c C, (c + 1) C) is therefore complete 5 ms after the chunk's end, the declared look-ahead of this front end.
 
     Args:

@@ -12,12 +12,13 @@ from torch import Tensor, nn
 
 @dataclass
 class BlockCache:
-    """What a block remembers of the past of B streams that began together.
+    """Cached past of one block, for B streams of the same age.
 
     Attributes:
-        keys, values: (B, heads, room, width / heads), of which frames [start, end) are remembered; the room behind them
-            spares every chunk a copy of the past. Keys are rotated by their frame's position in the stream.
-        conv: (B, kernel - 1, width) inputs of the depthwise convolution.
+        keys, values: (B, heads, capacity, width / heads), of which frames [start, end) are valid; free capacity behind
+            them means that most chunks need no copy of the past. Keys are rotated by their frame's position in the
+            stream.
+        conv: (B, kernel - 1, width) last inputs of the depthwise convolution.
     """
 
     keys: Tensor
@@ -27,9 +28,10 @@ class BlockCache:
     end: int = 0
 
     def take_in(self, key: Tensor, value: Tensor, frames: int, left: int | None) -> tuple[Tensor, Tensor]:
-        """Write (B, heads, T, dim) behind what is remembered, and return all that these T frames see.
+        """Append (B, heads, T, dim) keys and values, and return all keys and values that these T frames attend to.
 
-        The first ``frames`` of them are remembered, the last ``left`` of everything.
+        Of the T frames the first ``frames`` stay in the cache, the rest is look-ahead and will be overwritten. At most
+        ``left`` frames stay in total.
         """
         stop = self.end + key.shape[2]
         if stop > self.keys.shape[2]:
@@ -114,7 +116,7 @@ class Attention(nn.Module):
 
         ``mask`` is bool (B, 1, T, T), True = visible, None = everything. With caches, whose batches follow each other
         in x's, x is a chunk of ``frames`` frames and its look-ahead; it follows the cached frames and sees all of them.
-        The caches then take the chunk in, without the look-ahead, and keep its last ``left`` frames.
+        The chunk, without the look-ahead, is then appended to the caches, which keep ``left`` frames.
         """
         batch, time, width = x.shape
         qkv = self.qkv(self.norm(x)).view(batch, time, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
@@ -126,8 +128,8 @@ class Attention(nn.Module):
             context = attend(query, key, value, attn_mask=mask)
         else:
             parts = (part.split([len(cache.keys) for cache in caches]) for part in (query, key, value))
-            own = zip(caches, *parts, strict=True)
-            context = torch.cat([attend(q, *cache.take_in(k, v, frames, left)) for cache, q, k, v in own])
+            each = zip(caches, *parts, strict=True)
+            context = torch.cat([attend(q, *cache.take_in(k, v, frames, left)) for cache, q, k, v in each])
         return self.dropout(self.out(context.transpose(1, 2).reshape(batch, time, width)))
 
 
@@ -162,13 +164,13 @@ class CausalConvolution(nn.Module):
                 cache.conv = part.clone()
             x = self._convolve(x)
         else:
-            own, ahead = F.pad(x[:, :frames], (0, 0, past, 0)), x[:, frames:]
-            x = self._convolve(own)
+            utterance, ahead = F.pad(x[:, :frames], (0, 0, past, 0)), x[:, frames:]
+            x = self._convolve(utterance)
             if chunk is not None and ahead.shape[1]:
                 batch, copies, width = ahead.shape
-                # The past of a look-ahead is the end of its chunk; where that is beyond the batch, nothing is ahead.
+                # The past of a look-ahead is the end of its chunk; beyond the batch's end there is no look-ahead.
                 ends = (torch.arange(1, -(-frames // chunk) + 1, device=x.device) * chunk).clamp(max=frames)
-                before = own[:, ends[:, None] + torch.arange(past, device=x.device)]
+                before = utterance[:, ends[:, None] + torch.arange(past, device=x.device)]
                 windows = torch.cat((before, ahead.reshape(batch, len(ends), -1, width)), 2)
                 x = torch.cat((x, self._convolve(windows.flatten(0, 1)).reshape(batch, copies, width)), 1)
         return self.dropout(self.out(F.silu(self.inner_norm(x))))
@@ -200,8 +202,8 @@ class ConformerBlock(nn.Module):
         """An empty past for ``batch`` streams."""
         weight = self.norm.weight
         heads, width = self.attention.heads, len(weight)
-        nothing = weight.new_zeros(batch, heads, 0, width // heads)
-        return BlockCache(nothing, nothing, weight.new_zeros(batch, self.convolution.kernel - 1, width))
+        empty = weight.new_zeros(batch, heads, 0, width // heads)
+        return BlockCache(empty, empty, weight.new_zeros(batch, self.convolution.kernel - 1, width))
 
     def forward(
         self,

@@ -45,9 +45,9 @@ def kaldi_fbank(samples: Tensor, window: Tensor, filters: Tensor) -> Tensor:
 class FbankFrontEnd(nn.Module):
     """80-dim log-mel and two strided convolutions: 16 kHz audio -> a frame per 40 ms.
 
-    Frame t sees 7 feature frames from 4 t on, samples [640 t, 640 t + 1360): 45 ms more than the 40 ms it stands for,
+    Frame t sees 7 feature frames from 4 t on, samples [640 t, 640 t + 1360): 45 ms more than its 40 ms,
     the declared look-ahead of this front end. 40 ms of silence is appended to the audio, so that there are half as
-    many frames as wav2vec 2.0 has and the end of the last word is heard.
+    many frames as wav2vec 2.0 has and the end of the last word is covered.
 
     Args:
         channels: of both convolutions.

@@ -12,7 +12,7 @@ class NetworkOutput(NamedTuple):
 
     Attributes:
         logits: (B, T, V), before log-softmax; token 0 is blank.
-        lengths: (B,) frames of logits of each utterance, at least 1. What lies beyond them means nothing.
+        lengths: (B,) frames of logits of each utterance, at least 1. Logits beyond them are to be ignored.
         hidden: output of layer i as ``hidden[i - 1]``, each (B, T', width). T' = T unless the network puts out several
             frames of logits for each frame of its layers.
         hidden_lengths: (B,) frames of the hidden layers of each utterance, at least 1.

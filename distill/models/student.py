@@ -26,14 +26,14 @@ LOGIT_FRAME_MS = 20  # of wav2vec 2.0, with whose logits a student's are compare
 
 @dataclass
 class StreamState:
-    """Where streams of audio stand between two calls of :meth:`Student.stream`.
+    """State of B streams of the same age between two calls of :meth:`Student.stream`.
 
     Attributes:
         chunk_frames: encoder frames of a chunk.
         left_frames: encoder frames of history a chunk sees, None for all.
         lookahead_frames: encoder frames a chunk sees beyond its end.
-        samples: (B, n) audio that has not gone through the front end.
-        features: (B, t, width) frames that have, but that were only looked ahead at.
+        samples: (B, n) audio that the front end has not read yet.
+        features: (B, t, width) projected features that were look-ahead so far.
         caches: past of every block.
         frames: encoder frames put out so far.
     """
@@ -48,12 +48,12 @@ class StreamState:
 
     @property
     def wanted(self) -> int:
-        """Frames from the front end that the next chunk and its look-ahead still lack."""
+        """Encoder frames still missing for the next chunk and its look-ahead."""
         return self.chunk_frames + self.lookahead_frames - self.features.shape[1]
 
 
 class Student(nn.Module):
-    """A Conformer that reads 16 kHz audio and can stream it in chunks.
+    """A Conformer recogniser for 16 kHz audio, for whole utterances and for streams in chunks.
 
     The front end makes *encoder frames*; chunks, history and look-ahead are counted in them. The prediction layer puts
     out ``logits_per_frame`` *logit frames* for each of them, in order of time, so that a front end with a frame per
@@ -113,7 +113,9 @@ class Student(nn.Module):
         """Xavier weights and zero biases; PyTorch's default has a third of that variance."""
         for module in (*self.blocks.modules(), self.projection, self.output):
             if isinstance(module, nn.Linear):
-                if module.out_features != 3 * module.in_features:  # attention's own is square by square
+                if (
+                    module.out_features != 3 * module.in_features
+                ):  # attention initialises its three square matrices itself
                     nn.init.xavier_uniform_(module.weight)
                 nn.init.zeros_(module.bias)
 
@@ -186,8 +188,8 @@ class Student(nn.Module):
             raise ValueError(f"chunk_frames {chunk_frames} must be at least 1, lookahead_frames {lookahead_frames} 0")
         weight = self.output.weight
         caches = [cast(ConformerBlock, block).initial_cache(batch) for block in self.blocks]
-        nothing, no_frames = weight.new_zeros(batch, 0), weight.new_zeros(batch, 0, self.width)
-        return StreamState(chunk_frames, left_frames, lookahead_frames, nothing, no_frames, caches)
+        samples, features = weight.new_zeros(batch, 0), weight.new_zeros(batch, 0, self.width)
+        return StreamState(chunk_frames, left_frames, lookahead_frames, samples, features, caches)
 
     @torch.no_grad()
     def stream(self, samples: Tensor, state: StreamState, final: bool = False) -> Tensor:
@@ -195,8 +197,7 @@ class Student(nn.Module):
 
         Chunk c is encoder frames [c C, (c + 1) C). It is complete ``lookahead_frames`` and then
         :attr:`lookahead_samples` after its last frame's end. ``final`` ends the streams: what is left comes out as a
-        shorter chunk.
-        ``state`` is changed in place and must not be used after ``final``.
+        shorter chunk. ``state`` is changed in place and must not be used after ``final``.
         """
         state.samples = torch.cat((state.samples, samples.to(state.samples)), 1)
         pieces = []
@@ -223,14 +224,14 @@ class Student(nn.Module):
     def stream_together(self, states: Sequence[StreamState]) -> list[Tensor]:
         """Logits (B, k C, V) of the next chunk of every stream in one batch; each must have one (:meth:`has_chunk`).
 
-        The streams may have begun at different times, but must be alike in chunk, history and look-ahead.
+        The streams may have begun at different times, but share chunk, history and look-ahead.
         """
         chunk, hop = states[0].chunk_frames, self.front_end.hop
         for wanted in {state.wanted for state in states}:
-            alike = [state for state in states if state.wanted == wanted]
-            audio = torch.cat([state.samples[:, : hop * wanted + self.lookahead_samples] for state in alike])
-            frames = self._project(self.front_end.encode(audio)).split([len(state.samples) for state in alike])
-            for state, new in zip(alike, frames, strict=True):
+            group = [state for state in states if state.wanted == wanted]
+            audio = torch.cat([state.samples[:, : hop * wanted + self.lookahead_samples] for state in group])
+            frames = self._project(self.front_end.encode(audio)).split([len(state.samples) for state in group])
+            for state, new in zip(group, frames, strict=True):
                 state.features = torch.cat((state.features, new), 1)
                 state.samples = state.samples[:, hop * wanted :].clone()
         logits = self._blocks(torch.cat([state.features for state in states]), chunk, states)
@@ -260,7 +261,7 @@ class Student(nn.Module):
         copied CNN then expects audio of this level, as its first convolution is divided by it.
 
         Returns:
-            a line for each part that says what was done and why.
+            a line for each part: copied or not, and why not.
         """
         projection = teacher.encoder.feature_projection
         parts: dict[str, tuple[nn.Module, nn.Module]] = {
@@ -291,7 +292,7 @@ class Student(nn.Module):
                 raise ValueError("the teacher normalises each utterance's audio: give the level of the student's")
             first = cast(ConvLayer, cast(ConvFrontEnd, self.front_end).conv_layers[0])
             first.conv.weight.div_(level)
-            report.append(f"CNN: made for audio of level {level:.3g}, as the teacher normalises each utterance's")
+            report.append(f"CNN: scaled for audio of level {level:.3g}, as the teacher normalises each utterance's")
         return report
 
 

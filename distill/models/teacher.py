@@ -30,7 +30,7 @@ class Teacher(nn.Module):
     (``feat_extract_norm: layer``, as in Large-LV60). The group norm of Base takes statistics over time, padding
     included: there outputs depend on the batch, as they do in Hugging Face's own.
 
-    Layers are never dropped at random (``layerdrop`` is set to 0), as a dropped layer has no output to learn from.
+    Layers are never dropped at random (``layerdrop`` is set to 0), as the student needs the output of every layer.
 
     Args:
         vocab_size: V; token 0 is blank.
@@ -137,7 +137,7 @@ def encoder_classes(model_type: str, origin: str) -> tuple[Any, Any, Any]:
 
 
 def attention(model_type: str) -> str:
-    """The fused attention where there is one: WavLM's relative positions keep it from that."""
+    """The attention implementation: fused, but for WavLM, whose relative positions it does not support."""
     return "eager" if model_type == "wavlm" else "sdpa"
 
 

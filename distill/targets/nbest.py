@@ -1,8 +1,8 @@
-"""A teacher's n best token sequences with their weights: found, stored in a row of numbers, read again.
+"""A teacher's n-best token sequences and their weights: search, and the format in which they are stored.
 
 The weights are the posteriors of the sequences under CTC topology and token n-gram, among the n: ``w_n`` proportional
-to ``exp(num(y_n))``, num the exact score of all alignments of y_n plus log P(y_n). That the beam misses a sequence is
-possible, that it weighs one wrongly is not.
+to ``exp(num(y_n))``, num the exact score of all alignments of y_n plus log P(y_n). The beam search may miss a sequence,
+but the weights of those it finds are exact.
 """
 
 from __future__ import annotations
@@ -32,31 +32,31 @@ def best_sequences(
     """
     vocab_size = log_probs.shape[2]
     names = ["<blank>", *map(str, range(1, vocab_size))]
-    found: list[list[list[int]]] = []
+    sequences: list[list[list[int]]] = []
     for row, length in zip(log_probs.detach().cpu(), lengths.tolist(), strict=True):
         search = BeamSearch(Fusion(names, "word"), max(LEAST_BEAM, BEAM_FACTOR * count), count)
         search.accept(row[:length])
-        found.append([[token.id for token in hypothesis.tokens] for hypothesis in search.finish()])
-    tokens, token_lengths, there = pad(found)
+        sequences.append([[token.id for token in hypothesis.tokens] for hypothesis in search.finish()])
+    tokens, token_lengths, valid = pad(sequences)
     device = log_probs.device
     scores = sequence_scores(graph, log_probs.detach(), lengths, tokens.to(device), token_lengths.to(device))
-    scores = scores.masked_fill(~there.to(device), float("-inf"))
+    scores = scores.masked_fill(~valid.to(device), float("-inf"))
     weights = scores.softmax(1).nan_to_num(0.0)
     return tokens.to(device), token_lengths.to(device), weights
 
 
 def pad(sequences: Sequence[Sequence[Sequence[int]]]) -> tuple[Tensor, Tensor, Tensor]:
-    """Lists of token lists -> (B, N, U) padded with -1, (B, N) lengths, (B, N) bool: what is there at all."""
+    """Lists of token lists -> (B, N, U) padded with -1, (B, N) lengths, and (B, N) bool: False for padding."""
     count = max(1, max(len(row) for row in sequences))
     longest = max([1, *(len(tokens) for row in sequences for tokens in row)])
     padded = torch.full((len(sequences), count, longest), -1, dtype=torch.long)
     lengths = torch.zeros(len(sequences), count, dtype=torch.long)
-    there = torch.zeros(len(sequences), count, dtype=torch.bool)
+    valid = torch.zeros(len(sequences), count, dtype=torch.bool)
     for b, row in enumerate(sequences):
         for n, tokens in enumerate(row):
             padded[b, n, : len(tokens)] = torch.tensor(tokens, dtype=torch.long)
-            lengths[b, n], there[b, n] = len(tokens), True
-    return padded, lengths, there
+            lengths[b, n], valid[b, n] = len(tokens), True
+    return padded, lengths, valid
 
 
 def pack(tokens: Tensor, lengths: Tensor, weights: Tensor) -> np.ndarray:
@@ -69,7 +69,7 @@ def pack(tokens: Tensor, lengths: Tensor, weights: Tensor) -> np.ndarray:
 
 
 def unpack(packed: Tensor, packed_lengths: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """A batch (B, L, 1) of what :func:`pack` made, with (B,) lengths -> what :func:`best_sequences` returns."""
+    """Inverse of :func:`pack` for a batch (B, L, 1) with (B,) lengths; returns what :func:`best_sequences` returns."""
     sequences: list[list[list[int]]] = []
     weights: list[list[float]] = []
     for row, length in zip(packed[:, :, 0].tolist(), packed_lengths.tolist(), strict=True):
@@ -81,8 +81,8 @@ def unpack(packed: Tensor, packed_lengths: Tensor) -> tuple[Tensor, Tensor, Tens
             weights[-1].append(weight)
             sequences[-1].append([int(token) for token in row[position + 2 : position + 2 + count]])
             position += 2 + count
-    tokens, token_lengths, there = pad(sequences)
-    padded = torch.zeros(there.shape)
-    padded[there] = torch.tensor([weight for row in weights for weight in row])
+    tokens, token_lengths, valid = pad(sequences)
+    padded = torch.zeros(valid.shape)
+    padded[valid] = torch.tensor([weight for row in weights for weight in row])
     device = packed.device
     return tokens.to(device), token_lengths.to(device), padded.to(device)

@@ -3,7 +3,7 @@
 Layout of DIR (one data set):
 
     hidden_02.scp, ..., logits.scp   utterance -> ark:offset, float matrices (frames, dimension); written by the merge
-    manifest.json                    what the targets were made from and how; written last
+    manifest.json                    teacher, audio and format of the targets; written last
     audio.sha256                     utterance -> checksum of its audio
     data/0001/                       a shard: its arks, their scps and done.json, written last, with their checksums
 
@@ -50,7 +50,7 @@ def hidden_stream(layer: int) -> str:
 def audio_checksum(location: str) -> str:
     """SHA-256 (16 hexadecimal digits) of an audio file's size, first and last 64 KiB.
 
-    Never of its name or time, so copied data still match. ``FILE:OFFSET`` means 64 KiB of an ark from there on.
+    Its name and time do not count, so copied data still match. ``FILE:OFFSET`` means 64 KiB of an ark from there on.
     """
     path, offset = location, 0
     if not os.path.exists(path) and ":" in path:
@@ -92,7 +92,7 @@ def write_two_columns(path: str | Path, pairs: Mapping[str, str]) -> None:
 
 
 class Ark:
-    """A binary file for writing that knows the CRC-32 of what was written to it."""
+    """A binary file for writing that keeps the CRC-32 of its content."""
 
     def __init__(self, path: Path) -> None:
         self.name = str(path)
@@ -121,10 +121,10 @@ class TargetWriter:
     """Write one shard: matrices of several streams for each utterance.
 
     Used as a context manager. The shard's done.json appears when the block ends without an error; until then the shard
-    counts as missing and is made again.
+    counts as missing and is written again.
 
     Args:
-        directory: of the shard, such as dump/targets/train/data/0001; what is there is replaced.
+        directory: of the shard, such as dump/targets/train/data/0001; its content is replaced.
         dtype: float32, float16 or compressed (see COMPRESSION).
         about: noted in done.json, for :func:`shard_done`.
         ark_bytes: a stream goes on in a further ark file when its ark has reached this size.
@@ -181,13 +181,13 @@ class TargetWriter:
 
 
 def shard_done(directory: str | Path, about: Mapping[str, Any]) -> bool:
-    """Whether a shard is complete and was made as ``about`` says."""
-    found = _read_done(Path(directory))
-    return found is not None and all(found.get(key) == value for key, value in about.items())
+    """Whether a shard is complete and its done.json agrees with ``about``."""
+    done = _read_done(Path(directory))
+    return done is not None and all(done.get(key) == value for key, value in about.items())
 
 
 def _read_done(shard: Path) -> dict[str, Any] | None:
-    """What a complete shard says of itself; None if it is not complete, or says it in no way that is understood."""
+    """Content of a shard's done.json; None if there is none or it cannot be read."""
     try:
         done = json.loads((shard / "done.json").read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError, RecursionError):
@@ -209,25 +209,28 @@ def file_crc(path: Path) -> int:
 
 
 def find_damage(shard: str | Path, contents: bool) -> str | None:
-    """What is wrong with the files of a complete shard, None if nothing is; with ``contents`` every byte is read."""
+    """What is damaged or missing among the files of a shard, in words; None if nothing is.
+
+    With ``contents`` every byte is read, otherwise files are compared by size.
+    """
     shard = Path(shard)
     done = _read_done(shard)
     if done is None:
         return f"{shard}: not complete"
     for name, (size, crc) in done["files"].items():
         path = shard / name
-        found = path.stat().st_size if path.is_file() else -1
-        if found != size:
-            return f"{path}: {'missing' if found < 0 else f'{found} bytes'} instead of {size} bytes"
+        actual = path.stat().st_size if path.is_file() else -1
+        if actual != size:
+            return f"{path}: {'missing' if actual < 0 else f'{actual} bytes'} instead of {size} bytes"
         if contents and (seen := file_crc(path)) != crc:
             return f"{path}: its bytes are not those that were written (CRC-32 {seen:08x} instead of {crc:08x})"
     return None
 
 
 def find_change(shard: str | Path, about: Mapping[str, Any], audio: Mapping[str, str]) -> str | None:
-    """In what a complete shard was made otherwise than ``about`` says, None if in nothing.
+    """What differs between a complete shard's done.json and ``about``, in words; None if nothing does.
 
-    ``audio`` are the checksums that the shard's utterances have now; the data set's audio.sha256 holds those they had.
+    ``audio`` holds the present checksums of the shard's utterances; the data set's audio.sha256 those at extraction.
     """
     shard = Path(shard)
     done = _read_done(shard) or {}
@@ -248,7 +251,10 @@ def find_change(shard: str | Path, about: Mapping[str, Any], audio: Mapping[str,
 def find_loose_ends(
     directory: str | Path, names: Sequence[str], manifest: Mapping[str, Any], audio: Mapping[str, str]
 ) -> str | None:
-    """What is wrong with what the merge made of complete shards, None if nothing is; arguments are :func:`merge`'s."""
+    """The first file of :func:`merge` that does not match its shards, in words; None if all do.
+
+    The arguments are those that a new merge would be given.
+    """
     directory = Path(directory)
     try:
         if read_manifest(directory) != manifest:

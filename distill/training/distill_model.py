@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from distill.models.teacher import Teacher
 
 VALID_CHUNK_MS = 480
-# The trainer makes no step with gradients that are not finite; so many batches in a row are no accident.
+# The trainer skips steps whose gradients are not finite; after this many in a row the training is stopped.
 MAX_NOT_FINITE = 20
 
 
@@ -38,7 +39,8 @@ class DistillModel(AbsESPnetModel):
         teacher: directory of the trained teacher, or None.
         stored_hidden_ms: milliseconds between frames of the teacher's hidden layers that come with the batch
             (``teacher_hidden_02``, beside ``teacher_logits``); None: its outputs are computed in the trainer.
-        second_teacher: directory of another one, which is always computed in the trainer and counts as much.
+        second_teacher: directory of another one, which is always computed in the trainer and has the same weight;
+            ``conf.layer_map`` is the first teacher's, this one's is the default.
         chunk: attention chunks of a streaming student, None for full context.
         augmentation: of the student's training audio; teachers always get the clean audio.
         masking: of the student's features in training.
@@ -72,10 +74,13 @@ class DistillModel(AbsESPnetModel):
         if masking is not None and not isinstance(network, Student):
             raise UserError("mask_conf: is for students; a teacher's config.json has mask_time_prob")
         self.not_finite, self.not_finite_in_a_row = 0, 0
-        # Lists of plain objects: no module of a teacher may be found in this one.
+        # A list of plain objects, so that no teacher is a submodule of this model.
         self.teachers = [
-            TeacherSource(directory, from_streams, network, conf, token_list)
-            for directory, from_streams in ((teacher, stored_hidden_ms), (second_teacher, None))
+            TeacherSource(directory, hidden_ms, network, of_teacher, token_list)
+            for directory, hidden_ms, of_teacher in (
+                (teacher, stored_hidden_ms, conf),
+                (second_teacher, None, replace(conf, layer_map=None)),
+            )
             if directory is not None
         ]
         if not self.teachers:
@@ -169,7 +174,7 @@ class DistillModel(AbsESPnetModel):
         return self._compute(speech, lengths, {}) if chunk else None
 
     def _disagreement(self, first: NetworkOutput, second: NetworkOutput) -> Tensor:
-        """Frame-level divergence of the branches: of the first from the second, and the other way if both are alike.
+        """Frame-level divergence of the first branch from the second; of both, halved, if both are augmented.
 
         Gradients reach only the branch that is drawn to the other.
         """
@@ -197,5 +202,5 @@ class DistillModel(AbsESPnetModel):
         logging.warning(f"Batch left out, not finite: {which} ({self.not_finite} so far)")
 
     def collect_feats(self, speech: Tensor, speech_lengths: Tensor, **_: Any) -> dict[str, Tensor]:
-        """The audio itself: there are no features whose statistics matter."""
+        """The audio itself, as no statistics of features are needed."""
         return {"feats": speech, "feats_lengths": speech_lengths}

@@ -91,7 +91,10 @@ class DistillTask(ASRTask):
 
     @classmethod
     def build_model(cls, args: argparse.Namespace) -> AbsESPnetModel:
-        """The model that ``args`` describe; ``args`` are made self-contained, as config.yaml is written from them."""
+        """The model that ``args`` describe.
+
+        ``args`` become self-contained (token list, sizes of the network), as config.yaml is written from them.
+        """
         if isinstance(args.token_list, str):
             path = Path(args.token_list)
             if not path.is_file():
@@ -127,7 +130,7 @@ class DistillTask(ASRTask):
 
     @classmethod
     def build_optimizers(cls, args: argparse.Namespace, model: torch.nn.Module) -> list[torch.optim.Optimizer]:
-        """ESPnet's optimisers, after the initial weights are copied in: only a training comes this way."""
+        """ESPnet's optimisers, after the weights are initialised (here, as only trainings call this method)."""
         assert isinstance(model, DistillModel)
         output_dir = Path(args.output_dir)
         first_process = not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0
@@ -174,7 +177,10 @@ class DistillTask(ASRTask):
     def build_dataset(
         cls, args: argparse.Namespace, iter_options: IteratorOptions, keys_to_load: Collection[str] | None = None
     ) -> AbsDataset:
-        """ESPnet's dataset, after what would otherwise be a bare KeyError or silently wrong in a worker is checked."""
+        """ESPnet's dataset, after checks of the data files.
+
+        Without them a missing utterance would be a bare KeyError in a worker, and outdated targets would go unnoticed.
+        """
         paths = {name: path for path, name, _ in iter_options.data_path_and_name_and_type}
         targets = {name: Path(path) for name, path in paths.items() if name.startswith("teacher_")}
         if args.teacher is not None and args.teacher_targets == "stored":

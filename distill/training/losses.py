@@ -39,7 +39,7 @@ def masked_cosine(student: Tensor, target: Tensor, lengths: Tensor) -> Tensor:
     ``1/T_b sum_{t < T_b} (1 - cos(student_bt, target_bt))``. An utterance of no frames counts 0.
     """
     padding = ~frame_mask(lengths, student.shape[1])
-    # As in masked_mse; ones, as the angle to nothing has no gradient that is a number.
+    # As in masked_mse; ones, as the cosine with a zero vector has no finite gradient.
     student, target = (x.masked_fill(padding[:, :, None], 1.0) for x in (student, target))
     distance = 1 - F.cosine_similarity(student, target, dim=-1)
     return distance.masked_fill(padding, 0.0).sum(1) / lengths.clamp(min=1)
@@ -49,7 +49,7 @@ def frame_kl(student_logits: Tensor, teacher_logits: Tensor, lengths: Tensor) ->
     """Kullback-Leibler divergence of single frames, (B, T, V) x (B, T, V) x (B,) -> (B,).
 
     ``1/T_b sum_{t < T_b} sum_v p_btv log(p_btv / q_btv)``, p and q the softmax of the teacher's and the student's
-    logits. Unlike LF-MMI it knows no sequence. An utterance of no frames counts 0.
+    logits. Unlike LF-MMI it does not model sequences. An utterance of no frames counts 0.
     """
     padding = ~frame_mask(lengths, student_logits.shape[1])[:, :, None]
     student, teacher = (x.masked_fill(padding, 0.0).log_softmax(-1) for x in (student_logits, teacher_logits))

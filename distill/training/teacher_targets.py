@@ -1,8 +1,9 @@
-"""What a student is compared with: the outputs of one teacher, computed in the trainer or stored beforehand."""
+"""The outputs of a teacher that a student is trained on, computed in the trainer or read from storage."""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -67,7 +68,7 @@ def pair_frames(student: Tensor, teacher: Tensor, delay: int, utterances: list[s
 class TeacherTargets:
     """Outputs of one teacher for a batch of B utterances.
 
-    Logits are at the teacher's own frame rate, so that no token is lost; hidden layers are at that of the student's.
+    Logits are at the teacher's frame rate, so that no token is lost; hidden layers are at the student's encoder rate.
 
     Attributes:
         hidden: (B, T', D) by layer, layers from 1; empty if hidden layers are not compared.
@@ -116,7 +117,7 @@ class TeacherSource:
         stored_hidden_ms: milliseconds between frames of the hidden layers that come with the batch
             (``teacher_hidden_02``, beside ``teacher_logits``); None: the outputs are computed here.
         student: the network that is compared with it.
-        conf: its ``layer_map`` names layers of a wav2vec 2.0 teacher; with a student as teacher it is not used.
+        conf: its ``layer_map`` names layers of this teacher.
         token_list: tokens by id, which must be the teacher's as well.
 
     Attributes:
@@ -150,16 +151,13 @@ class TeacherSource:
         self.layer_map: list[int] = []
         if conf.alpha < 1:
             assert isinstance(student, Student), "only a student has a teacher"
-            self.layer_map = self._read_layer_map(conf, self.is_student, len(student.blocks), shape.layers)
+            self.layer_map = self._read_layer_map(conf.layer_map, len(student.blocks), shape.layers)
 
     @staticmethod
-    def _read_layer_map(
-        conf: DistillConf, teacher_is_student: bool, student_layers: int, teacher_layers: int
-    ) -> list[int]:
-        """The configured layers hold for a wav2vec 2.0 teacher; a student that teaches is compared layer by layer."""
-        if conf.layer_map is None or teacher_is_student:
+    def _read_layer_map(given: Sequence[int] | None, student_layers: int, teacher_layers: int) -> list[int]:
+        if given is None:
             return layer_map(student_layers, teacher_layers)
-        given = list(conf.layer_map)
+        given = list(given)
         if len(given) != student_layers or not all(1 <= layer <= teacher_layers for layer in given):
             raise UserError(
                 f"distill_conf.layer_map: {given} must name a teacher layer from 1 to {teacher_layers} for each of the "

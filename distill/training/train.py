@@ -1,21 +1,9 @@
-"""Train a teacher or a student with ESPnet's trainer.
-
-python -m distill.bin.train --config conf/train_student_full.yaml --output_dir exp/student_full ...
-python -m distill.bin.train --help          (ESPnet's options, and the group "Distillation")
-python -m torch.distributed.run --nproc_per_node 2 -m distill.bin.train --dist_backend gloo ...   (two CPU processes)
-"""
+"""The process of a training: ESPnet without its type checks, memory kept between steps, no search for garbage."""
 
 from __future__ import annotations
 
 import ctypes
 import gc
-import os
-
-from distill.errors import cli
-
-# Read when torch is loaded. Threads that spin while they wait for each other take the cores from the data loader and
-# from any other job: on a busy machine of two cores a step took five times as long.
-os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 
 def keep_memory() -> None:
@@ -41,8 +29,8 @@ def skip_type_checks() -> None:
     typeguard.typechecked = lambda function: function  # type: ignore[assignment]
 
 
-@cli
-def main(cmd: list[str] | None = None) -> None:
+def train(cmd: list[str] | None = None) -> None:
+    """Train as ESPnet's command line ``cmd`` says, None for the process's own."""
     skip_type_checks()
     # ESPnet, torch and what they import are a million objects that never become garbage: the collector would look
     # through them again and again, now and in training.
@@ -55,7 +43,3 @@ def main(cmd: list[str] | None = None) -> None:
     keep_memory()
     with save_whole():
         DistillTask.main(cmd=cmd)
-
-
-if __name__ == "__main__":
-    main()

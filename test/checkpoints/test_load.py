@@ -1,16 +1,11 @@
 """What the configuration alone says of a network is what the network says of itself."""
 
-import sys
-from pathlib import Path
-
 import pytest
 import yaml
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "models"))
 from tiny_networks import CHANNELS, TEACHER, VOCAB, student, teacher
 
 from distill.checkpoints.load import network_shape
-from distill.configuration import FRAME_MS, encoder_frame_ms_of, frame_ms_of
+from distill.configuration import FRAME_MS, student_frame_ms
 from distill.errors import UserError
 
 
@@ -18,12 +13,12 @@ from distill.errors import UserError
 def test_the_frame_length_of_a_front_end_is_that_of_the_built_student(front_end):
     for conf in ({"front_end": front_end}, {"front_end": front_end, "logits_per_frame": 1}):
         network = student(**conf)
-        assert (frame_ms_of(conf), encoder_frame_ms_of(conf)) == (network.frame_ms, network.encoder_frame_ms)
+        assert student_frame_ms(conf) == (network.frame_ms, network.encoder_frame_ms)
 
 
 def test_an_unknown_front_end_has_no_frame_length():
     with pytest.raises(UserError, match="front_end: 'mfcc' is neither cnn nor fbank"):
-        frame_ms_of({"front_end": "mfcc"})
+        student_frame_ms({"front_end": "mfcc"})
 
 
 @pytest.mark.parametrize("kind", ["teacher", "cnn", "fbank"])

@@ -184,8 +184,8 @@ def check(command: Command) -> None:
 
 def modules() -> list[str]:
     """Every module with options, the one last whose help takes ESPnet."""
-    stems = {path.stem for path in ROOT.glob("distill/bin/*.py")} - {"__init__", "arguments"}
-    names = [f"distill.bin.{stem}" for stem in stems]
+    files = ROOT.glob("distill/bin/*.py")
+    names = [f"distill.bin.{path.stem}" for path in files if path.stem not in ("__init__", "arguments")]
     return sorted(names, key=lambda name: (name == "distill.bin.train", name))
 
 

@@ -15,8 +15,8 @@ import soundfile
 import torch
 import yaml
 
+from distill.bin import extract_targets
 from distill.checkpoints.load import build_network
-from distill.targets import extract as extract_targets
 
 UTTERANCES = 520
 KILLS = int(os.environ.get("DISTILL_KILLS", "3"))
@@ -40,7 +40,13 @@ PHASES = {"jobs": [["--job", "1"], ["--job", "2"]], "merge": [["--merge"]]}
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(
     [
-        *("distill.audio", "distill.targets.extract", "distill.lfmmi", "distill.models.teacher"),
+        *(
+            "distill.audio",
+            "distill.targets.extract",
+            "distill.targets.compute",
+            "distill.lfmmi",
+            "distill.models.teacher",
+        ),
         "distill.checkpoints.load",
         *("tqdm", "transformers.models.wav2vec2.modeling_wav2vec2"),
     ]

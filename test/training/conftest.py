@@ -14,8 +14,8 @@ from tiny_training import HERTZ, STUDENT, TEACHER, TOKENS
 @pytest.fixture(scope="session")
 def world(tmp_path_factory) -> SimpleNamespace:
     """Data, token list, stats and graph; ``train(name, config, *options)`` trains and returns the directory."""
+    from distill.bin.train import main
     from distill.lfmmi import DenominatorGraph
-    from distill.training.train import main
 
     torch.set_num_threads(1)  # waiting for a second thread costs more than these matrices
     root = tmp_path_factory.mktemp("world")
@@ -97,7 +97,7 @@ def online(world, teacher) -> Path:
 @pytest.fixture(scope="session")
 def stored(world, teacher) -> list[str]:
     """Options that hand a training the stored targets."""
-    from distill.targets.extract import main
+    from distill.bin.extract_targets import main
 
     config = world.root / "student_layers.yaml"
     config.write_text(yaml.safe_dump(STUDENT))

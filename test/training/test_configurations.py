@@ -1,0 +1,43 @@
+"""The configurations that ship: what they may override, and that every key of theirs is known."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from distill.configuration import AugmentConf, BranchConf, ChunkConf, DistillConf, MaskConf, read_conf
+
+ROOT = Path(__file__).parents[2]
+LARGE = ("librispeech", "gigaspeech", "kaldi_dir")
+SECTIONS = {
+    "distill_conf": DistillConf,
+    "chunk_conf": ChunkConf,
+    "augment_conf": AugmentConf,
+    "mask_conf": MaskConf,
+    "branch_conf": BranchConf,
+}
+
+
+def read(path: Path) -> dict:
+    return yaml.safe_load(path.read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("recipe", LARGE)
+@pytest.mark.parametrize("name", ["train_student_full.yaml", "train_student_stream.yaml"])
+def test_large_recipes_differ_from_the_shared_configuration_in_their_epochs_alone(recipe, name):
+    shared, config = read(ROOT / "conf" / name), read(ROOT / f"egs2/{recipe}/asr_distill1/conf" / name)
+    assert config.keys() == shared.keys()
+    assert {key for key in shared if config[key] != shared[key]} <= {"max_epoch"}
+
+
+@pytest.mark.parametrize("path", sorted([*ROOT.glob("conf/train_*.yaml"), *ROOT.glob("egs2/*/*/conf/train_*.yaml")]))
+def test_every_section_of_a_configuration_can_be_read(path):
+    config = read(path)
+    for section, kind in SECTIONS.items():
+        read_conf(kind, section, config.get(section))
+
+
+@pytest.mark.parametrize("directory", ["conf", "egs2/fsdd/asr_distill1/conf", "egs2/demo/asr_distill1/conf"])
+def test_both_stages_train_the_same_network(directory):
+    full, stream = (read(ROOT / directory / f"train_student_{kind}.yaml") for kind in ("full", "stream"))
+    assert full["network_conf"] == stream["network_conf"]
