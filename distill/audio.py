@@ -12,7 +12,7 @@ import numpy as np
 from distill.errors import UserError
 from distill.files import text_lines
 
-SAMPLE_RATE = 16000
+SAMPLE_RATE = 16000  # Hz, of everything that a model reads
 BLOCK = 1 << 20  # samples per channel that are read at a time
 _ARK = re.compile(r"(.+\.ark):(\d+)$")
 # Lengths in the header of a WAV file written to a pipe, where the real length was not known yet.

@@ -5,9 +5,11 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
 from distill.errors import UserError
+from distill.files import atomic_write
 
 TARGETS = ("posterior", "transcript", "pseudo", "frame_kl", "none")
 HIDDEN_LOSSES = ("mse", "cosine")
@@ -248,3 +250,46 @@ def layer_map(student_layers: int, teacher_layers: int) -> list[int]:
             "give distill_conf.layer_map"
         )
     return [i * teacher_layers // student_layers for i in range(1, student_layers + 1)]
+
+
+def read_training_config(path: Path) -> dict[str, Any]:
+    """Read a training configuration, a YAML file such as those in conf/.
+
+    Raises:
+        UserError: not found, or not a mapping in YAML.
+    """
+    import yaml
+
+    if not path.is_file():
+        raise UserError(f"{path}: not found; give the training's configuration")
+    config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    if not isinstance(config, dict):
+        raise UserError(f"{path}: not a training's configuration; expected keys such as max_epoch")
+    return config
+
+
+def with_student(training: Mapping[str, Any], student: Mapping[str, Any]) -> dict[str, Any]:
+    """Return ``training`` with the ``network_conf`` of ``student``, but with its dropout.
+
+    The front end is frozen as before only if the new student has the same: another than the teacher's must be trained.
+    """
+    before, network = training.get("network_conf") or {}, dict(student["network_conf"])
+    if "dropout" in before:
+        network.setdefault("dropout", before["dropout"])
+    old_front, front = before.get("front_end_conf") or {}, dict(network.get("front_end_conf") or {})
+    same = before.get("front_end") == network.get("front_end") and old_front.get("channels") == front.get("channels")
+    if same and "freeze" in old_front:
+        front.setdefault("freeze", old_front["freeze"])
+    network["front_end_conf"] = front
+    return {**training, "network": "student", "network_conf": network}
+
+
+def write_student_config(config: Path, student: Path, output: Path) -> None:
+    """Write the training configuration ``config`` with the student of another file; see :func:`with_student`."""
+    import yaml
+
+    new = read_training_config(student)
+    if new.get("network") != "student" or not isinstance(new.get("network_conf"), dict):
+        raise UserError(f"{student}: no student; expected network: student and network_conf, as in conf/students")
+    with atomic_write(output) as stream:
+        yaml.safe_dump(with_student(read_training_config(config), new), stream, sort_keys=False, allow_unicode=True)

@@ -1,24 +1,16 @@
-"""What a recipe's run will cost before it is started: disk, GPU-hours and CPU-hours of each stage, by formulae.
-
-    python -m distill.bin.plan --corpus "LibriSpeech, 960 h" --hours 960.9 --utterances 281241 --test_hours 21.2 \\
-        --teacher_config conf/train_teacher.yaml --student_full_config conf/train_student_full.yaml \\
-        --student_stream_config conf/train_student_stream.yaml
-
-Nothing is measured: every number follows from the corpus's size, the configurations and the assumptions that are
-printed with it, each of them an option. `--dry_run true` of a recipe prints the same.
-"""
+"""What a recipe's run will cost, by formulae: disk, GPU-hours and CPU-hours of each stage."""
 
 from __future__ import annotations
 
-import argparse
 import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from distill.errors import UserError, cli
+from distill.audio import SAMPLE_RATE
+from distill.configuration import read_training_config
+from distill.errors import UserError
 
-SAMPLE_RATE = 16000
 KERNELS, STRIDES = (10, 3, 3, 3, 3, 2, 2), (5, 2, 2, 2, 2, 2, 2)  # wav2vec 2.0's CNN
 MEL_BINS, FBANK_KERNEL = 80, 3  # of the log-mel front end, whose two convolutions each halve 100 frames a second
 # wav2vec2-large, where the teacher's configuration names a directory that is not here
@@ -33,7 +25,17 @@ LARGE = {
 
 
 class Network(NamedTuple):
-    """MACs per second of audio of its front end and of the rest, its weights, width, layers and frames per second."""
+    """Computation and size of a network.
+
+    Attributes:
+        front_macs: multiply-adds per second of audio in the front end.
+        body_macs: multiply-adds per second of audio in everything else.
+        weights: number of weights.
+        width: of the layers.
+        layers: their number.
+        frames: per second.
+        frozen_front: whether the front end is not trained.
+    """
 
     front_macs: float
     body_macs: float
@@ -45,16 +47,17 @@ class Network(NamedTuple):
 
     @property
     def macs(self) -> float:
+        """Multiply-adds per second of audio, forward."""
         return self.front_macs + self.body_macs
 
     @property
     def training_macs(self) -> float:
-        """Forward and, at twice that, backward; forward alone for a front end that is not trained."""
+        """Multiply-adds per second of audio in training: backward costs twice forward; a frozen front end has none."""
         return self.front_macs * (1 if self.frozen_front else 3) + 3 * self.body_macs
 
 
 def cnn(channels: Sequence[int]) -> tuple[float, float]:
-    """MACs per second of audio, and weights: rate_l C_l C_(l-1) k_l and C_l C_(l-1) k_l, summed over the layers."""
+    """Multiply-adds per second of audio and weights: sums over layers of rate_l C_l C_(l-1) k_l and C_l C_(l-1) k_l."""
     rate, before, macs, weights = float(SAMPLE_RATE), 1, 0.0, 0.0
     for width, kernel, stride in zip(channels, KERNELS, STRIDES, strict=True):
         rate /= stride
@@ -65,7 +68,7 @@ def cnn(channels: Sequence[int]) -> tuple[float, float]:
 
 
 def teacher_network(config: dict[str, Any], seconds: float) -> Network:
-    """A wav2vec 2.0 by the keys of its config.json, on utterances of so many seconds."""
+    """A wav2vec 2.0 by the keys of its config.json, on utterances of ``seconds``."""
     d, layers, ffn = config["hidden_size"], config["num_hidden_layers"], config["intermediate_size"]
     front, front_weights = cnn(config["conv_dim"])
     position = d * d // config["num_conv_pos_embedding_groups"] * config["num_conv_pos_embeddings"]
@@ -75,7 +78,7 @@ def teacher_network(config: dict[str, Any], seconds: float) -> Network:
 
 
 def student_network(conf: dict[str, Any], seconds: float) -> Network:
-    """A Conformer student by its network_conf."""
+    """A Conformer student by its network_conf, on utterances of ``seconds``."""
     w, layers, ffn, kernel = (conf[key] for key in ("width", "layers", "ffn", "kernel"))
     front_conf = conf.get("front_end_conf") or {}
     if conf.get("front_end", "cnn") == "fbank":
@@ -91,19 +94,8 @@ def student_network(conf: dict[str, Any], seconds: float) -> Network:
     return Network(front, frames * (weights + attention), front_weights + weights, w, layers, frames, frozen)
 
 
-def read_config(path: Path) -> dict[str, Any]:
-    import yaml
-
-    if not path.is_file():
-        raise UserError(f"{path}: not found; give the training's configuration")
-    config = yaml.safe_load(path.read_text(encoding="utf-8"))
-    if not isinstance(config, dict):
-        raise UserError(f"{path}: not a training's configuration; expected keys such as max_epoch")
-    return config
-
-
 def audio_hours(config: dict[str, Any], hours: float) -> float:
-    """Hours of audio that a training hears: its batches, full to the brim, or passes over the corpus."""
+    """Hours of audio in a training: its epochs of full batches if their number is set, else of the whole corpus."""
     epochs = int(config.get("max_epoch", 40))
     if config.get("num_iters_per_epoch"):
         return epochs * int(config["num_iters_per_epoch"]) * int(config["batch_bins"]) / SAMPLE_RATE / 3600
@@ -111,110 +103,118 @@ def audio_hours(config: dict[str, Any], hours: float) -> float:
 
 
 def optimiser_steps(config: dict[str, Any], hours: float) -> int:
-    """Updates of the weights in that training."""
+    """Updates of the weights in a training on a corpus of ``hours``."""
     batch_hours = int(config["batch_bins"]) / SAMPLE_RATE / 3600
     return math.ceil(audio_hours(config, hours) / batch_hours / int(config.get("accum_grad", 1)) - 1e-6)
 
 
 def checkpoint_gb(network: Network, config: dict[str, Any]) -> float:
-    """float32 weights of each epoch that is kept and of their average; two checkpoints with AdamW's two moments."""
+    """Gigabytes of float32 weights of the kept epochs and their average, and of two checkpoints with AdamW's state."""
     return network.weights * 4 * (int(config.get("keep_nbest_models", 1)) + 1 + 2 * 3) / 1e9
 
 
-@cli
-def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--corpus", default="the corpus", help="its name, for the title")
-    parser.add_argument("--hours", type=float, required=True, help="of training audio")
-    parser.add_argument("--utterances", type=int, help="of the training set (default: one for 10 s)")
-    parser.add_argument("--test_hours", type=float, default=10.0, help="of all test sets (default: 10)")
-    parser.add_argument("--teacher_config", type=Path, default=Path("conf/train_teacher.yaml"))
-    parser.add_argument("--teacher_init_config", type=Path, help="first training of the teacher (default: none)")
-    parser.add_argument("--adopted", action="store_true", help="the teacher is trained already")
-    parser.add_argument("--student_full_config", type=Path, default=Path("conf/train_student_full.yaml"))
-    parser.add_argument("--student_stream_config", type=Path, default=Path("conf/train_student_stream.yaml"))
-    parser.add_argument("--vocab", type=int, default=500, help="tokens (default: 500)")
-    parser.add_argument("--latencies", type=int, default=5, help="recognitions of the streaming student (default: 5)")
-    parser.add_argument("--teacher_targets", choices=("stored", "online"), default="online", help="(default: online)")
-    parser.add_argument("--ngpu", type=int, default=4, help="GPUs of a training (default: 4)")
-    parser.add_argument("--tflops", type=float, default=20.0, help="effective TFLOP/s of a GPU (default: 20)")
-    parser.add_argument("--cpu_gflops", type=float, default=20.0, help="effective GFLOP/s of a CPU core (default: 20)")
-    parser.add_argument("--flac_ratio", type=float, default=0.54, help="FLAC's size over 16-bit PCM's (default: 0.54)")
-    args = parser.parse_args(argv)
-    if min(args.hours, args.test_hours, args.tflops, args.cpu_gflops, args.flac_ratio, args.ngpu) <= 0:
-        raise UserError("plan: hours, rates and GPUs must be positive; see --help")
+class Cost(NamedTuple):
+    """What a stage makes, and what it costs."""
 
-    utterances = args.utterances or round(args.hours * 360)
-    seconds = args.hours * 3600 / utterances
-    teacher_training = read_config(args.teacher_config)
-    full_training, stream_training = read_config(args.student_full_config), read_config(args.student_stream_config)
+    stage: str
+    makes: str
+    disk_gb: float
+    gpu_hours: float
+    cpu_hours: float
+
+
+class Training(NamedTuple):
+    """A training of a stage and its computation per second of audio."""
+
+    stage: str
+    name: str
+    config: dict[str, Any]
+    network: Network
+    macs: float
+
+
+def print_plan(
+    corpus: str,
+    hours: float,
+    utterances: int | None,
+    test_hours: float,
+    teacher_config: Path,
+    teacher_init_config: Path | None,
+    adopted: bool,
+    student_full_config: Path,
+    student_stream_config: Path,
+    vocab: int,
+    latencies: int,
+    teacher_targets: str,
+    ngpu: int,
+    tflops: float,
+    cpu_gflops: float,
+    flac_ratio: float,
+) -> None:
+    """Print the plan as Markdown; see ``distill/bin/plan.py`` for the arguments."""
+    if min(hours, test_hours, tflops, cpu_gflops, flac_ratio, ngpu) <= 0:
+        raise UserError("plan: hours, rates and GPUs must be positive; see --help")
+    utterances = utterances or round(hours * 360)
+    seconds = hours * 3600 / utterances
+    teacher_training, full, stream = map(
+        read_training_config, (teacher_config, student_full_config, student_stream_config)
+    )
     named = (teacher_training.get("network_conf") or {}).get("config")
     teacher = teacher_network({**LARGE, **named} if isinstance(named, dict) else LARGE, seconds)
-    student = student_network(full_training["network_conf"], seconds)
+    student = student_network(full["network_conf"], seconds)
+    with_teacher = student.training_macs + (teacher.macs if teacher_targets == "online" else 0.0)
+    trainings = []
+    if not adopted:
+        if teacher_init_config is not None:
+            name = f"teacher, first its prediction layer ({teacher_init_config.name})"
+            trainings.append(Training("7", name, read_training_config(teacher_init_config), teacher, teacher.macs))
+        name = f"teacher ({teacher_config.name})"
+        trainings.append(Training("7", name, teacher_training, teacher, teacher.training_macs))
+    trainings.append(Training("10", "student_full", full, student, with_teacher))
+    trainings.append(Training("11", "student_stream", stream, student, with_teacher))
 
-    def gpu_hours(macs_per_second: float, hours: float) -> float:
-        return macs_per_second * 2 * hours * 3600 / (args.tflops * 1e12) / 3600
+    def gpu_hours(macs_per_second: float, audio: float) -> float:
+        return macs_per_second * 2 * audio * 3600 / (tflops * 1e12) / 3600
 
-    def of_training(name: str, config: dict[str, Any]) -> str:
-        heard = audio_hours(config, args.hours)
-        steps = optimiser_steps(config, args.hours)
-        return f"{name}: {heard:,.0f} h of audio ({heard / args.hours:.1f} passes), {steps:,} steps"
-
-    # (stage, what it makes, GB, GPU-hours, CPU-hours)
-    rows: list[tuple[str, str, float, float, float]] = []
-    audio_gb = (args.hours + args.test_hours) * 3600 * SAMPLE_RATE * 2 * args.flac_ratio / 1e9
-    rows.append(("3-4", "formatted audio", audio_gb, 0, 0))
-    trainings = [] if args.adopted else [(args.teacher_init_config, False), (args.teacher_config, True)]
-    notes = []
-    for path, whole in trainings:
-        if path is not None:
-            config = read_config(path)
-            heard = audio_hours(config, args.hours)
-            macs = teacher.training_macs if whole else teacher.macs
-            name = "teacher" if whole else "teacher, first its prediction layer"
-            rows.append(("7", name, checkpoint_gb(teacher, config), gpu_hours(macs, heard), 0))
-            notes.append(of_training(f"{name} ({path.name})", config))
+    audio_gb = (hours + test_hours) * 3600 * SAMPLE_RATE * 2 * flac_ratio / 1e9
     layers = min(student.layers, teacher.layers)  # one of the teacher's for each of the student's
-    numbers = args.hours * 3600 * student.frames * (layers * teacher.width + args.vocab)
-    if args.teacher_targets == "stored":
-        rows.append(("8", "targets, float32", numbers * 4 / 1e9, gpu_hours(teacher.macs, args.hours), 0))
-    heard_full, heard_stream = audio_hours(full_training, args.hours), audio_hours(stream_training, args.hours)
-    beside = teacher.macs if args.teacher_targets == "online" else 0.0
-    for stage, name, config, heard in (
-        ("10", "student_full", full_training, heard_full),
-        ("11", "student_stream", stream_training, heard_stream),
-    ):
-        hours = gpu_hours(student.training_macs + beside, heard)
-        rows.append((stage, name, checkpoint_gb(student, config), hours, 0))
-        notes.append(of_training(name, config))
-    macs = teacher.macs + (1 + args.latencies) * student.macs
-    rows.append(("12", "recognition", 0, 0, macs * 2 * args.test_hours / (args.cpu_gflops * 1e9)))
+    target_values = hours * 3600 * student.frames * (layers * teacher.width + vocab)
+    costs = [Cost("3-4", "formatted audio", audio_gb, 0, 0)]
+    if teacher_targets == "stored":
+        costs.append(Cost("8", "targets, float32", target_values * 4 / 1e9, gpu_hours(teacher.macs, hours), 0))
+    for training in trainings:
+        gb = checkpoint_gb(training.network, training.config)
+        gpu = gpu_hours(training.macs, audio_hours(training.config, hours))
+        costs.append(Cost(training.stage, training.name.split(" (")[0], gb, gpu, 0))
+    recognition_macs = teacher.macs + (1 + latencies) * student.macs
+    costs.append(Cost("12", "recognition", 0, 0, recognition_macs * 2 * test_hours / (cpu_gflops * 1e9)))
+    costs.sort(key=lambda cost: int(cost.stage.split("-")[0]))
 
-    print(f"# Plan for {args.corpus}\n")
-    print("| stage | makes | disk, GB | GPU-hours | CPU core hours |\n|---|---|---|---|---|")
-    for stage, name, gb, gpu, cpu in rows:
-        print(f"| {stage} | {name} | {gb:,.1f} | {gpu:,.1f} | {cpu:,.1f} |")
-    total_gb, total_gpu, total_cpu = (sum(column) for column in list(zip(*rows, strict=True))[2:])
-    print(f"| | all | {total_gb:,.1f} | {total_gpu:,.1f} | {total_cpu:,.1f} |")
-    print(f"\nOn {args.ngpu} GPUs, if they were used without loss: {total_gpu / args.ngpu / 24:,.1f} days.\n")
-    print("Stored targets would take (layers of the teacher: " + f"{layers} of width {teacher.width}):\n")
+    print(f"# Plan for {corpus}\n")
+    print_costs(costs, ngpu)
+    print(f"Stored targets would take (layers of the teacher: {layers} of width {teacher.width}):\n")
     for dtype, size in (("float32", 4), ("float16", 2), ("compressed", 1)):
-        print(f"- {dtype}: {numbers * size / 1e9:,.0f} GB")
+        print(f"- {dtype}: {target_values * size / 1e9:,.0f} GB")
     print("\nFrom:\n")
-    corpus = f"{args.hours:,.1f} h in {utterances:,} utterances of {seconds:.1f} s"
-    print(f"- {corpus} to train on, {args.test_hours:g} h to test on")
+    amount = f"{hours:,.1f} h in {utterances:,} utterances of {seconds:.1f} s"
+    print(f"- {amount} to train on, {test_hours:g} h to test on")
     for name, network in (("teacher", teacher), ("student", student)):
         print(
             f"- {name}: {network.macs / 1e9:.2f} GMAC per second of audio ({network.front_macs / 1e9:.2f} in the front "
             f"end), {network.weights / 1e6:.1f} M weights"
         )
-    for note in notes:
-        print(f"- {note}")
-    print(
-        f"- {args.tflops:g} TFLOP/s effective of a GPU, {args.cpu_gflops:g} GFLOP/s of a CPU core, {args.vocab} tokens"
-    )
-    print(f"- FLAC takes {args.flac_ratio:g} of 16-bit PCM at 16 kHz; the corpus itself is not counted")
+    for training in trainings:
+        audio, steps = audio_hours(training.config, hours), optimiser_steps(training.config, hours)
+        print(f"- {training.name}: {audio:,.0f} h of audio ({audio / hours:.1f} passes), {steps:,} steps")
+    print(f"- {tflops:g} TFLOP/s effective of a GPU, {cpu_gflops:g} GFLOP/s of a CPU core, {vocab} tokens")
+    print(f"- FLAC takes {flac_ratio:g} of 16-bit PCM at 16 kHz; the corpus itself is not counted")
 
 
-if __name__ == "__main__":
-    main()
+def print_costs(costs: Sequence[Cost], ngpu: int) -> None:
+    """Print a table of the stages' costs with their sums, and the days that they take on so many GPUs."""
+    print("| stage | makes | disk, GB | GPU-hours | CPU core hours |\n|---|---|---|---|---|")
+    for stage, makes, gb, gpu, cpu in costs:
+        print(f"| {stage} | {makes} | {gb:,.1f} | {gpu:,.1f} | {cpu:,.1f} |")
+    gb, gpu, cpu = (sum(column) for column in list(zip(*costs, strict=True))[2:])
+    print(f"| | all | {gb:,.1f} | {gpu:,.1f} | {cpu:,.1f} |")
+    print(f"\nOn {ngpu} GPUs, if they were used without loss: {gpu / ngpu / 24:,.1f} days.\n")

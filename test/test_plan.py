@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from distill.plan import LARGE, audio_hours, main, optimiser_steps, student_network, teacher_network
+from distill.bin.plan import main
+from distill.plan import LARGE, audio_hours, optimiser_steps, student_network, teacher_network
 
 CONF = Path(__file__).parents[1] / "conf"
 

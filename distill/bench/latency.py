@@ -1,41 +1,28 @@
-"""Measure how late a streaming student is: computation per chunk, and when it emits each token.
+"""Latency of a streaming student: computation per chunk, and when each token is emitted.
 
-    python -m distill.bin.latency --model exp/student_stream --teacher exp/teacher --data_dir dump/raw/test \\
-        --chunk_ms 160 320 480 960 --output exp/bench.json
-
-Audio arrives in pieces of 10 ms, as in a live session. For every chunk length:
-
-wait        what a frame waits for by design, worst and average: its chunk with look-ahead, and the front end
-compute     computation per chunk, median and 99th percentile, and as a share of the time between two chunks
-delay       from the end of a token in the teacher's alignment to its emission, median and 90th percentile. This holds
-            everything but computation: the wait, and how much later than its teacher the student says a token
-shift       by how much later than in the teacher's alignment the student's token begins, median
-first       from the beginning of the first token in the teacher's alignment to the first partial text, median
-
-Tokens of student and teacher are paired where their texts agree; - where they never do.
+``distill/bin/latency.py`` explains each figure.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 from difflib import SequenceMatcher
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from distill.errors import UserError, cli
-from distill.files import atomic_write
+from distill.audio import SAMPLE_RATE
+from distill.bench.parts import first_utterances, write_json
+from distill.errors import UserError
 
 if TYPE_CHECKING:
     from distill.streaming.recognizer import Result, StreamingRecognizer, TokenResult
 
-PIECE = 160  # samples
+PIECE = 160  # samples that arrive at a time, 10 ms
 
 
 def stream(session: StreamingRecognizer, audio: np.ndarray) -> list[Result]:
-    """All results of one stream, the final one last."""
+    """Recognise one utterance as it arrives in pieces; all results, the final one last."""
     session.reset()
     results: list[Result] = []
     for start in range(0, len(audio), PIECE):
@@ -44,14 +31,14 @@ def stream(session: StreamingRecognizer, audio: np.ndarray) -> list[Result]:
 
 
 def paired(student: list[TokenResult], teacher: list[TokenResult]) -> list[tuple[int, int]]:
-    """Indices of tokens that are the same in both texts, in order."""
-    mine, theirs = ([token["token"] for token in tokens] for tokens in (student, teacher))
-    blocks = SequenceMatcher(None, mine, theirs, autojunk=False).get_matching_blocks()
+    """Pairs of indices (student's, teacher's) of the tokens in which both texts agree, in order."""
+    hyp, ref = ([token["token"] for token in tokens] for tokens in (student, teacher))
+    blocks = SequenceMatcher(None, hyp, ref, autojunk=False).get_matching_blocks()
     return [(block.a + i, block.b + i) for block in blocks for i in range(block.size)]
 
 
 def emitted_at(results: list[Result]) -> list[float]:
-    """Seconds of audio that had arrived when each token of the final result was first shown."""
+    """Seconds of audio that had arrived when each token of the final result was first emitted."""
     times: list[float] = []
     for result in results:
         times += [result["audio_s"]] * (len(result["tokens"]) - len(times))
@@ -61,7 +48,7 @@ def emitted_at(results: list[Result]) -> list[float]:
 def measure(
     session: StreamingRecognizer, teacher: StreamingRecognizer, utterances: list[np.ndarray], progress: Any
 ) -> dict[str, Any]:
-    """Latencies of one chunk length, in ms, over all utterances."""
+    """Latencies in ms at one chunk length, over all utterances; ``progress`` has a method update."""
     compute, delays, shifts, first = [], [], [], []
     for audio in utterances:
         teacher.reset()
@@ -69,17 +56,17 @@ def measure(
         aligned = teacher.finish()["tokens"]
         results = stream(session, audio)
         compute += [1000 * result["emitted_after_s"] for result in results[:-1]]
-        tokens, shown = results[-1]["tokens"], emitted_at(results)
+        tokens, emitted = results[-1]["tokens"], emitted_at(results)
         pairs = paired(tokens, aligned)
-        delays += [1000 * (shown[i] - aligned[j]["end_s"]) for i, j in pairs]
+        delays += [1000 * (emitted[i] - aligned[j]["end_s"]) for i, j in pairs]
         shifts += [1000 * (tokens[i]["start_s"] - aligned[j]["start_s"]) for i, j in pairs]
         if pairs and pairs[0] == (0, 0):
-            first.append(1000 * (shown[0] - aligned[0]["start_s"]))
+            first.append(1000 * (emitted[0] - aligned[0]["start_s"]))
         progress.update()
     if not compute:
         raise UserError("--data_dir: no utterance is longer than a chunk; give longer ones")
 
-    def middle(values: list[float]) -> float | None:
+    def median(values: list[float]) -> float | None:
         return float(np.median(values)) if values else None
 
     worst, mean = session.wait_ms
@@ -90,17 +77,17 @@ def measure(
         "compute_median_ms": float(np.median(compute)),
         "compute_p99_ms": float(np.percentile(compute, 99)),
         "compute_share": float(np.median(compute)) / session.step_ms,
-        "delay_median_ms": middle(delays),
+        "delay_median_ms": median(delays),
         "delay_p90_ms": float(np.percentile(delays, 90)) if delays else None,
-        "shift_median_ms": middle(shifts),
-        "first_median_ms": middle(first),
+        "shift_median_ms": median(shifts),
+        "first_median_ms": median(first),
         "chunks": len(compute),
         "tokens": len(delays),
     }
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """The rows for a terminal."""
+    """Format the rows for a terminal."""
     lines = [
         f"{'chunk':>6} | {'wait worst':>10} {'mean':>6} | {'compute':>7} {'p99':>6} {'share':>6} | "
         f"{'delay':>6} {'p90':>6} {'shift':>6} {'first':>6}   (ms)"
@@ -119,41 +106,41 @@ def table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-@cli
-def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", type=Path, required=True, help="directory of a streaming student's training")
-    parser.add_argument("--teacher", type=Path, required=True, help="directory of the teacher's training")
-    parser.add_argument("--data_dir", type=Path, required=True, help="with wav.scp, such as dump/raw/test")
-    parser.add_argument("--chunk_ms", type=int, nargs="+", default=[480], help="(default: 480)")
-    parser.add_argument("--num_utts", type=int, default=50, help="the first so many utterances (default: 50)")
-    parser.add_argument("--threads", type=int, default=1, help="CPU threads (default: 1)")
-    parser.add_argument("--output", type=Path, help="write the figures here as JSON")
-    args = parser.parse_args(argv)
+def measure_latency(
+    model: Path,
+    teacher: Path,
+    data_dir: Path,
+    chunk_ms: list[int],
+    num_utts: int,
+    threads: int,
+    output: Path | None,
+) -> None:
+    """Measure a streaming student at each chunk length, print a table, and write the figures to ``output`` as JSON.
 
+    Args:
+        model: directory of the streaming student's training.
+        teacher: directory of the teacher's, whose full-context alignment tells when tokens were spoken.
+        data_dir: with wav.scp, of which the first ``num_utts`` utterances are recognised.
+        chunk_ms: chunk lengths.
+        num_utts: number of utterances.
+        threads: CPU threads.
+        output: JSON file; or None.
+    """
     import torch
     from tqdm import tqdm
 
-    from distill.audio import read_audio, read_wav_scp
     from distill.streaming.recognizer import StreamingRecognizer
 
-    torch.set_num_threads(args.threads)
-    paths = list(read_wav_scp(args.data_dir / "wav.scp").values())[: args.num_utts]
-    utterances = [read_audio(path) for path in paths]
-    teacher = StreamingRecognizer.from_pretrained(args.teacher, chunk_ms=None)
+    torch.set_num_threads(threads)
+    utterances = first_utterances(data_dir, num_utts)
+    aligner = StreamingRecognizer.from_pretrained(teacher, chunk_ms=None)
     rows = []
-    with tqdm(total=len(args.chunk_ms) * len(utterances), desc="latency", unit="utt", mininterval=1) as progress:
-        for chunk_ms in args.chunk_ms:
-            session = StreamingRecognizer.from_pretrained(args.model, chunk_ms=chunk_ms)
+    with tqdm(total=len(chunk_ms) * len(utterances), desc="latency", unit="utt", mininterval=1) as progress:
+        for length in chunk_ms:
+            session = StreamingRecognizer.from_pretrained(model, chunk_ms=length)
             if not session.streaming:
-                raise UserError(f"{args.model}: not a streaming student (chunk_conf); it has no latency to measure")
-            stream(session, np.zeros(48000, np.float32))  # the first pass allocates; keep it out of times
-            rows.append(measure(session, teacher, utterances, progress))
+                raise UserError(f"{model}: not a streaming student (chunk_conf); give the directory of one")
+            stream(session, np.zeros(3 * SAMPLE_RATE, np.float32))  # the first pass allocates memory: not measured
+            rows.append(measure(session, aligner, utterances, progress))
     print(table(rows))
-    if args.output is not None:
-        with atomic_write(args.output) as file:
-            json.dump({"data": args.data_dir.name, "threads": args.threads, "latency": rows}, file, indent=1)
-
-
-if __name__ == "__main__":
-    main()
+    write_json(output, {"data": data_dir.name, "threads": threads, "latency": rows})

@@ -85,7 +85,7 @@ def k2_times() -> None:
 
     for line in sys.stdin:
         graph, log_probs, lengths = inputs(*json.loads(line))
-        denominator = K2Denominator(graph.log_p, graph.next_state, OUTPUT_BEAM)
+        denominator = K2Denominator(graph.automaton, OUTPUT_BEAM)
         seconds = median_time(lambda: denominator(log_probs, lengths))  # noqa: B023
         print(ANSWER, json.dumps([seconds, denominator(log_probs, lengths, gradient=False)[0].tolist()]), flush=True)
 
@@ -95,7 +95,7 @@ def memory_mb(case: tuple[int, int, int, str]) -> tuple[float, float]:
     code = (
         "import distill.bench.lfmmi as b, distill.bench.parts as p\n"
         f"graph, x, n = b.inputs(*{case!r}); b.native(graph, x[:, :2], n.clamp(max=2))()\n"
-        "p.forget_peak(); before = p.peak_mb(); b.native(graph, x, n)(); print(before, p.peak_mb() - before)"
+        "p.reset_peak(); before = p.peak_mb(); b.native(graph, x, n)(); print(before, p.peak_mb() - before)"
     )
     before, added = subprocess.check_output([sys.executable, "-c", code], text=True).split()
     return float(before), float(added)

@@ -1,11 +1,11 @@
-#!/usr/bin/env python
-"""Delay of results when many clients speak at once to a server on this machine, in real time over its websocket.
+"""Delay of results when many clients send audio to a server on this machine at once, in real time over its websocket.
 
     make bench
     python -m distill.bench.serve --model exp/student_stream --data_dir dump/raw/test
 
-The delay of a result runs from when the last audio in it was sent to its arrival: computation, waiting for others, and
-the network. Without --model the server has a student of full size with random weights, and noise to hear.
+The delay of a result runs from when the last audio in it was sent to its arrival: computation, waiting for other
+clients, and the network. Without --model the server has a student of full size with random weights; without --data_dir
+the audio is noise.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +31,7 @@ from distill.serve.client import SAMPLE_RATE, in_real_time, pcm, pieces, recogni
 
 
 def save_student(name: str, directory: Path) -> Path:
-    """A student of conf/students with random weights, saved as a training saves it."""
+    """Save a student of conf/students with random weights as a training does, and return its directory."""
     config = {**CONFIG, "network": "student", "network_conf": student_conf(name)}
     (directory / "config.yaml").write_text(yaml.safe_dump(config))
     weights = random_student(name).state_dict()
@@ -38,8 +39,8 @@ def save_student(name: str, directory: Path) -> Path:
     return directory
 
 
-def speech(data_dir: Path | None, seconds: float, clients: int) -> list[bytes]:
-    """Audio for every client: utterances one after another, beginning with another each."""
+def client_audio(data_dir: Path | None, seconds: float, clients: int) -> list[bytes]:
+    """16-bit PCM for every client: utterances one after another, each client from another one on."""
     if data_dir is None:
         return [pcm(noise(seconds, client)) for client in range(clients)]
     files = list(read_wav_scp(data_dir / "wav.scp").values())
@@ -55,26 +56,27 @@ def speech(data_dir: Path | None, seconds: float, clients: int) -> list[bytes]:
     return streams
 
 
-async def speak(url: str, audio: bytes, after: float, chunk_ms: int) -> tuple[list[float], float]:
-    """Delays of all results of one client that begins ``after`` so long, and how long after its audio it ended."""
+async def send(url: str, audio: bytes, after: float, chunk_ms: int) -> tuple[list[float], float]:
+    """Run a client that begins after ``after`` seconds: delays of its results, and of its end after its audio's."""
     await asyncio.sleep(after)
     delays, began = [], 0.0
 
-    async def spoken():
+    async def timed_pieces() -> AsyncIterator[bytes]:
         nonlocal began
         began = time.monotonic()
         async for piece in in_real_time(pieces(audio)):
             yield piece
 
-    async for message in recognize(url, spoken(), chunk_ms):
+    async for message in recognize(url, timed_pieces(), chunk_ms):
         if message["event"] in ("partial", "final"):
             delays.append(time.monotonic() - began - message["audio_s"])
     return delays, time.monotonic() - began - len(audio) / 2 / SAMPLE_RATE
 
 
 async def measure(url: str, streams: list[bytes], chunk_ms: int) -> tuple[list[float], list[float]]:
+    """Run all clients, which begin at random within a second: delays of all results, and of the clients' ends."""
     spread = np.random.default_rng(1).uniform(0, 1, len(streams))
-    jobs = [speak(url, audio, after, chunk_ms) for audio, after in zip(streams, spread, strict=True)]
+    jobs = [send(url, audio, after, chunk_ms) for audio, after in zip(streams, spread, strict=True)]
     outcomes = await asyncio.gather(*jobs)
     return [delay for delays, _ in outcomes for delay in delays], [end for _, end in outcomes]
 
@@ -88,9 +90,9 @@ def main() -> None:
     parser.add_argument("--clients", type=int, default=20, help="(default: 20)")
     parser.add_argument("--seconds", type=float, default=15, help="of audio for each (default: 15)")
     args = parser.parse_args()
-    streams = speech(args.data_dir, args.seconds, args.clients)
-    with tempfile.TemporaryDirectory() as made:
-        model = args.model or save_student(args.student, Path(made))
+    streams = client_audio(args.data_dir, args.seconds, args.clients)
+    with tempfile.TemporaryDirectory() as folder:
+        model = args.model or save_student(args.student, Path(folder))
         command = [sys.executable, "-m", "distill.bin.serve", "--model", str(model), "--port", "0"]
         command += ["--sessions", str(args.clients), "--chunk_ms", str(args.chunk_ms)]
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:

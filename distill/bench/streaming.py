@@ -1,59 +1,58 @@
-#!/usr/bin/env python
-"""Speed of streaming recognition with students of full size (random weights), beside real time and beside itself.
+"""Speed of streaming recognition with students of full size (random weights).
 
     make bench
 
-For each student: computation per 480 ms chunk on one thread, as a share of the chunk; 50 sessions computed together
-against one after another; a long session's computation and memory in its second and in its last minute.
+For each student, on one thread: computation per 480 ms chunk, as a share of the chunk; 50 sessions computed in one
+batch against one after another. For the first student: computation and memory in the second and the last minute of a
+session.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import torch
 
-from distill.bench.parts import CONFIG, TOKENS, noise, peak_mb, random_student
-from distill.files import atomic_write
+from distill.audio import SAMPLE_RATE
+from distill.bench.parts import CONFIG, TOKENS, benchmark_parser, noise, peak_mb, random_student, write_json
 from distill.models.student import Student
 from distill.streaming import StreamingRecognizer, accept_together
 
 CHUNK_MS = 480
-PIECE = CHUNK_MS * 16
+PIECE = CHUNK_MS * SAMPLE_RATE // 1000
+WARM_UP = 13  # chunks, after which the history of 6 s is full
 
 
 def chunk_times(network: Student, seconds: float) -> np.ndarray:
+    """Milliseconds of computation of each chunk of a stream, once its history is full."""
     session = StreamingRecognizer(network, TOKENS, CONFIG, CHUNK_MS)
     audio, times = noise(seconds), []
     for start in range(0, len(audio), PIECE):
         times += [result["emitted_after_s"] for result in session.accept_waveform(audio[start : start + PIECE])]
-    return 1000 * np.array(times[13:])  # from when the history is full
+    return 1000 * np.array(times[WARM_UP:])
 
 
-def together(network: Student, count: int, seconds: float) -> tuple[float, float]:
-    """Seconds of computation for ``count`` sessions one after another, and together."""
+def batched(network: Student, count: int, seconds: float) -> tuple[float, float]:
+    """Seconds of computation for ``count`` sessions: one after another, and in one batch."""
     audio = [noise(seconds, seed) for seed in range(count)]
     texts: list[list[str]] = []
-    took = []
-    for at_once in (False, True):
+    times = []
+    for one_batch in (False, True):
         sessions = [StreamingRecognizer(network, TOKENS, CONFIG, CHUNK_MS) for _ in audio]
         started = time.perf_counter()
         for start in range(0, len(audio[0]), PIECE):
-            if at_once:
+            if one_batch:
                 accept_together(sessions, [samples[start : start + PIECE] for samples in audio])
             else:
                 for session, samples in zip(sessions, audio, strict=True):
                     session.accept_waveform(samples[start : start + PIECE])
         texts.append([session.finish()["text"] for session in sessions])
-        took.append(time.perf_counter() - started)
+        times.append(time.perf_counter() - started)
     if texts[0] != texts[1]:
-        sys.exit("error: sessions together gave another text than alone")
-    return took[0], took[1]
+        sys.exit("error: sessions in one batch gave another text than alone")
+    return times[0], times[1]
 
 
 def long_session(network: Student, minutes: int) -> list[tuple[float, float]]:
@@ -71,41 +70,38 @@ def long_session(network: Student, minutes: int) -> list[tuple[float, float]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = benchmark_parser(__doc__)
     parser.add_argument("--students", nargs="+", default=["f", "s5"], help="names in conf/students (default: f s5)")
     parser.add_argument("--sessions", type=int, default=50, help="(default: 50)")
     parser.add_argument(
         "--minutes", type=int, default=5, help="of the long session with the first student (default: 5)"
     )
-    parser.add_argument("--output", type=Path, help="write the figures here as well, as JSON")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    report: dict[str, object] = {"students": [], "sessions": args.sessions}
+    students = []
     print(f"one thread, chunks of {CHUNK_MS} ms, history of 6 s")
     for name in args.students:
         network = random_student(name)
         times = chunk_times(network, 40)
         median, p99 = float(np.median(times)), float(np.percentile(times, 99))
-        apart, joint = together(network, args.sessions, 4.8)
+        one_by_one, batch = batched(network, args.sessions, 4.8)
         millions = sum(p.numel() for p in network.parameters()) / 1e6
         print(
             f"{name}: {millions:.1f} M parameters; a chunk takes {median:.1f} ms (99th percentile {p99:.1f}), "
-            f"{100 * median / CHUNK_MS:.1f}% of real time; {args.sessions} sessions together are {apart / joint:.2f} "
-            "times as fast as one after another",
+            f"{100 * median / CHUNK_MS:.1f}% of real time; {args.sessions} sessions in one batch are "
+            f"{one_by_one / batch:.2f} times as fast as one after another",
             flush=True,
         )
-        report["students"].append(  # type: ignore[attr-defined]
-            {"name": name, "chunk_median_ms": median, "chunk_p99_ms": p99, "together_gain": apart / joint}
+        students.append(
+            {"name": name, "chunk_median_ms": median, "chunk_p99_ms": p99, "together_gain": one_by_one / batch}
         )
     figures = long_session(random_student(args.students[0]), args.minutes)
     print(
         f"{args.students[0]}, a session of {args.minutes} min: real-time factor {figures[1][0]:.4f} in the second and "
         f"{figures[-1][0]:.4f} in the last minute; memory grew by {figures[-1][1] - figures[1][1]:.1f} MB between them"
     )
-    report["long_session"] = [{"rtf": rtf, "peak_mb": peak} for rtf, peak in figures]
-    if args.output is not None:
-        with atomic_write(args.output) as stream:
-            json.dump(report, stream, indent=1)
+    minutes = [{"rtf": rtf, "peak_mb": peak} for rtf, peak in figures]
+    write_json(args.output, {"students": students, "sessions": args.sessions, "long_session": minutes})
 
 
 if __name__ == "__main__":

@@ -1,11 +1,10 @@
-#!/usr/bin/env python
-"""What a teacher of full size costs (random weights): extraction of its targets, and training steps against it.
+"""What a teacher of full size costs (random weights): extraction of its targets, and training steps with it.
 
     make bench
 
-Makes wav2vec 2.0 Large (24 layers of 1024) or Base in Hugging Face's format, adopts it as a recipe would, and measures,
-each in a process of its own: extraction of the logits and of the layers that the student is compared with, beside the
-bare forward of the same batches; one training step of a student without a teacher, with stored targets, and with the
+Makes wav2vec 2.0 Large (24 layers of 1024) or Base in Hugging Face's format, adopts it as a recipe does, and measures
+in separate processes: extraction of the logits and of the layers that the student is compared with, beside the forward
+computation of the same batches alone; a training step of a student without a teacher, with stored targets, and with the
 teacher in the trainer.
 """
 
@@ -26,16 +25,16 @@ import numpy as np
 import soundfile
 import torch
 
-from distill.bench.parts import LAYER_NORM, RATE, TEACHERS, noise, peak_mb, student_conf
-from distill.files import atomic_write
+from distill.audio import SAMPLE_RATE
+from distill.bench.parts import LAYER_NORM, TEACHERS, benchmark_parser, noise, peak_mb, student_conf, write_json
 
 TOKENS = ["<blank>", "<unk>", "<space>", *"abcdefghijklmnopqrstuvwxyz'", "<sos/eos>"]
 
 
 def make_teacher(size: str, directory: Path) -> None:
-    """A Wav2Vec2ForCTC of random weights in Hugging Face's format, then adopted.
+    """Write a Wav2Vec2ForCTC of random weights in Hugging Face's format, and adopt it.
 
-    With Large-LV60's CNN; Base's own, with group norm, is about half as dear.
+    Its CNN is that of Large-LV60; Base's, with group norm, needs about half the computation.
     """
     from transformers import Wav2Vec2Config, Wav2Vec2ForCTC
 
@@ -52,11 +51,11 @@ def make_teacher(size: str, directory: Path) -> None:
 
 
 def make_audio(directory: Path, seconds: int) -> None:
-    """Noise in utterances of 15 s, as Kaldi's wav.scp names them."""
+    """Write noise in utterances of 15 s, and their wav.scp."""
     lines = []
     for number in range(max(1, seconds // 15)):
         path = directory / f"utt{number:03d}.wav"
-        soundfile.write(path, noise(15, number), RATE)
+        soundfile.write(path, noise(15, number), SAMPLE_RATE)
         lines.append(f"{path.stem} {path}\n")
     (directory / "wav.scp").write_text("".join(lines), encoding="utf-8")
 
@@ -69,12 +68,13 @@ def timed(call: Callable[[], object]) -> float:
 
 
 def measure_extraction(directory: Path, student: str, rounds: int) -> dict[str, object]:
-    """Seconds of extraction and of the bare forward, in turns; bytes written; peak memory."""
+    """Seconds of extraction and of the forward computation alone, in turns; bytes written; peak memory."""
     from tqdm import tqdm
 
     from distill.audio import read_audio, read_wav_scp
     from distill.checkpoints.load import load_network
     from distill.configuration import layer_map
+    from distill.models.teacher import Teacher
     from distill.targets import store
     from distill.targets.compute import batches, extract_shard
     from distill.targets.wanted import Wanted
@@ -82,10 +82,11 @@ def measure_extraction(directory: Path, student: str, rounds: int) -> dict[str, 
     audio = read_wav_scp(directory / "wav.scp")
     teacher = load_network(directory / "teacher").network
     student_layers = student_conf(student)["layers"]
-    layers = sorted(set(layer_map(student_layers, len(teacher.encoder.encoder.layers))))  # type: ignore[union-attr]
-    speech = {utterance: read_audio(path, RATE) for utterance, path in audio.items()}
+    assert isinstance(teacher, Teacher)
+    layers = sorted(set(layer_map(student_layers, teacher.config.num_hidden_layers)))
+    speech = {utterance: read_audio(path, SAMPLE_RATE) for utterance, path in audio.items()}
     padded = []
-    for batch in batches({u: len(x) for u, x in speech.items()}, 60 * RATE):
+    for batch in batches({u: len(x) for u, x in speech.items()}, 60 * SAMPLE_RATE):
         padded.append((torch.from_numpy(np.stack([speech[u] for u in batch])), [len(speech[u]) for u in batch]))
 
     @torch.no_grad()
@@ -104,9 +105,15 @@ def measure_extraction(directory: Path, student: str, rounds: int) -> dict[str, 
         seconds["extract"].append(timed(extract))
     written = sum(file.stat().st_size for file in (directory / "targets").glob("data/*/*.ark"))
     parameters = sum(p.numel() for p in teacher.parameters())
-    audio_s = sum(len(x) for x in speech.values()) / RATE
-    return {**seconds, "layers": layers, "bytes": written, "audio_s": audio_s, "parameters": parameters,
-            "peak_mb": peak_mb()}  # fmt: skip
+    audio_s = sum(len(x) for x in speech.values()) / SAMPLE_RATE
+    return {
+        **seconds,
+        "layers": layers,
+        "bytes": written,
+        "audio_s": audio_s,
+        "parameters": parameters,
+        "peak_mb": peak_mb(),
+    }
 
 
 def measure_step(directory: Path, student: str, teacher: str, rounds: int) -> dict[str, object]:
@@ -119,7 +126,7 @@ def measure_step(directory: Path, student: str, teacher: str, rounds: int) -> di
     from distill.training.distill_model import DistillModel
 
     audio = list(read_wav_scp(directory / "wav.scp").items())[:4]
-    speech = torch.from_numpy(np.stack([read_audio(path, RATE) for _, path in audio]))
+    speech = torch.from_numpy(np.stack([read_audio(path, SAMPLE_RATE) for _, path in audio]))
     rng = np.random.default_rng(0)
     text = torch.from_numpy(rng.integers(3, len(TOKENS) - 1, (len(audio), 200)))
     lines = [list(map(int, row)) for row in rng.integers(3, len(TOKENS) - 1, (50, 40))]
@@ -127,12 +134,12 @@ def measure_step(directory: Path, student: str, teacher: str, rounds: int) -> di
     DenominatorGraph.from_text(lines, order=2, vocab_size=len(TOKENS)).save(graph)
     torch.manual_seed(0)
     settings = {"target": "none", "weight_ctc": 1.0} if teacher == "none" else {"target": "posterior"}
-    place = None if teacher == "none" else str(directory / "teacher")
+    teacher_dir = None if teacher == "none" else str(directory / "teacher")
     model = DistillModel(
         Student(len(TOKENS), **student_conf(student)),
         TOKENS,
         DistillConf(graph=str(graph), **settings),
-        place,
+        teacher_dir,
         20 if teacher == "stored" else None,
     )
     model.train()
@@ -155,16 +162,19 @@ def measure_step(directory: Path, student: str, teacher: str, rounds: int) -> di
         optimiser.step()
 
     step()
-    return {"seconds": [timed(step) for _ in range(rounds)], "audio_s": speech.numel() / RATE, "peak_mb": peak_mb()}
+    return {
+        "seconds": [timed(step) for _ in range(rounds)],
+        "audio_s": speech.numel() / SAMPLE_RATE,
+        "peak_mb": peak_mb(),
+    }
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = benchmark_parser(__doc__)
     parser.add_argument("--teacher", choices=tuple(TEACHERS), default="large", help="(default: large)")
     parser.add_argument("--student", default="s3", help="a name in conf/students (default: s3)")
     parser.add_argument("--seconds", type=int, default=60, help="of audio to extract (default: 60)")
     parser.add_argument("--rounds", type=int, default=3, help="repetitions; medians are shown (default: 3)")
-    parser.add_argument("--output", type=Path, help="write the figures here as well, as JSON")
     parser.add_argument("--part", nargs=2, help=argparse.SUPPRESS)  # one measurement, in a directory that is prepared
     args = parser.parse_args()
     if args.part:
@@ -179,7 +189,15 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
 
         def run(part: str) -> str:
-            command = [sys.executable, __file__, "--teacher", args.teacher, "--student", args.student]
+            command = [
+                sys.executable,
+                "-m",
+                "distill.bench.targets",
+                "--teacher",
+                args.teacher,
+                "--student",
+                args.student,
+            ]
             command += ["--rounds", str(args.rounds), "--part", part, temporary]
             return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
 
@@ -191,8 +209,9 @@ def main() -> None:
     print(
         f"{args.teacher}, {extract['parameters'] / 1e6:.0f} M parameters, {os.cpu_count()} cores: "
         f"{len(extract['layers'])} layers and logits of {extract['audio_s']:.0f} s of audio in {whole:.1f} s, "
-        f"{whole / bare:.3f} times the bare forward; {extract['bytes'] * 3600 / extract['audio_s'] / 1e9:.2f} GB an "
-        f"hour as float32; peak memory {extract['peak_mb'] / 1000:.1f} GB"
+        f"{whole / bare:.3f} times the forward computation alone; "
+        f"{extract['bytes'] * 3600 / extract['audio_s'] / 1e9:.2f} GB an hour as float32; "
+        f"peak memory {extract['peak_mb'] / 1000:.1f} GB"
     )
     plain = statistics.median(report["none"]["seconds"])
     for part in ("none", "stored", "online"):
@@ -202,9 +221,7 @@ def main() -> None:
             f"({seconds / plain:.2f} times a CTC step without a teacher); "
             f"peak memory {report[part]['peak_mb'] / 1000:.1f} GB"
         )
-    if args.output is not None:
-        with atomic_write(args.output) as stream:
-            json.dump(report, stream, indent=1)
+    write_json(args.output, report)
 
 
 if __name__ == "__main__":

@@ -1,77 +1,52 @@
-#!/usr/bin/env python
 """Size, computation, speed and memory of wav2vec 2.0 and of all students at full size (random weights), as ratios.
 
     make bench
 
-Networks are built as conf/students and wav2vec 2.0 Base and Large define them; speed does not depend on their weights.
-Each works in a process of its own, one at a time, and they take turns, round by round: whole utterances of 15 s with
-full context, and for students streams in chunks, from when the history of 6 s is full; in torch, and in onnxruntime as
-distill.export.export writes them, with huge pages. A teacher is tried with both of Hugging Face's ways to compute
-attention, and students are compared with the faster.
+Networks are those of conf/students and wav2vec 2.0 Base and Large; speed does not depend on their weights. Each has a
+process of its own, and they take turns, round by round: whole utterances of 15 s with full context, and for students
+streams in chunks, once the history of 6 s is full; in torch, and in onnxruntime as distill.export.export writes them,
+with huge pages. A teacher is measured with two of Hugging Face's attention implementations, and students are compared
+with the faster one.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
-import os
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
+from distill.audio import SAMPLE_RATE
+from distill.bench.network_process import WHOLE_S, NetworkProcess, build
 from distill.bench.parts import (
     CONFIG,
-    LAYER_NORM,
-    RATE,
     STUDENTS,
     TEACHERS,
     TOKENS,
-    forget_peak,
+    benchmark_parser,
     machine,
-    middle,
     noise,
-    peak_mb,
     random_student,
     student_conf,
+    summarise,
+    write_json,
 )
-from distill.files import atomic_write
-
-if TYPE_CHECKING:
-    from torch import nn
 
 LATENCIES = (160, 320, 480, 960)
 EXPORTED_MS = 480
 PROFILED = ("s5", "f")
-WHOLE_S = 15.0
-# Of computation: what is quicker is repeated, as its first chunks find the caches full of the network before.
-LEAST_S = 1.0
-# Memory in pages of 2 MB, for weights that are read from end to end with every chunk. It does nothing for networks in
-# torch, so those go without.
-HUGE_PAGES = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
-TEACHER_CONF = {"base": TEACHERS["base"], "large": {**TEACHERS["large"], **LAYER_NORM}}
+WARM_UP_S = 7.0  # of audio, after which the history of a stream is full
 
-
-def build(system: str) -> nn.Module:
-    """A network in evaluation mode."""
-    if system not in TEACHERS:
-        return random_student(system)
-    import torch
-
-    from distill.models.teacher import Teacher
-
-    torch.manual_seed(0)
-    return Teacher(len(TOKENS), TEACHER_CONF[system]).eval()
+Row = dict[str, Any]
 
 
 def computation(system: str) -> dict[str, float]:
-    """Parameters, and 10^9 multiply-adds per second of audio: counted by torch, and by the formulae of the plan."""
+    """Parameters, and 10^9 multiply-adds per second of audio, as counted by torch and by the formulae of the plan."""
     import torch
     from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
@@ -79,7 +54,7 @@ def computation(system: str) -> dict[str, float]:
 
     network = build(system)
     audio = torch.from_numpy(noise(WHOLE_S))[None]
-    more = {  # two operators of the CPU that the counter does not know, by the shapes of their arguments
+    more = {  # two CPU operators that the counter lacks, by the shapes of their arguments
         torch.ops.aten.addmm_: lambda _, a, b, **rest: 2 * a[0] * a[1] * b[1],
         torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: lambda q, k, v, *_, **rest: sdpa_flop_count(
             q, k, v
@@ -98,99 +73,8 @@ def computation(system: str) -> dict[str, float]:
     }
 
 
-class Torch:
-    """Measures one network in torch."""
-
-    def __init__(self, system: str) -> None:
-        self.network = build(system)
-        self.sessions: dict[int, Any] = {}
-
-    def whole(self, attention: str | None) -> float:
-        """Seconds of audio, computed at once."""
-        import torch
-
-        if attention is not None:
-            self.network.encoder.set_attn_implementation(attention)  # type: ignore[union-attr, operator]
-        audio = torch.from_numpy(noise(WHOLE_S))[None]
-        with torch.inference_mode():
-            self.network(audio, torch.tensor([audio.shape[1]]))
-        return WHOLE_S
-
-    def stream(self, chunk_ms: int, seconds: float) -> float:
-        """Seconds of audio that a session took in, which goes on with each call."""
-        from distill.streaming import StreamingRecognizer
-
-        if chunk_ms not in self.sessions:
-            self.sessions[chunk_ms] = StreamingRecognizer(self.network, TOKENS, CONFIG, chunk_ms)  # type: ignore[arg-type]
-        return feed(self.sessions[chunk_ms], chunk_ms, seconds)
-
-
-class Onnx:
-    """Measures one exported model."""
-
-    def __init__(self, path: str, threads: int) -> None:
-        from distill.export.recognizer import OnnxModel, OnnxRecognizer
-
-        self.session = OnnxRecognizer(OnnxModel(path, threads))
-
-    def stream(self, chunk_ms: int, seconds: float) -> float:
-        """Seconds of audio that the session took in."""
-        return feed(self.session, chunk_ms, seconds)
-
-
-def feed(session: Any, chunk_ms: int, seconds: float) -> float:
-    """Whole chunks of noise, at least ``seconds`` of it."""
-    piece = chunk_ms * RATE // 1000
-    count = int(-(-seconds * RATE // piece))
-    audio = noise(count * chunk_ms / 1000)
-    for start in range(0, len(audio), piece):
-        session.accept_waveform(audio[start : start + piece])
-    return count * chunk_ms / 1000
-
-
-def work(system: str, runtime: str, threads: int, path: str) -> None:
-    """The process of one network: a request a line on stdin, a measurement a line on stdout."""
-    if runtime == "torch":
-        import torch
-
-        torch.set_num_threads(threads)
-        subject: Any = Torch(system)
-    else:
-        subject = Onnx(path, threads)
-    for line in sys.stdin:
-        name, *arguments = json.loads(line)
-        forget_peak()
-        started, cpu, audio_s = time.perf_counter(), time.process_time(), 0.0
-        while not audio_s or time.perf_counter() - started < LEAST_S:
-            audio_s += getattr(subject, name)(*arguments)
-        wall, cpu = time.perf_counter() - started, time.process_time() - cpu
-        print(json.dumps({"rtf": wall / audio_s, "cpu": cpu / audio_s, "peak_mb": peak_mb()}), flush=True)
-
-
-class Worker:
-    """The other end of :func:`work`."""
-
-    def __init__(self, stack: ExitStack, system: str, runtime: str, threads: int, path: str = "") -> None:
-        command = [sys.executable, __file__, "--work", system, runtime, str(threads), path]
-        env = os.environ | (HUGE_PAGES if runtime.startswith("onnx") else {})
-        self.process = stack.enter_context(
-            subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env)
-        )
-        stack.callback(self.process.terminate)
-        self.about = {"system": system, "runtime": runtime, "threads": threads}
-
-    def __call__(self, *request: Any) -> dict[str, float]:
-        assert self.process.stdin is not None and self.process.stdout is not None
-        self.process.stdin.write(json.dumps(request) + "\n")
-        self.process.stdin.flush()
-        answer = self.process.stdout.readline()
-        if not answer:
-            sys.exit(f"error: the process of {self.about} ended")
-        return json.loads(answer)
-
-
 def export(system: str, folder: Path) -> dict[str, Path]:
-    """ONNX files of a student, float32 and int8."""
+    """Export a student; its ONNX files, float32 and int8."""
     from distill.export import model as onnx_model
 
     network = random_student(system)
@@ -205,7 +89,7 @@ def export(system: str, folder: Path) -> dict[str, Path]:
 
 
 def profile(path: Path, steps: int = 60) -> dict[str, Any]:
-    """Where onnxruntime spends a step: milliseconds by operator, calls; and what reading the weights alone takes."""
+    """Milliseconds and calls by operator of a step in onnxruntime, and milliseconds to read the weights once."""
     import onnxruntime
 
     from distill.export.recognizer import OnnxModel
@@ -216,29 +100,31 @@ def profile(path: Path, steps: int = 60) -> dict[str, Any]:
     options.profile_file_prefix = str(path.with_suffix(".profile"))
     model = OnnxModel(path)
     model.session = onnxruntime.InferenceSession(path, options)
-    state, samples = model.first_state(), noise(model.samples / RATE)
+    state, samples = model.first_state(), noise(model.samples / SAMPLE_RATE)
     for step in range(steps):
         model.step(samples, model.chunk, step * model.chunk, state)
     events = [
         e for e in json.loads(Path(model.session.end_profiling()).read_text()) if e["name"].endswith("_kernel_time")
     ]
-    took: dict[str, list[int]] = {}
+    durations: dict[str, list[int]] = {}  # microseconds
     for event in events[len(events) // 6 :]:
-        took.setdefault(event["args"]["op_name"], []).append(event["dur"])
+        durations.setdefault(event["args"]["op_name"], []).append(event["dur"])
     counted = steps - steps // 6
     weights = np.ones(path.stat().st_size // 4, np.float32)
     started = time.perf_counter()
     for _ in range(10):
         weights.sum()
     return {
-        "operators": {name: {"ms": sum(t) / counted / 1000, "calls": len(t) / counted} for name, t in took.items()},
+        "operators": {
+            name: {"ms": sum(t) / counted / 1000, "calls": len(t) / counted} for name, t in durations.items()
+        },
         "reading_ms": 100 * (time.perf_counter() - started),
     }
 
 
-def tasks(worker: Worker, seconds: float) -> Iterator[tuple[dict[str, Any], tuple[Any, ...]]]:
-    """What is measured of a network: a name for it, and the request."""
-    about = worker.about
+def requests(process: NetworkProcess, seconds: float) -> Iterator[tuple[dict[str, Any], tuple[Any, ...]]]:
+    """What is measured of a network: the fields of its row, and the request."""
+    about = process.about
     if about["runtime"] != "torch":
         yield {**about, "latency_ms": EXPORTED_MS}, ("stream", EXPORTED_MS, seconds)
     elif about["system"] in TEACHERS:
@@ -250,56 +136,61 @@ def tasks(worker: Worker, seconds: float) -> Iterator[tuple[dict[str, Any], tupl
             yield {**about, "latency_ms": chunk_ms}, ("stream", chunk_ms, seconds)
 
 
+def measure_in_turns(
+    planned: list[tuple[NetworkProcess, tuple[Any, ...], Row]], rounds: int
+) -> list[list[dict[str, float]]]:
+    """Measurements of each planned request by round; all take turns within a round, and one round is for warming up."""
+    from tqdm import tqdm
+
+    measurements: list[list[dict[str, float]]] = [[] for _ in planned]
+    for number in tqdm(range(rounds + 1), desc="rounds, the first to warm up", unit="round"):
+        for index, (process, request, _) in enumerate(tqdm(planned, leave=False, unit="run", mininterval=1)):
+            if number > 0:
+                measurements[index].append(process(*request))
+            elif request[0] == "stream":
+                process(*request[:2], WARM_UP_S)
+            else:
+                process(*request)
+    return measurements
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    from tqdm import tqdm
+
+    parser = benchmark_parser(__doc__)
     systems = (*TEACHERS, *STUDENTS)
     parser.add_argument("--systems", nargs="+", choices=systems, default=systems, help="(default: all)")
     parser.add_argument("--rounds", type=int, default=3, help="repetitions; medians are shown (default: 3)")
     parser.add_argument("--seconds", type=float, default=4.8, help="of audio for a stream in a round (default: 4.8)")
-    parser.add_argument("--output", type=Path, help="write the figures here as well, as JSON")
-    parser.add_argument("--work", nargs=4, help=argparse.SUPPRESS)
     args = parser.parse_args()
-    if args.work:
-        work(args.work[0], args.work[1], int(args.work[2]), args.work[3])
-        return
-    from tqdm import tqdm
-
     sizes = {system: computation(system) for system in args.systems}
     profiles: dict[str, dict[str, Any]] = {system: {} for system in PROFILED if system in args.systems}
-    rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
-        planned: list[tuple[Worker, tuple[Any, ...], dict[str, Any]]] = []
+        planned: list[tuple[NetworkProcess, tuple[Any, ...], Row]] = []
         for system in tqdm(args.systems, desc="models", unit="model"):
-            workers = [Worker(stack, system, "torch", threads) for threads in (1, 2)]
+            processes = [NetworkProcess(stack, system, "torch", threads) for threads in (1, 2)]
             sizes[system]["float32_bytes"] = 4 * sizes[system]["params"]
             if system in STUDENTS:
                 for kind, path in export(system, Path(folder)).items():
                     sizes[system][f"onnx_{kind}_bytes"] = path.stat().st_size
                     runtime = f"onnxruntime {kind}"
-                    workers += [Worker(stack, system, runtime, threads, str(path)) for threads in (1, 2)]
+                    processes += [NetworkProcess(stack, system, runtime, threads, str(path)) for threads in (1, 2)]
                     if system in profiles:
                         profiles[system][kind] = profile(path)
-            planned += [(worker, request, row) for worker in workers for row, request in tasks(worker, args.seconds)]
-        rounds: list[list[dict[str, float]]] = [[] for _ in planned]
-        for number in tqdm(range(args.rounds + 1), desc="rounds, the first to warm up", unit="round"):
-            for place, (worker, request, _) in enumerate(tqdm(planned, leave=False, unit="run", mininterval=1)):
-                warm = number > 0
-                if not warm and request[0] == "stream":
-                    request = (*request[:2], 7.0)  # until the history is full
-                measured = worker(*request)
-                if warm:
-                    rounds[place].append(measured)
-    for (_, _, row), measured in zip(planned, rounds, strict=True):
-        figures = {name: middle([m[name] for m in measured]) for name in ("rtf", "cpu", "peak_mb")}
-        rows.append({**row, **figures})
+            planned += [
+                (process, request, row) for process in processes for row, request in requests(process, args.seconds)
+            ]
+        measurements = measure_in_turns(planned, args.rounds)
+    rows = [
+        {**row, **{name: summarise([m[name] for m in measured]) for name in ("rtf", "cpu", "peak_mb")}}
+        for (_, _, row), measured in zip(planned, measurements, strict=True)
+    ]
     show(sizes, rows)
-    if args.output is not None:
-        with atomic_write(args.output) as stream:
-            json.dump({"machine": machine(), "sizes": sizes, "rows": rows, "profiles": profiles}, stream, indent=1)
+    write_json(args.output, {"machine": machine(), "sizes": sizes, "rows": rows, "profiles": profiles})
 
 
 def show(sizes: dict[str, dict[str, float]], rows: list[dict[str, Any]]) -> None:
-    """All figures for a terminal."""
+    """Print all figures."""
     for system, size in sizes.items():
         print(f"{system}: {size['params'] / 1e6:.1f} M parameters, {size['gmacs']:.2f} GMAC per second of audio")
     print(

@@ -1,6 +1,43 @@
-"""Command of :mod:`distill.plan`."""
+"""Estimate what a recipe's run will cost before it is started: disk, GPU-hours and CPU-hours of each stage.
 
-from distill.plan import main
+    python -m distill.bin.plan --corpus "LibriSpeech, 960 h" --hours 960.9 --utterances 281241 --test_hours 21.2 \\
+        --teacher_config conf/train_teacher.yaml --student_full_config conf/train_student_full.yaml \\
+        --student_stream_config conf/train_student_stream.yaml
+
+Nothing is measured: every number follows from the corpus's size, the configurations and the assumptions that are
+printed with it, each of them an option. `--dry_run true` of a recipe prints the same.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from distill.errors import cli
+from distill.plan import print_plan
+
+
+@cli
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--corpus", default="the corpus", help="its name, for the title")
+    parser.add_argument("--hours", type=float, required=True, help="of training audio")
+    parser.add_argument("--utterances", type=int, help="of the training set (default: one for 10 s)")
+    parser.add_argument("--test_hours", type=float, default=10.0, help="of all test sets (default: 10)")
+    parser.add_argument("--teacher_config", type=Path, default=Path("conf/train_teacher.yaml"))
+    parser.add_argument("--teacher_init_config", type=Path, help="first training of the teacher (default: none)")
+    parser.add_argument("--adopted", action="store_true", help="the teacher is trained already")
+    parser.add_argument("--student_full_config", type=Path, default=Path("conf/train_student_full.yaml"))
+    parser.add_argument("--student_stream_config", type=Path, default=Path("conf/train_student_stream.yaml"))
+    parser.add_argument("--vocab", type=int, default=500, help="tokens (default: 500)")
+    parser.add_argument("--latencies", type=int, default=5, help="recognitions of the streaming student (default: 5)")
+    parser.add_argument("--teacher_targets", choices=("stored", "online"), default="online", help="(default: online)")
+    parser.add_argument("--ngpu", type=int, default=4, help="GPUs of a training (default: 4)")
+    parser.add_argument("--tflops", type=float, default=20.0, help="effective TFLOP/s of a GPU (default: 20)")
+    parser.add_argument("--cpu_gflops", type=float, default=20.0, help="effective GFLOP/s of a CPU core (default: 20)")
+    parser.add_argument("--flac_ratio", type=float, default=0.54, help="FLAC's size over 16-bit PCM's (default: 0.54)")
+    print_plan(**vars(parser.parse_args(argv)))
+
 
 if __name__ == "__main__":
     main()

@@ -12,7 +12,7 @@ import argparse
 from pathlib import Path
 
 from distill.errors import cli
-from distill.files import atomic_write
+from distill.report.page import write_report
 
 
 @cli
@@ -23,18 +23,10 @@ def main(argv: list[str] | None = None) -> None:
         "--data", type=Path, default=Path("dump/raw"), help="directory of SET/wav.scp and text (default: dump/raw)"
     )
     parser.add_argument("--valid_set", default="valid", help="for the similarity of layers (default: valid)")
-    parser.add_argument("--num_errors", type=int, default=12, help="utterances to be heard (default: 12)")
+    parser.add_argument("--num_errors", type=int, default=12, help="utterances with errors to show (default: 12)")
     parser.add_argument("--num_utts", type=int, default=8, help="utterances for the similarity; 0: none (default: 8)")
     parser.add_argument("--output", type=Path, help="file to write (default: EXPDIR/report/index.html)")
-    args = parser.parse_args(argv)
-
-    from distill.report.page import render
-
-    output = args.output or args.expdir / "report" / "index.html"
-    page = render(args.expdir, args.data, args.valid_set, args.num_errors, args.num_utts)
-    with atomic_write(output) as stream:
-        stream.write(page)
-    print(f"{output}: {len(page.encode()) / 1e6:.1f} MB")
+    write_report(**vars(parser.parse_args(argv)))
 
 
 if __name__ == "__main__":

@@ -1,15 +1,7 @@
-"""Kaldi data directories of GigaSpeech, from GigaSpeech.json and the opus files beside it.
-
-    python -m distill.data.gigaspeech --gigaspeech /corpora/GigaSpeech --subset XL --data data
-
-makes data/train (the subset), dev, test, and valid (the same as dev), each with segments of the long recordings, which
-stay where they are. Utterances of noise, music, silence or other languages are left out and tags of punctuation removed
-from the text, as recipes for this corpus do.
-"""
+"""Kaldi data directories of GigaSpeech from GigaSpeech.json, and the corpus's way of scoring."""
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections import Counter
 from collections.abc import Iterator
@@ -18,13 +10,13 @@ from typing import Any
 
 from tqdm import tqdm
 
-from distill.data.kaldi_dir import write_tables
-from distill.errors import UserError, cli
+from distill.data.write_dir import write_tables
+from distill.errors import UserError
 
 SUBSETS = ("XS", "S", "M", "L", "XL")  # 10, 250, 1000, 2500 and 10,000 h; each holds those before it
 PUNCTUATION = {"<COMMA>", "<PERIOD>", "<QUESTIONMARK>", "<EXCLAMATIONPOINT>"}
 GARBAGE = {"<SIL>", "<MUSIC>", "<NOISE>", "<OTHER>"}
-# What the corpus's own scoring counts for nothing in reference and hypothesis: SpeechColab/GigaSpeech,
+# Not counted by the corpus's scoring script, in reference and hypothesis: SpeechColab/GigaSpeech,
 # utils/gigaspeech_scoring.py
 FILLERS = {"UH", "UHH", "UM", "EH", "MM", "HM", "AH", "HUH", "HA", "ER", "OOF", "HEE", "ACH", "EEE", "EW"}
 UNSCORED = PUNCTUATION | GARBAGE | FILLERS | {"<UNK>"}
@@ -32,7 +24,7 @@ BLOCK = 1 << 22
 
 
 def read_recordings(path: Path) -> Iterator[dict[str, Any]]:
-    """The entries of ``audios``, one after the other: the whole file, of gigabytes, need not be in memory.
+    """Yield the entries of ``audios`` one after another, without the whole file, which has gigabytes, in memory.
 
     Raises:
         UserError: not found, or not of this form.
@@ -75,7 +67,7 @@ def read_recordings(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def words_of(text: str) -> str | None:
-    """The words of a ``text_tn`` without tags of punctuation; None if it is no speech."""
+    """Remove the punctuation tags of a ``text_tn``; None if it is not speech."""
     words = text.split()
     if any(word in GARBAGE for word in words):
         return None
@@ -83,60 +75,64 @@ def words_of(text: str) -> str | None:
 
 
 def scored_words(text: str) -> str:
-    """The words that GigaSpeech's own scoring counts: hyphens split, fillers, tags and <unk> are dropped."""
+    """Keep the words that GigaSpeech's scoring counts: hyphens are split, fillers, tags and <unk> dropped."""
     return " ".join(word for word in text.replace("-", " ").split() if word.upper() not in UNSCORED)
 
 
-@cli
-def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--gigaspeech", type=Path, required=True, help="directory with GigaSpeech.json and audio/")
-    parser.add_argument("--subset", default="XL", choices=SUBSETS, help="for training (default: XL)")
-    parser.add_argument("--data", type=Path, default=Path("data"), help="directory for the sets (default: data)")
-    args = parser.parse_args(argv)
-    path = args.gigaspeech / "GigaSpeech.json"
-    sets = {"train": args.subset, "dev": "DEV", "test": "TEST"}
-    tables: dict[str, dict[str, dict[str, str]]] = {
-        name: {"wav.scp": {}, "text": {}, "utt2spk": {}, "segments": {}} for name in sets
-    }
+Tables = dict[str, dict[str, str]]  # wav.scp, text, utt2spk and segments
+
+
+def prepare(gigaspeech: Path, subset: str, data: Path) -> None:
+    """Write train (the subset), valid, dev and test into ``data``, and print a line for each.
+
+    Args:
+        gigaspeech: directory with GigaSpeech.json and audio/.
+        subset: one of :data:`SUBSETS`.
+        data: directory of the data directories.
+    """
+    path = gigaspeech / "GigaSpeech.json"
+    subsets = {"train": subset, "dev": "DEV", "test": "TEST"}
+    sets: dict[str, Tables] = {name: {"wav.scp": {}, "text": {}, "utt2spk": {}, "segments": {}} for name in subsets}
     left_out: Counter[str] = Counter()
     for entry in read_recordings(path):
         try:
-            recording, audio = entry["aid"], args.gigaspeech / entry["path"]
-            for segment in entry["segments"]:
-                key = segment["sid"]
-                # Written as "{XL}"; a recording is in a subset when one of its segments is
-                subsets = {name.strip("{}") for name in segment["subsets"]}
-                for name, subset in sets.items():
-                    if subset not in subsets:
-                        continue
-                    words = words_of(segment["text_tn"])
-                    if words is None:
-                        left_out[name] += 1
-                        continue
-                    table = tables[name]
-                    if key in table["text"]:
-                        raise UserError(f"{path}: segment {key} is there twice; fetch the file again")
-                    if recording not in table["wav.scp"]:
-                        if not audio.is_file():
-                            raise UserError(f"{path}: {recording} is in {audio}, which is not there; fetch it")
-                        table["wav.scp"][recording] = str(audio.resolve())
-                    table["text"][key], table["utt2spk"][key] = words, recording
-                    table["segments"][key] = f"{recording} {segment['begin_time']} {segment['end_time']}"
+            _add_recording(entry, path, subsets, sets, left_out)
         except (KeyError, TypeError, AttributeError) as error:
-            which = entry.get("aid") if isinstance(entry, dict) else None
-            raise UserError(f"{path}: recording {which} lacks {error}; fetch the file again") from None
-    for name, subset in sets.items():
-        if not tables[name]["text"]:
-            raise UserError(f"{path}: holds no speech of subset {subset}; is it the whole file?")
+            raise UserError(f"{path}: recording {entry.get('aid')} lacks {error}; fetch the file again") from None
+    for name, corpus_name in subsets.items():
+        if not sets[name]["text"]:
+            raise UserError(f"{path}: holds no speech of subset {corpus_name}; is it the whole file?")
     for name in ("train", "valid", "dev", "test"):
         source = "dev" if name == "valid" else name
-        write_tables(args.data / name, tables[source])
+        write_tables(data / name, sets[source])
         print(
-            f"{args.data}/{name}: {len(tables[source]['text'])} utterances of subset {sets[source]}; "
+            f"{data}/{name}: {len(sets[source]['text'])} utterances of subset {subsets[source]}; "
             f"{left_out[source]} without speech are left out"
         )
 
 
-if __name__ == "__main__":
-    main()
+def _add_recording(
+    entry: dict[str, Any], path: Path, subsets: dict[str, str], sets: dict[str, Tables], left_out: Counter[str]
+) -> None:
+    """Add the segments of a recording to the tables of the sets they belong to; count those without speech."""
+    recording, audio = entry["aid"], path.parent / entry["path"]
+    for segment in entry["segments"]:
+        key = segment["sid"]
+        # Written as "{XL}"; a recording is in a subset if one of its segments is
+        segment_subsets = {name.strip("{}") for name in segment["subsets"]}
+        for name, corpus_name in subsets.items():
+            if corpus_name not in segment_subsets:
+                continue
+            words = words_of(segment["text_tn"])
+            if words is None:
+                left_out[name] += 1
+                continue
+            tables = sets[name]
+            if key in tables["text"]:
+                raise UserError(f"{path}: segment {key} is there twice; fetch the file again")
+            if recording not in tables["wav.scp"]:
+                if not audio.is_file():
+                    raise UserError(f"{path}: {recording} is in {audio}, which is not there; fetch it")
+                tables["wav.scp"][recording] = str(audio.resolve())
+            tables["text"][key], tables["utt2spk"][key] = words, recording
+            tables["segments"][key] = f"{recording} {segment['begin_time']} {segment['end_time']}"

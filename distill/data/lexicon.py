@@ -1,4 +1,4 @@
-"""Pronunciation lexicons: a file of words and their phones, or a Kaldi lang directory."""
+"""Pronunciation lexicons (a file of words and phones, or a Kaldi lang directory), and phones as tokens."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
-from distill.data.check import Table
+from distill.data.tables import Table, read_table
 from distill.errors import UserError
-from distill.files import text_lines
+from distill.files import atomic_write, text_lines
 
 NOT_WORDS = ("<eps>", "<s>", "</s>", "#0")
 UNKNOWN_WORDS = ("<unk>", "<UNK>")
@@ -16,7 +16,7 @@ POSITION = re.compile(r"_[BIES]$")  # begin, inside, end of a word, or a word by
 
 
 class Lexicon(NamedTuple):
-    """Pronunciations of each word in the file's order; ``unknown``: the word that stands for others, if any."""
+    """Pronunciations of each word, in the file's order; ``unknown``: the word for out-of-vocabulary words, if any."""
 
     path: Path
     words: dict[str, list[tuple[str, ...]]]
@@ -29,7 +29,7 @@ class Lexicon(NamedTuple):
 
 
 def read_pronunciations(path: Path) -> list[tuple[int, str, tuple[str, ...]]]:
-    """Line number, word and phones of every line of a lexicon; the phones may be any other tokens.
+    """Read line number, word and phones (or other tokens) of every line of a lexicon.
 
     Raises:
         UserError: not found, not UTF-8 or empty; a word without phones; probabilities (Kaldi's lexiconp.txt).
@@ -48,7 +48,7 @@ def read_pronunciations(path: Path) -> list[tuple[int, str, tuple[str, ...]]]:
 
 
 def read_lexicon(path: Path) -> Lexicon:
-    """A lexicon file. ``<unk>`` or ``<UNK>``, if it is a word there, stands for words that are not."""
+    """Read a lexicon file. Its word ``<unk>`` or ``<UNK>``, if there is one, is for out-of-vocabulary words."""
     words: dict[str, list[tuple[str, ...]]] = {}
     for _, word, phones in read_pronunciations(path):
         if word not in NOT_WORDS and phones not in words.setdefault(word, []):
@@ -57,11 +57,11 @@ def read_lexicon(path: Path) -> Lexicon:
 
 
 def read_lang_dir(lang_dir: Path) -> Lexicon:
-    """The lexicon of a Kaldi lang directory, from its phones/align_lexicon.txt.
+    """Read the lexicon of a Kaldi lang directory from its phones/align_lexicon.txt.
 
-    Phones lose their position in the word (``AH_B`` is ``AH``): what a hidden Markov model profits from would only
-    divide CTC's evidence. Words of optional silence are left out, as blank takes its place. oov.txt says which word
-    stands for those that are not there.
+    The position in the word is removed from phones (``AH_B`` becomes ``AH``): hidden Markov models profit from it, but
+    CTC would have less training data for each token. Words of optional silence are left out, as CTC has its blank.
+    oov.txt names the word for out-of-vocabulary words.
 
     Raises:
         UserError: a file is missing, or a phone is not in phones.txt.
@@ -92,10 +92,13 @@ def read_lang_dir(lang_dir: Path) -> Lexicon:
 
 
 def pronounce(text: Table, text_file: Path, lexicon: Lexicon) -> tuple[dict[str, list[str]], list[tuple[int, str]]]:
-    """Phones of every utterance, by each word's first pronunciation, and (line, word) of what is not in the lexicon.
+    """Spell every utterance with the first pronunciation of each word.
+
+    Returns:
+        Phones by utterance, and (line, word) of out-of-vocabulary words, which get the phones of ``lexicon.unknown``.
 
     Raises:
-        UserError: a word is not in the lexicon, which has no word for the unknown.
+        UserError: there are such words, but the lexicon has no word for them.
     """
     phones: dict[str, list[str]] = {}
     unknown: list[tuple[int, str]] = []
@@ -115,3 +118,40 @@ def pronounce(text: Table, text_file: Path, lexicon: Lexicon) -> tuple[dict[str,
             "their phones, or a line for <unk> that stands for all of them"
         )
     return phones, unknown
+
+
+def write_phone_tokens(lexicon: Path | None, lang_dir: Path | None, texts: list[Path], output: Path) -> None:
+    """Write OUTPUT/tokens.txt and lexicon.txt, and beside each text its phones, TEXT.phn; print what was unknown.
+
+    Args:
+        lexicon: file of words and phones; or None.
+        lang_dir: without ``lexicon``, a Kaldi lang directory.
+        texts: Kaldi text files.
+        output: directory of the token list.
+    """
+    if lexicon is not None:
+        pronunciations = read_lexicon(lexicon)
+    elif lang_dir is not None:
+        pronunciations = read_lang_dir(lang_dir)
+    else:
+        raise UserError("--lexicon or --lang_dir: one must be given")
+    phones_of_text = {}
+    for text in texts:
+        phones_of_text[text], unknown = pronounce(read_table(text, empty_values=True), text, pronunciations)
+        if unknown:
+            number, word = unknown[0]
+            different = len({word for _, word in unknown})
+            print(
+                f"{text}:{number}: {word!r} is not in {pronunciations.path}; taken as {pronunciations.unknown} "
+                f"({different} such words, {len(unknown)} times in all)"
+            )
+    for text, utterances in phones_of_text.items():
+        with atomic_write(text.with_name(text.name + ".phn")) as stream:
+            stream.writelines(f"{key} {' '.join(phones)}\n" for key, phones in utterances.items())
+    with atomic_write(output / "lexicon.txt") as stream:
+        for word, spellings in sorted(pronunciations.words.items()):
+            stream.writelines(f"{word} {' '.join(spelling)}\n" for spelling in spellings)
+    with atomic_write(output / "tokens.txt") as stream:
+        stream.writelines(f"{token}\n" for token in ("<blank>", "<unk>", *pronunciations.phones, "<sos/eos>"))
+    phones, words = len(pronunciations.phones), len(pronunciations.words)
+    print(f"{output}: {phones} phones, {words} words, from {pronunciations.path}")

@@ -1,21 +1,15 @@
-"""Kaldi data directories of LibriSpeech as it unpacks: PART/SPEAKER/CHAPTER/SPEAKER-CHAPTER-NUMBER.flac, .trans.txt.
-
-    python -m distill.data.librispeech --librispeech /corpora/LibriSpeech --data data
-
-makes data/train (train-clean-100, train-clean-360 and train-other-500), dev_clean, dev_other, test_clean, test_other,
-and valid (both dev sets). The audio stays where it is.
-"""
+"""Kaldi data directories of LibriSpeech: PART/SPEAKER/CHAPTER/SPEAKER-CHAPTER-NUMBER.flac and .trans.txt."""
 
 from __future__ import annotations
 
-import argparse
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from tqdm import tqdm
 
-from distill.data.kaldi_dir import write_tables
-from distill.errors import UserError, cli
+from distill.data.write_dir import write_tables
+from distill.errors import UserError
 
 TRAIN = ("train-clean-100", "train-clean-360", "train-other-500")
 SETS = {
@@ -28,7 +22,7 @@ SETS = {
 
 
 def read_part(part: Path) -> dict[str, tuple[str, str, str]]:
-    """Path, text and speaker (the reader) of every utterance of a part such as train-clean-100.
+    """Read path, text and speaker (the reader) of every utterance of a part such as train-clean-100.
 
     Raises:
         UserError: the part is missing or empty; a line of a transcript has no audio, an audio file no line, or an id is
@@ -61,20 +55,15 @@ def read_part(part: Path) -> dict[str, tuple[str, str, str]]:
     return utterances
 
 
-@cli
-def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--librispeech", type=Path, required=True, help="directory with train-clean-100 and so on")
-    parser.add_argument("--train_parts", nargs="+", default=TRAIN, help=f"(default: {' '.join(TRAIN)})")
-    parser.add_argument("--data", type=Path, default=Path("data"), help="directory for the sets (default: data)")
-    args = parser.parse_args(argv)
-    root = args.librispeech
+def prepare(librispeech: Path, train_parts: Sequence[str], data: Path) -> None:
+    """Write the training set of these parts and the other sets into ``data``, and print a line for each."""
+    root = librispeech
     if (root / "LibriSpeech").is_dir():
         root = root / "LibriSpeech"
     if not root.is_dir():
         raise UserError(f"{root}: no such directory; give LibriSpeech's with --librispeech")
     parts: dict[str, dict[str, tuple[str, str, str]]] = {}
-    for name, members in {"train": args.train_parts, **SETS}.items():
+    for name, members in {"train": train_parts, **SETS}.items():
         utterances: dict[str, tuple[str, str, str]] = {}
         for member in members:
             if member not in parts:
@@ -84,9 +73,5 @@ def main(argv: list[str] | None = None) -> None:
             table: {key: row[column] for key, row in utterances.items()}
             for column, table in enumerate(("wav.scp", "text", "utt2spk"))
         }
-        write_tables(args.data / name, tables)
-        print(f"{args.data}/{name}: {len(utterances)} utterances of {' '.join(members)}")
-
-
-if __name__ == "__main__":
-    main()
+        write_tables(data / name, tables)
+        print(f"{data}/{name}: {len(utterances)} utterances of {' '.join(members)}")

@@ -1,14 +1,7 @@
-"""A corpus of spoken commands, synthesised with the espeak-ng of the PyPI package espeakng-loader: nothing to download.
-
-    python -m distill.data.synth --data data --wav data/local/wav
-
-makes data/train, data/valid and data/test, each with speakers that the other two do not have; the accents are the same.
-The same seed gives the same bytes.
-"""
+"""A corpus of spoken commands, synthesised with the espeak-ng of the PyPI package espeakng-loader."""
 
 from __future__ import annotations
 
-import argparse
 import ctypes
 import os
 import zlib
@@ -20,52 +13,25 @@ import numpy as np
 import soxr
 from tqdm import tqdm
 
+from distill.audio import SAMPLE_RATE
 from distill.data.augment import augment
-from distill.data.kaldi_dir import SAMPLE_RATE, Utterance, write_data_dir
-from distill.errors import UserError, cli
+from distill.data.write_dir import Utterance, write_sets
+from distill.errors import UserError
 
 ACCENTS = ("en-us", "en", "en-gb-scotland", "en-gb-x-rp", "en-029", "en-gb-x-gbcwmd")
-# f2, f3 and f5 breathe at random, differently at every run
-TRAIN_SPEAKERS = (
-    *(
-        "f1",
-        "anika",
-        "f4",
-        "m1",
-        "m3",
-        "m4",
-        "m7",
-        "Andy",
-        "Annie",
-        "Mike",
-        "linda",
-        "steph",
-        "Alex",
-        "Andrea",
-        "Diogo",
-    ),
-    *("Gene", "Henrique", "Hugo", "Jacky", "Lee", "Marco", "Mario", "Nguyen", "Reed", "adam", "announcer", "antonio"),
-    *(
-        "aunty",
-        "benjamin",
-        "boris",
-        "caleb",
-        "ed",
-        "grandma",
-        "grandpa",
-        "gustave",
-        "ian",
-        "iven",
-        "john",
-        "kaukovalta",
-    ),
-    *("klatt", "klatt2", "klatt5", "m5", "m8", "marcelo", "michel", "miguel", "mike2", "norbert", "pablo", "paul"),
-    *("pedro", "quincy", "rob", "sandro", "shelby", "steph3", "travis", "victor", "zac"),
+# Without f2, f3 and f5, whose breathing differs from run to run
+TRAIN_SPEAKERS = tuple(
+    (
+        "f1 anika f4 m1 m3 m4 m7 Andy Annie Mike linda steph Alex Andrea Diogo Gene Henrique Hugo Jacky Lee Marco "
+        "Mario Nguyen Reed adam announcer antonio aunty benjamin boris caleb ed grandma grandpa gustave ian iven john "
+        "kaukovalta klatt klatt2 klatt5 m5 m8 marcelo michel miguel mike2 norbert pablo paul pedro quincy rob sandro "
+        "shelby steph3 travis victor zac"
+    ).split()
 )
 VALID_SPEAKERS = ("Alicia", "klatt3", "max", "iven2", "edward", "steph2")
 TEST_SPEAKERS = ("Denis", "m2", "m6", "Michael", "belinda", "david")
 WORDS_PER_MINUTE = (160, 220)  # on the brisk side, so that training is quick
-PITCH = (30, 70)  # espeak-ng's scale, 50 being the voice's own
+PITCH = (30, 70)  # on espeak-ng's scale, where 50 is the voice's normal pitch
 SPEED = 0.15  # training audio is played up to e^0.15 times faster or slower, which shifts its formants as well
 
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
@@ -89,12 +55,12 @@ class Voice(NamedTuple):
 
 
 def voices(speakers: tuple[str, ...]) -> list[Voice]:
-    """Two accents for each speaker, all accents as often."""
+    """Two accents for each speaker, so that all accents are equally frequent."""
     return [Voice(ACCENTS[(2 * n + k) % len(ACCENTS)], speaker) for n, speaker in enumerate(speakers) for k in range(2)]
 
 
 def sentence(rng: np.random.Generator) -> str:
-    """A random command of 2 to 8 words."""
+    """Draw a command of 2 to 8 words."""
 
     def one(words: tuple[str, ...]) -> str:
         return words[rng.integers(len(words))]
@@ -121,8 +87,8 @@ def sentence(rng: np.random.Generator) -> str:
 class Synthesiser:
     """espeak-ng through ctypes.
 
-    What it returns depends on what the process said before, so each utterance is said by a fork of this one, which
-    never says anything itself.
+    Its output depends on what the process synthesised before. So each utterance is synthesised in a fork of this
+    process, which never synthesises anything itself.
     """
 
     RATE, PITCH = 1, 3  # espeak_PARAMETER
@@ -141,9 +107,9 @@ class Synthesiser:
             raise UserError(f"{self.data}: espeak-ng cannot start from it; install espeakng-loader==0.2.4 again")
 
     def __call__(self, text: str, voice: Voice, words_per_minute: int, pitch: int) -> np.ndarray:
-        """Speech as float32 (N,) in [-1, 1] at ``rate`` Hz, silence trimmed to 50 ms before and after."""
+        """Synthesise (N,) float32 samples in [-1, 1] at ``rate`` Hz, with 50 ms of silence before and after."""
         if not (self.data / "voices" / "!v" / voice.speaker).is_file():
-            raise UserError(f"{self.data}: has no speaker {voice.speaker}")  # espeak-ng would take another one silently
+            raise UserError(f"{self.data}: has no speaker {voice.speaker}")  # espeak-ng would silently take another
         reading, writing = os.pipe()
         child = os.fork()
         if child == 0:
@@ -151,7 +117,7 @@ class Synthesiser:
             try:
                 os.close(reading)
                 with open(writing, "wb") as stream:
-                    stream.write(self._say(text, voice, words_per_minute, pitch))
+                    stream.write(self._synthesise(text, voice, words_per_minute, pitch))
                 status = 0
             finally:
                 os._exit(status)
@@ -161,11 +127,11 @@ class Synthesiser:
         _, status = os.waitpid(child, 0)
         loud = np.flatnonzero(np.abs(samples) > 0.01)
         if status != 0 or len(loud) == 0:
-            raise UserError(f"espeak-ng said nothing for {text!r} as {voice.accent}+{voice.speaker}")
+            raise UserError(f"espeak-ng synthesised nothing for {text!r} as {voice.accent}+{voice.speaker}")
         margin = self.rate // 20
         return samples[max(0, loud[0] - margin) : loud[-1] + margin]
 
-    def _say(self, text: str, voice: Voice, words_per_minute: int, pitch: int) -> bytes:
+    def _synthesise(self, text: str, voice: Voice, words_per_minute: int, pitch: int) -> bytes:
         library, pieces = self.library, []
 
         @ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p)
@@ -185,42 +151,36 @@ class Synthesiser:
 
 
 def utterances(
-    name: str, say: Synthesiser, speakers: list[Voice], count: int, seed: int, training: bool = False
+    name: str, synthesise: Synthesiser, speakers: list[Voice], count: int, seed: int, training: bool = False
 ) -> Iterator[Utterance]:
-    """``count`` random commands, voices in turn, each with its own speed and pitch."""
-    tqdm.monitor_interval = 0  # its thread would be one too many for fork
+    """Yield ``count`` random commands, voices in turn, with random speed and pitch.
+
+    Args:
+        name: of the set; part of the ids, and of the random seed.
+        synthesise: makes the speech.
+        speakers: the voices.
+        count: number of utterances.
+        seed: of everything random.
+        training: whether loudness and noise vary as for training.
+    """
+    tqdm.monitor_interval = 0  # without its thread, which fork would not copy
     for number in tqdm(range(count), desc=name, unit="utt", mininterval=1):
         rng = np.random.default_rng([seed, zlib.crc32(name.encode()), number])
         voice, text = speakers[number % len(speakers)], sentence(rng)
-        speech = say(text, voice, int(rng.integers(*WORDS_PER_MINUTE)), int(rng.integers(*PITCH)))
+        speech = synthesise(text, voice, int(rng.integers(*WORDS_PER_MINUTE)), int(rng.integers(*PITCH)))
         speed = float(np.exp(rng.uniform(-SPEED, SPEED))) if training else 1.0
-        audio = soxr.resample(speech, say.rate * speed, SAMPLE_RATE)
+        audio = soxr.resample(speech, synthesise.rate * speed, SAMPLE_RATE)
         if training:
             audio = augment(audio, rng)
         yield Utterance(f"{voice.name}-{name}-{number:05d}", voice.name, text, audio)
 
 
-@cli
-def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, default=Path("data"), help="where the data directories go")
-    parser.add_argument("--wav", type=Path, default=Path("data/local/wav"), help="where the audio goes")
-    parser.add_argument("--num_train", type=int, default=3000, help="training utterances (default: 3000)")
-    parser.add_argument("--num_valid", type=int, default=240, help="(default: 240)")
-    parser.add_argument("--num_test", type=int, default=240, help="(default: 240)")
-    parser.add_argument("--seed", type=int, default=0)
-    args = parser.parse_args(argv)
-
-    say = Synthesiser()
+def prepare(data: Path, wav: Path, num_train: int, num_valid: int, num_test: int, seed: int) -> None:
+    """Write the sets train, valid and test of so many utterances, audio in ``wav``, and print a line for each."""
+    synthesise = Synthesiser()
     sets = {
-        "train": utterances("train", say, voices(TRAIN_SPEAKERS), args.num_train, args.seed, training=True),
-        "valid": utterances("valid", say, voices(VALID_SPEAKERS), args.num_valid, args.seed),
-        "test": utterances("test", say, voices(TEST_SPEAKERS), args.num_test, args.seed),
+        "train": utterances("train", synthesise, voices(TRAIN_SPEAKERS), num_train, seed, training=True),
+        "valid": utterances("valid", synthesise, voices(VALID_SPEAKERS), num_valid, seed),
+        "test": utterances("test", synthesise, voices(TEST_SPEAKERS), num_test, seed),
     }
-    for name, made in sets.items():
-        count = write_data_dir(args.data / name, args.wav / name, made)
-        print(f"{args.data / name}: {count} utterances")
-
-
-if __name__ == "__main__":
-    main()
+    write_sets(data, wav, sets)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from distill.errors import UserError
-from distill.files import atomic_write
+from distill.files import atomic_write, text_lines
 from distill.lfmmi.ngram import arpa_entries
 
 UNKNOWN = ("<unk>", "<UNK>")
@@ -152,3 +152,18 @@ def write_arpa(sentences: Iterable[Sequence[str]], order: int, path: Path) -> in
             stream.write(f"\n\\{length}-grams:\n" + "\n".join(section) + "\n")
         stream.write("\n\\end\\\n")
     return sum(map(len, lines))
+
+
+def read_sentences(text: Path) -> Iterator[list[str]]:
+    """Yield the words of every line of a Kaldi ``text`` file, without the utterance id."""
+    for number, line in text_lines(text, "give a Kaldi text file"):
+        fields = line.split()
+        if len(fields) < 2:
+            raise UserError(f"{text}:{number}: no text after the utterance id; remove the line")
+        yield fields[1:]
+
+
+def estimate_lm(text: Path, order: int, output: Path) -> None:
+    """Write a word n-gram of a Kaldi text file as an ARPA file, and print a line about it."""
+    count = write_arpa(read_sentences(text), order, output)
+    print(f"{output}: {order}-gram of {text}, {count} n-grams")

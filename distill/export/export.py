@@ -31,7 +31,7 @@ from distill.export.parity import Utterance
 from distill.export.sherpa import sherpa_metadata, sherpa_model, sherpa_tokens
 from distill.files import atomic_write
 from distill.models.student import Student
-from distill.scoring.score import read_text
+from distill.scoring.text import read_text
 
 
 def read_utterances(data_dirs: list[Path], count: int) -> list[Utterance]:

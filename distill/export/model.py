@@ -13,7 +13,7 @@ from typing import Any
 import onnx
 import torch
 
-from distill.configuration import ChunkConf, read_conf
+from distill.configuration import ChunkConf, frames_of_chunk, read_conf
 from distill.errors import UserError
 from distill.export.step import Shapes, StreamStep, shapes_of
 from distill.files import atomic_write
@@ -28,9 +28,7 @@ def shapes_for(network: Any, config: Mapping[str, Any], chunk_ms: int, origin: s
     if not isinstance(network, Student) or conf is None:
         raise UserError(f"{origin}: not a streaming student (chunk_conf); give exp/student_stream")
     frame_ms = network.encoder_frame_ms
-    if chunk_ms <= 0 or chunk_ms % frame_ms:
-        raise UserError(f"chunk_ms: {chunk_ms} is not a positive multiple of the model's {frame_ms} ms frames")
-    chunk, left, lookahead = conf.in_frames(chunk_ms // frame_ms, frame_ms)
+    chunk, left, lookahead = conf.in_frames(frames_of_chunk(chunk_ms, frame_ms), frame_ms)
     if left is None:
         raise UserError(
             f"{origin}: sees all of the past (chunk_conf.left_ms: null); a cache needs an end, such as 6000"

@@ -18,7 +18,7 @@ from distill.decode.greedy import RecordingSearch
 from distill.export.recognizer import OnnxModel, OnnxRecognizer, open_session
 from distill.export.sherpa import BLOCK, FULL_SCALE, GAIN
 from distill.models.student import Student
-from distill.scoring.score import count_errors
+from distill.scoring.counts import count_errors
 from distill.streaming import StreamingRecognizer
 
 LOG_PROB_BOUND = 1e-3
@@ -55,9 +55,9 @@ class Comparison:
         self.difference = max(self.difference, largest_difference(exported_log_probs, log_probs))
         self.identical += exported_text == text
         self.utterances += 1
-        counts = count_errors(utterance.text.split(), exported_text.split())
-        self.errors += counts["sub"] + counts["del"] + counts["ins"]
-        self.words += counts["words"]
+        (counts,) = count_errors([utterance.text.split()], [exported_text.split()])
+        self.errors += counts.errors
+        self.words += counts.words
 
     def report(self) -> dict[str, Any]:
         """The figures as parity.json has them."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zipfile
 from collections.abc import Iterable, Sequence
-from importlib.util import find_spec
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -14,34 +14,74 @@ from torch import Tensor
 from distill.errors import UserError
 from distill.files import atomic_write
 from distill.lfmmi import ngram, openfst
-from distill.lfmmi.forward_backward import Denominator, NativeDenominator, Score
+from distill.lfmmi.automaton import Automaton
+from distill.lfmmi.functions import Denominator, Score
+from distill.lfmmi.native import NativeDenominator
+
+ARRAYS = ("last", "final", "arc_node", "arc_token", "arc_target", "arc_log_p", "backoff", "log_weight")
 
 
 class DenominatorGraph:
     """All token sequences, each weighed by an n-gram, over the CTC topology (blank is token 0).
 
-    Built by :meth:`from_bigram`, :meth:`from_text`, :meth:`from_arpa` or :meth:`from_openfst`. States are histories of
-    the n-gram; state 0 is the sentence start. ``log_p`` (S, V) holds log P(token | history), column 0 the sentence end;
-    ``next_state`` (S, V) the history after each token.
+    Built by :meth:`from_bigram`, :meth:`from_text`, :meth:`from_arpa` or :meth:`from_openfst`.
+
+    Args:
+        automaton: the n-gram. Its states are histories; state 0 is the sentence start.
     """
 
-    def __init__(self, log_p: Tensor, next_state: Tensor, last: Tensor) -> None:
-        self.log_p, self.next_state, self.last = log_p.double(), next_state, last
-        if torch.isnan(self.log_p).any() or (self.log_p == float("inf")).any():
+    def __init__(self, automaton: Automaton) -> None:
+        bad = [np.isnan(a).any() or (a == np.inf).any() for a in (automaton.arc_log_p, automaton.final)]
+        if any(bad):
             raise UserError(
                 "denominator graph: a log probability is not a number; expected natural logs, -inf for none"
             )
-        if not (self.log_p[:, 0] > float("-inf")).any():
+        if not (automaton.final > -np.inf).any():
             raise UserError(
                 "denominator graph: no state has a sentence end (column 0); give at least one a probability"
             )
-        self.native = NativeDenominator(self.log_p, next_state, last)
-        self._k2: Denominator | None = None
+        self.automaton = automaton
+        self.native = NativeDenominator(automaton)
 
     @property
     def vocab_size(self) -> int:
         """V, tokens with blank."""
-        return self.log_p.shape[1]
+        return self.automaton.vocab_size
+
+    @property
+    def states(self) -> int:
+        """S, histories of the n-gram."""
+        return self.automaton.states
+
+    @cached_property
+    def _dense(self) -> tuple[Tensor, Tensor]:
+        log_p, next_state = self.automaton.dense()
+        return torch.from_numpy(log_p), torch.from_numpy(next_state)
+
+    @property
+    def log_p(self) -> Tensor:
+        """(S, V) double, log P(token | history), column 0 the sentence end. A dense table: for small graphs."""
+        return self._dense[0]
+
+    @property
+    def next_state(self) -> Tensor:
+        """(S, V) history after each token. A dense table: for small graphs."""
+        return self._dense[1]
+
+    @property
+    def last(self) -> Tensor:
+        """(S,) last token of each history, 0 for the sentence start."""
+        return torch.from_numpy(self.automaton.last)
+
+    @classmethod
+    def from_dense(cls, log_p: Tensor, next_state: Tensor, last: Tensor) -> DenominatorGraph:
+        """From the tables that :attr:`log_p`, :attr:`next_state` and :attr:`last` are: no back-off."""
+        log_p = log_p.detach().double().cpu()
+        if torch.isnan(log_p).any() or (log_p == float("inf")).any():
+            raise UserError(
+                "denominator graph: a log probability is not a number; expected natural logs, -inf for none"
+            )
+        return cls(Automaton.from_dense(log_p.numpy(), next_state.cpu().numpy(), last.cpu().numpy()))
 
     @classmethod
     def from_bigram(cls, log_p: Tensor, check: bool = True) -> DenominatorGraph:
@@ -56,7 +96,7 @@ class DenominatorGraph:
         log_p = log_p.detach().double().cpu()
         log_p = torch.where(log_p < -1e29, torch.full_like(log_p, float("-inf")), log_p)
         tokens = torch.arange(len(log_p))
-        graph = cls(log_p, tokens.expand(len(tokens), -1).contiguous(), tokens)
+        graph = cls.from_dense(log_p, tokens.expand(len(tokens), -1), tokens)
         if check:
             present = torch.isfinite(log_p)
             for token in torch.nonzero(~present.any(0)).flatten().tolist():
@@ -73,45 +113,21 @@ class DenominatorGraph:
     @classmethod
     def from_text(cls, lines: Iterable[Sequence[int]], order: int, vocab_size: int) -> DenominatorGraph:
         """Estimate an n-gram of order 1 to 4 on token id sequences, see :func:`distill.lfmmi.ngram.from_text`."""
-        return cls._from_ngram(ngram.from_text(lines, order, vocab_size))
+        return cls(ngram.from_text(lines, order, vocab_size))
 
     @classmethod
     def from_arpa(cls, path: str | Path, token_list: Sequence[str]) -> DenominatorGraph:
         """Read an ARPA file over the tokens of ``token_list``, see :func:`distill.lfmmi.ngram.from_arpa`."""
-        return cls._from_ngram(ngram.from_arpa(Path(path), token_list))
+        return cls(ngram.from_arpa(Path(path), token_list))
 
     @classmethod
     def from_openfst(cls, path: str | Path, token_list: Sequence[str]) -> DenominatorGraph:
         """Read an n-gram in OpenFst's text format over the ids of ``token_list``, see :mod:`distill.lfmmi.openfst`."""
-        return cls(*(torch.from_numpy(array) for array in openfst.read(Path(path), token_list)))
+        return cls(openfst.read(Path(path), token_list))
 
     def to_openfst(self, path: str | Path) -> None:
         """Write the n-gram (not the topology) in OpenFst's text format."""
-        openfst.write(Path(path), self.log_p.numpy(), self.next_state.numpy())
-
-    @classmethod
-    def _from_ngram(cls, model: ngram.Ngram) -> DenominatorGraph:
-        vocab_size = model.log_p.shape[1]
-        number = {history: index for index, history in enumerate(model.histories)}
-        children: dict[ngram.History, list[int]] = {}
-        for history in model.histories:
-            children.setdefault(history[:-1], []).append(history[-1])
-        rows: dict[ngram.History, np.ndarray] = {(): np.arange(vocab_size)}
-
-        def row(history: ngram.History) -> np.ndarray:
-            """State after each token: its longest known ending, in the end the token alone."""
-            if history not in rows:
-                values = row(history[1:])
-                if history in children:
-                    values = values.copy()
-                    for token in children[history]:
-                        values[token] = number[*history, token]
-                rows[history] = values
-            return rows[history]
-
-        next_state = torch.from_numpy(np.stack([row(history) for history in model.histories]))
-        last = torch.tensor([max(history[-1], 0) for history in model.histories])
-        return cls(torch.from_numpy(model.log_p), next_state, last)
+        openfst.write(Path(path), self.automaton)
 
     def score(self, log_probs: Tensor, lengths: Tensor) -> Tensor:
         """Total score, (B,) double: ``log sum over paths exp(sum_t log_probs[t, path_t] + log P(tokens of path))``.
@@ -125,17 +141,15 @@ class DenominatorGraph:
         self.check(log_probs, lengths)
         return Score.apply(log_probs, lengths, self.native)
 
-    def denominator(self, backend: str, device: torch.device) -> Denominator:
-        """What sums over all paths: ``native``; ``k2``; or ``auto``, which is k2 on a GPU where it is installed."""
-        if backend == "auto":
-            backend = "k2" if device.type == "cuda" and find_spec("k2") is not None else "native"
-        if backend == "native":
-            return self.native
-        if self._k2 is None:
-            from distill.lfmmi.k2_backend import K2Denominator
+    def denominator(self, backend: str) -> Denominator:
+        """What sums over all paths: ``native``, or ``k2`` to compare with."""
+        return self.native if backend == "native" else self._k2
 
-            self._k2 = K2Denominator(self.log_p, self.next_state)
-        return self._k2
+    @cached_property
+    def _k2(self) -> Denominator:
+        from distill.lfmmi.k2_backend import K2Denominator
+
+        return K2Denominator(self.automaton)
 
     def check(self, log_probs: Tensor, lengths: Tensor) -> None:
         """Refuse a batch that does not belong to this graph."""
@@ -152,28 +166,31 @@ class DenominatorGraph:
         inside = torch.arange(tokens.shape[1], device=tokens.device) < token_lengths[:, None]
         if bool(((tokens < 1) | (tokens >= self.vocab_size))[inside].any()):
             raise UserError(f"tokens: must be from 1 to {self.vocab_size - 1}; is the text of another token list?")
-        log_p, next_state = self.log_p.to(tokens.device), self.next_state.to(tokens.device)
-        state = torch.zeros(len(tokens), dtype=torch.long, device=tokens.device)
-        total = torch.zeros(len(tokens), dtype=torch.double, device=tokens.device)
-        for u in range(int(token_lengths.max()) if len(tokens) else 0):
-            token = torch.where(inside[:, u], tokens[:, u], torch.zeros_like(state))
-            total = torch.where(inside[:, u], total + log_p[state, token], total)
-            state = torch.where(inside[:, u], next_state[state, token], state)
-        return total + log_p[state, 0]
+        log_p = self.automaton.log_prob(tokens.cpu().numpy(), token_lengths.cpu().numpy())
+        return torch.from_numpy(log_p).to(tokens.device)
 
     def save(self, path: str | Path) -> None:
         """Write the graph to an .npz file."""
+        a = self.automaton
         with atomic_write(path, "wb") as stream:
-            np.savez_compressed(
-                stream, log_p=self.log_p.numpy(), next_state=self.next_state.numpy(), last=self.last.numpy()
-            )
+            arrays = {name: getattr(a, name) for name in ARRAYS}
+            for name, array in arrays.items():
+                if array.dtype == np.int64:
+                    arrays[name] = array.astype(np.int32)
+            np.savez_compressed(stream, vocab_size=a.vocab_size, order=a.order, **arrays)
 
     @classmethod
     def load(cls, path: str | Path) -> DenominatorGraph:
         """Read what :meth:`save` wrote."""
         try:
             with np.load(path, allow_pickle=False) as data:
-                return cls(*(torch.from_numpy(data[name]) for name in ("log_p", "next_state", "last")))
+                if "log_p" in data:  # the dense tables that were once written
+                    raise UserError(f"{path}: written by an older version; make the denominator graph again (stage 6)")
+                arrays = [data[name] for name in ARRAYS]
+                last, final, node, token, target, log_p, backoff, log_weight = arrays
+                arcs = (node, token, target, log_p)
+                vocab_size, order = int(data["vocab_size"]), int(data["order"])
+                return cls(Automaton.make(vocab_size, last, final, arcs, backoff, log_weight, order))
         except FileNotFoundError:
             raise UserError(f"{path}: not found; make the denominator graph first (stage 6)") from None
         except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:

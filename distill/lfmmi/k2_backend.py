@@ -1,6 +1,4 @@
-"""The denominator computed by k2 (https://github.com/k2-fsa/k2): for GPUs with a matching k2, and as the native
-backend's judge. The only file that needs k2.
-"""
+"""The denominator computed by k2 (https://github.com/k2-fsa/k2), to compare with. The only file that needs k2."""
 
 from __future__ import annotations
 
@@ -10,24 +8,26 @@ import torch
 from torch import Tensor
 
 from distill.errors import UserError
+from distill.lfmmi.automaton import Automaton
 
 NEVER = -1e10  # stands for -inf in log probabilities, of which k2's gradients are not numbers
 
 
 class K2Denominator:
-    """The sums of :class:`distill.lfmmi.forward_backward.NativeDenominator`, by k2's ``intersect_dense``.
+    """The sums of :class:`distill.lfmmi.native.NativeDenominator`, by k2's ``intersect_dense``.
 
     Args:
-        log_p, next_state: (S, V) of a :class:`distill.lfmmi.DenominatorGraph`.
+        automaton: the n-gram, written out: every token after every history is an arc.
         output_beam: paths this many nats below the best are left out; icefall trains with 8. What 30 leaves out is
             lost in rounding.
     """
 
-    def __init__(self, log_p: Tensor, next_state: Tensor, output_beam: float = 30.0) -> None:
+    def __init__(self, automaton: Automaton, output_beam: float = 30.0) -> None:
         try:
             import k2
         except ImportError:
-            raise UserError('backend "k2": k2 is not installed beside this torch; use "native" or "auto"') from None
+            raise UserError('backend "k2": k2 is not installed beside this torch; use "native"') from None
+        log_p, next_state = (torch.from_numpy(table) for table in automaton.dense())
         self.k2: Any = k2
         self.output_beam = output_beam
         self.log_p_of_nothing = float(log_p[0, 0])

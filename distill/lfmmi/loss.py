@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from distill.errors import UserError
-from distill.lfmmi.forward_backward import CTCScore, Divergence, Score
+from distill.lfmmi.functions import CTCScore, Divergence, Score
 from distill.lfmmi.graph import DenominatorGraph
 
 
@@ -30,8 +30,8 @@ class LFMMILoss(nn.Module):
         target: ``transcript``, ``pseudo`` or ``posterior``.
         den_scale: scales Z (transcript and pseudo).
         reduction: ``none`` (B,), ``sum`` or ``mean`` over utterances.
-        backend: of the denominator: ``native``, ``k2``, or ``auto``, which is k2 on a GPU where it is installed and
-            native otherwise. The numerator's alignments are always torch's ctc_loss.
+        backend: of the denominator: ``native``, or ``k2`` to compare with, where it is installed. The numerator's
+            alignments are always torch's ctc_loss.
 
     Attributes:
         skipped: utterances so far that no alignment exists for (too few frames, a token sequence the n-gram rules
@@ -51,8 +51,8 @@ class LFMMILoss(nn.Module):
             raise UserError(f"target {target!r}: must be transcript, pseudo or posterior")
         if reduction not in ("none", "sum", "mean"):
             raise UserError(f"reduction {reduction!r}: must be none, sum or mean")
-        if backend not in ("native", "k2", "auto"):
-            raise UserError(f"backend {backend!r}: must be native, k2 or auto")
+        if backend not in ("native", "k2"):
+            raise UserError(f"backend {backend!r}: must be native or k2")
         if target == "posterior" and den_scale != 1.0:
             raise UserError(f"den_scale {den_scale}: a divergence of distributions has none; leave it at 1")
         self.graph, self.target, self.den_scale, self.reduction = graph, target, den_scale, reduction
@@ -84,7 +84,7 @@ class LFMMILoss(nn.Module):
             (B,) or a scalar, double.
         """
         self.graph.check(log_probs, lengths)
-        denominator_of = self.graph.denominator(self.backend, log_probs.device)
+        denominator_of = self.graph.denominator(self.backend)
         if self.target == "posterior":
             teacher = teacher_log_probs if teacher_occupancies is None else teacher_occupancies
             if teacher is None or teacher.shape != log_probs.shape:
@@ -130,12 +130,8 @@ def sequence_scores(
     graph: DenominatorGraph, log_probs: Tensor, lengths: Tensor, tokens: Tensor, token_lengths: Tensor
 ) -> Tensor:
     """num of (B, N, U) token sequences with (B, N) lengths: (B, N) double, -inf where there is no alignment."""
-    count = tokens.shape[1]
-    flat, flat_lengths = tokens.flatten(0, 1), token_lengths.flatten()
-    prior = graph.log_prob(flat, flat_lengths).to(log_probs.device)
-    copies = log_probs if count == 1 else log_probs.repeat_interleave(count, 0)
-    scores = CTCScore.apply(copies, lengths.repeat_interleave(count), flat, flat_lengths) + prior
-    return scores.unflatten(0, (-1, count))
+    prior = graph.log_prob(tokens.flatten(0, 1), token_lengths.flatten()).to(log_probs.device)
+    return CTCScore.apply(log_probs, lengths, tokens, token_lengths) + prior.unflatten(0, (-1, tokens.shape[1]))
 
 
 def weighted_mean(scores: Tensor, weights: Tensor) -> Tensor:

@@ -1,48 +1,84 @@
-"""Token n-grams: estimated from text, or read from an ARPA file. Both end as histories with a full row each."""
+"""Token n-grams: estimated from text, or read from an ARPA file. Both become an automaton with back-off."""
 
 from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
 from distill.errors import UserError
+from distill.lfmmi.automaton import Automaton
 
-START, END = -1, 0  # in histories the sentence start is -1; column 0 of a row is the sentence end
-MAX_ENTRIES = 50_000_000
+START, END = -1, 0  # in histories the sentence start is -1; as a token that follows, 0 is the sentence end
+MAX_ARCS = 50_000_000
 MAX_LOG10_P = 1e-3  # what rounding may add to a probability of 1
 History = tuple[int, ...]
 
 
-class Ngram(NamedTuple):
-    """``log_p`` (S, V): row of each history, column 0 the end; ``histories`` the S histories, the start first."""
+def _histories(known: Iterable[History], order: int, vocab_size: int) -> list[History]:
+    """The start, every single token (the CTC topology needs to know the last one), and longer known histories.
 
-    log_p: np.ndarray
-    histories: list[History]
-
-
-def _states(histories: Iterable[History], order: int, vocab_size: int) -> list[History]:
-    """The start, every single token (the CTC topology needs to know the last one), and longer known histories."""
+    With a history its endings are there too, so that the state is always the longest known ending.
+    """
     # An ARPA file also lists sequences that end with the sentence end, which nothing follows
-    wanted = {h for h in histories if 2 <= len(h) < order and END not in h}
-    states: list[History] = [(START,), *((token,) for token in range(1, vocab_size)), *sorted(wanted)]
-    if len(states) * vocab_size > MAX_ENTRIES:
-        raise UserError(
-            f"denominator graph: {len(states)} histories of {vocab_size} tokens each are more than {MAX_ENTRIES:.0e} "
-            "entries; lower the order"
-        )
-    return states
+    wanted = {h[i:] for h in known if 2 <= len(h) < order and END not in h for i in range(len(h) - 1)}
+    return [(START,), *((token,) for token in range(1, vocab_size)), *sorted(wanted, key=lambda h: h[::-1])]
 
 
-def from_text(lines: Iterable[Sequence[int]], order: int, vocab_size: int) -> Ngram:
+def _automaton(
+    histories: list[History],
+    listed: Mapping[History, Mapping[int, float]],
+    log_weight: Mapping[History, float],
+    order: int,
+    vocab_size: int,
+) -> Automaton:
+    """An automaton whose nodes are the histories and, last, the empty one.
+
+    Args:
+        listed: log P of the tokens (and the end, 0) that a history lists.
+        log_weight: log back-off weight of a history, 0 where not given.
+    """
+    nodes: list[History] = [*histories, ()]
+    number = {history: index for index, history in enumerate(nodes)}
+    backoff = np.array([number[history[1:]] for history in histories] + [-1])
+    arcs: list[tuple[int, int, int, float]] = []
+    final = np.full(len(nodes), -np.inf)
+    for index in sorted(range(len(nodes)), key=lambda i: len(nodes[i])):  # back-off before what backs off to it
+        history = nodes[index]
+        if history:
+            final[index] = final[backoff[index]] + log_weight.get(history, 0.0)
+        # In an n-gram of order 1 the histories exist for the topology alone
+        for token, log_p in (listed.get(history, {}) if order > 1 or not history else {}).items():
+            if token == END:
+                final[index] = log_p
+                continue
+            after = (*history, token)[-max(order - 1, 1) :]
+            while after not in number:
+                after = after[1:]
+            arcs.append((index, token, number[after], log_p))
+    if len(arcs) > MAX_ARCS:
+        raise UserError(f"denominator graph: {len(arcs)} n-grams are more than {MAX_ARCS:.0e}; lower the order")
+    integers = np.array([arc[:3] for arc in arcs], dtype=np.int64).reshape(-1, 3)
+    return Automaton.make(
+        vocab_size,
+        np.array([max(history[-1], 0) for history in histories]),
+        final[:-1],
+        (integers[:, 0], integers[:, 1], integers[:, 2], np.array([arc[3] for arc in arcs])),
+        backoff,
+        np.array([log_weight.get(history, 0.0) if order > 1 else 0.0 for history in nodes]),
+        max(order, 2),
+    )
+
+
+def from_text(lines: Iterable[Sequence[int]], order: int, vocab_size: int) -> Automaton:
     """Interpolated Witten-Bell estimate (Witten & Bell, 1991):
 
     P(w | h) = (c(h w) + n(h) P(w | h')) / (c(h) + n(h)), n(h) the number of different successors of h, h' without the
     oldest token, down to the uniform distribution over tokens and end. Every token has some probability everywhere.
+    What follows h in the text is listed; for the rest n(h) / (c(h) + n(h)) is the back-off weight.
     """
     if not 1 <= order <= 4:
         raise UserError(f"n-gram order {order}: must be from 1 to 4")
@@ -53,28 +89,23 @@ def from_text(lines: Iterable[Sequence[int]], order: int, vocab_size: int) -> Ng
                 raise UserError(f"text line {number}: token {token} is not from 1 to {vocab_size - 1}")
         padded = (START, *line)
         for position, token in enumerate((*line, END)):
-            for length in range(order):
-                if length <= position + 1:
-                    counts[padded[position + 1 - length : position + 1]][token] += 1
+            for length in range(min(order, position + 2)):
+                counts[padded[position + 1 - length : position + 1]][token] += 1
     if not counts:
         raise UserError("text: no lines to estimate an n-gram from")
-    rows: dict[History, np.ndarray] = {}
-
-    def row(history: History) -> np.ndarray:
-        if history not in rows:
-            lower = row(history[1:]) if history else np.full(vocab_size, 1 / vocab_size)
-            seen = counts.get(history)
-            if seen is None:
-                rows[history] = lower
-            else:
-                own = np.zeros(vocab_size)
-                own[list(seen)] = list(seen.values())
-                rows[history] = (own + len(seen) * lower) / (own.sum() + len(seen))
-        return rows[history]
-
-    states = _states(counts, order, vocab_size)
-    # A history longer than the order allows has the row of its ending
-    return Ngram(np.log(np.stack([row(h if order > 1 else ()) for h in states])), states)
+    p: dict[History, dict[int, float]] = {}
+    log_weight: dict[History, float] = {}
+    for history in sorted(counts, key=len):
+        seen = counts[history]
+        total = sum(seen.values()) + len(seen)
+        if not history:
+            p[history] = {w: (seen.get(w, 0) + len(seen) / vocab_size) / total for w in range(vocab_size)}
+            continue
+        log_weight[history] = math.log(len(seen) / total)
+        below = p[history[1:]]  # what follows a history follows its endings
+        p[history] = {w: (count + len(seen) * below[w]) / total for w, count in seen.items()}
+    listed = {history: {w: math.log(value) for w, value in row.items()} for history, row in p.items()}
+    return _automaton(_histories(counts, order, vocab_size), listed, log_weight, order, vocab_size)
 
 
 def arpa_entries(path: Path) -> Iterator[tuple[int, tuple[str, ...], float, float | None]]:
@@ -118,15 +149,16 @@ def arpa_entries(path: Path) -> Iterator[tuple[int, tuple[str, ...], float, floa
         raise UserError(f"{path}: cut off, it declares {declared} n-grams and holds {dict(found)}; make it again")
 
 
-def from_arpa(path: Path, token_list: Sequence[str]) -> Ngram:
+def from_arpa(path: Path, token_list: Sequence[str]) -> Automaton:
     """Read an ARPA file of token n-grams (orders 1 to 4): an n-gram's own probability if listed, else back-off.
 
     Tokens of the file that are not in the list are refused (but for <unk>, which is left out), and so are tokens of the
     list that the file lacks, but for special ones such as <sos/eos>, which then have no way in.
     """
     id_of = {token: index for index, token in enumerate(token_list)} | {"<s>": START, "</s>": END}
-    log_p: dict[History, float] = {}
-    backoff: dict[History, float] = {}
+    listed: dict[History, dict[int, float]] = defaultdict(dict)
+    log_weight: dict[History, float] = {}
+    known: list[History] = []
     order = 0
     for number, words, p, weight in arpa_entries(path):
         order = len(words)
@@ -138,38 +170,22 @@ def from_arpa(path: Path, token_list: Sequence[str]) -> Ngram:
         if unknown:
             raise UserError(f"{path}:{number}: token {unknown[0]!r} is not in the token list; use the same tokens")
         key = tuple(id_of[w] for w in words)
-        log_p[key] = p * math.log(10)
+        known.append(key)
+        if key[-1] != START:
+            listed[key[:-1]][key[-1]] = p * math.log(10)
         if weight is not None:
-            backoff[key] = weight * math.log(10)
+            log_weight[key] = weight * math.log(10)
     if not order:
         raise UserError(f"{path}: holds no n-grams; make it again")
     vocab_size = len(token_list)
     for token, name in enumerate(token_list):
-        if token and (token,) not in log_p and not (name.startswith("<") and name.endswith(">")):
+        if token and token not in listed[()] and not (name.startswith("<") and name.endswith(">")):
             raise UserError(f"{path}: has no 1-gram for token {name!r} of the list; make it from the same tokens")
-    rows: dict[History, np.ndarray] = {}
-    after: dict[History, list[int]] = defaultdict(list)
-    for key in log_p:
-        after[key[:-1]].append(key[-1])
-
-    def row(history: History) -> np.ndarray:
-        if history not in rows:
-            if history:
-                values = row(history[1:]) + backoff.get(history, 0.0)
-            else:
-                values = np.full(vocab_size, -np.inf)
-            values = values.copy()
-            for token in after.get(history, ()):
-                if token != START:
-                    values[token] = log_p[*history, token]
-            rows[history] = values
-        return rows[history]
-
-    states = _states(log_p, order, vocab_size)
-    log_matrix = np.stack([row(h if order > 1 else ()) for h in states])
-    sums = np.exp(log_matrix).sum(1)
+    histories = _histories(known, order, vocab_size)
+    automaton = _automaton(histories, listed, log_weight, order, vocab_size)
+    sums = automaton.row_sums()
     if (sums > 1.01).any():
         worst = int(sums.argmax())
-        after_what = " ".join("<s>" if token == START else token_list[token] for token in states[worst])
+        after_what = " ".join("<s>" if token == START else token_list[token] for token in histories[worst])
         raise UserError(f"{path}: the probabilities after {after_what!r} sum to {sums[worst]:.4g}; make it again")
-    return Ngram(log_matrix, states)
+    return automaton

@@ -17,9 +17,10 @@ import numpy as np
 
 from distill.errors import UserError
 from distill.files import atomic_write
+from distill.lfmmi.automaton import Automaton
 
-MAX_ENTRIES = 50_000_000
 MAX_STATES = 1 << 31
+MAX_NODES = 20_000_000
 Arcs = dict[int, tuple[int, float]]  # token -> target, log P
 
 
@@ -76,84 +77,139 @@ class _Acceptor:
             raise UserError(f"{where}: token {token}; expected one from 0 to {vocab_size - 1}, or a back-off beyond")
         if token == 0 or token >= vocab_size:
             if source in self.back_off:
-                raise UserError(f"{where}: a second back-off arc leaves state {source}; expected one at most")
+                raise UserError(
+                    f"{where}: a second back-off arc leaves state {source}; expected one at most, which has token 0 or "
+                    f"one beyond the {vocab_size} of the token list"
+                )
             self.back_off[source] = target, log_p
         elif token in self.arcs[source]:
             raise UserError(f"{where}: a second arc with token {token} leaves state {source}; determinise the FST")
         else:
             self.arcs[source][token] = target, log_p
 
-    def resolve(self, state: int, vocab_size: int) -> tuple[np.ndarray, np.ndarray]:
-        """(V,) log P and (V,) target of every token after ``state``, back-off followed; column 0 is the end."""
-        log_p, target = np.full(vocab_size, -np.inf), np.zeros(vocab_size, dtype=np.int64)
-        missing, weight, passed = np.ones(vocab_size, dtype=bool), 0.0, set()
-        while True:
-            if state in passed:
+    def chain(self, state: int) -> list[int]:
+        """The states that ``state`` backs off to in turn, itself first."""
+        found = [state]
+        while found[-1] in self.back_off:
+            below = self.back_off[found[-1]][0]
+            if below in found:
                 raise UserError(
                     f"{self.path}: back-off arcs of state {state} go round in a circle; is it of another token list?"
                 )
-            passed.add(state)
-            for token, (to, value) in self.arcs.get(state, {}).items():
-                if missing[token]:
-                    log_p[token], target[token], missing[token] = weight + value, to, False
-            if missing[0] and state in self.final:
-                log_p[0], missing[0] = weight + self.final[state], False
-            if state not in self.back_off:
-                return log_p, target
-            state, more = self.back_off[state]
-            weight += more
+            found.append(below)
+        return found
+
+    def log_final(self, state: int) -> float:
+        """log P of the end after a state, by back-off if it has none of its own; -inf for none."""
+        weight = 0.0
+        for each in self.chain(state):
+            if each in self.final:
+                return weight + self.final[each]
+            weight += self.back_off.get(each, (0, 0.0))[1]
+        return -math.inf
+
+    def entered(self) -> dict[int, set[int]]:
+        """The tokens by which a path can come into each state; 0 stands for the start."""
+        assert self.start is not None
+        tokens: dict[int, set[int]] = defaultdict(set)
+        tokens[self.start].add(0)
+        todo, seen = [self.start], {self.start}
+        while todo:
+            state = todo.pop()
+            following = [to for to, _ in self.arcs.get(state, {}).values()] + self.chain(state)
+            for token, (to, _) in self.arcs.get(state, {}).items():
+                tokens[to].add(token)
+            for to in following:
+                if to not in seen:
+                    seen.add(to)
+                    todo.append(to)
+        return tokens
 
 
-def read(path: Path, token_list: Sequence[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """``log_p`` (S, V), ``next_state`` (S, V) and ``last`` (S,) of a :class:`distill.lfmmi.DenominatorGraph`.
+def read(path: Path, token_list: Sequence[str]) -> Automaton:
+    """Read an FST as an n-gram.
 
-    A state of the graph is a state of the FST together with the token that led to it. Special tokens of the list, such
+    A state of the result is a state of the FST together with the token that led to it. Special tokens of the list, such
     as <sos/eos>, may be missing from the FST.
     """
     vocab_size = len(token_list)
     fst = _Acceptor(path, vocab_size)
     assert fst.start is not None
-    order = [(fst.start, 0)]
-    seen = set(order)
-    resolved: dict[int, tuple[np.ndarray, np.ndarray]] = {}
-    for state, _ in order:  # grows as it goes
-        if state in resolved:
-            continue
-        log_p, target = resolved[state] = fst.resolve(state, vocab_size)
-        for token in np.nonzero(np.isfinite(log_p))[0].tolist():
-            key = int(target[token]), token
-            if token and key not in seen:
-                seen.add(key)
-                order.append(key)
-        if len(order) * vocab_size > MAX_ENTRIES:
-            raise UserError(f"{path}: {len(order)} states of {vocab_size} tokens are too many; prune the n-gram")
-    for token in sorted(set(range(1, vocab_size)) - {token for _, token in order}):
+    entered = fst.entered()
+    # Last tokens of all that draw from a state: its own and those of what backs off to it
+    drawing: dict[int, set[int]] = defaultdict(set)
+    for state, tokens in entered.items():
+        for below in fst.chain(state):
+            drawing[below] |= tokens
+    states = [(fst.start, 0)] + [
+        (q, v) for q in sorted(entered) for v in sorted(entered[q]) if (q, v) != (fst.start, 0)
+    ]
+    missing = sorted(set(range(1, vocab_size)) - {token for _, token in states})
+    for token in missing:
         name = token_list[token]
         if not (name.startswith("<") and name.endswith(">")):
             raise UserError(f"{path}: no path leads to token {token} ({name!r}); make it from the same token list")
-        order.append((fst.start, token))
-    if len(order) == vocab_size:
-        order.sort(key=lambda key: key[1])  # a bigram: history and token are one, which the dense products count on
-    number = {key: index for index, key in enumerate(order)}
-    log_matrix = np.stack([resolved[state][0] for state, _ in order])
-    next_state = np.zeros(log_matrix.shape, dtype=np.int64)
-    for state, (_, target) in resolved.items():
-        row = [number.get((int(target[token]), token), token) for token in range(vocab_size)]
-        next_state[[index for index, key in enumerate(order) if key[0] == state]] = row
-    sums = np.exp(log_matrix).sum(1)
+    states += [(-1, token) for token in missing]  # never entered: as the start
+    if len(states) == vocab_size and len({token for _, token in states}) == vocab_size:
+        states.sort(key=lambda key: key[1])  # a bigram: history and token are one
+    number = {key: index for index, key in enumerate(states)}
+    # A state of the FST that all draw from with the same last token is one node; any other is a node beside its states
+    node_of = {q: number[q, min(drawing[q])] for q in entered if len(drawing[q]) == 1 and entered[q]}
+    pools = [q for q in sorted(drawing) if q not in node_of]
+    node_of |= {q: len(states) + index for index, q in enumerate(pools)}
+    if len(states) + len(pools) > MAX_NODES:
+        raise UserError(f"{path}: {len(states)} states are too many; prune the n-gram")
+    return _checked(path, _automaton(fst, states, node_of, vocab_size))
+
+
+def _automaton(fst: _Acceptor, states: list[tuple[int, int]], node_of: dict[int, int], vocab_size: int) -> Automaton:
+    assert fst.start is not None
+    nodes = max(len(states), max(node_of.values()) + 1)
+    backoff, log_weight, final = np.full(nodes, -1), np.zeros(nodes), np.full(len(states), -np.inf)
+    number = {key: index for index, key in enumerate(states)}
+    rows: list[tuple[int, int, int, float]] = []
+    for q, node in node_of.items():
+        rows += [(node, token, number[to, token], p) for token, (to, p) in fst.arcs.get(q, {}).items()]
+        if q in fst.back_off:
+            below, log_weight[node] = fst.back_off[q]
+            backoff[node] = node_of[below]
+    for index, (q, _) in enumerate(states):
+        q = fst.start if q < 0 else q
+        final[index] = fst.log_final(q)
+        if node_of[q] != index:
+            backoff[index] = node_of[q]
+    columns = [np.array(column) for column in zip(*rows, strict=True)] if rows else [np.zeros(0, dtype=int)] * 4
+    last = np.array([token for _, token in states])
+    make = Automaton.make(vocab_size, last, final, tuple(columns), backoff, log_weight, 0)  # type: ignore[arg-type]
+    if make.is_bigram:
+        return Automaton.make(vocab_size, last, final, tuple(columns), backoff, log_weight, 2)  # type: ignore[arg-type]
+    return make
+
+
+def _checked(path: Path, automaton: Automaton) -> Automaton:
+    """Refuse states whose probabilities are no distribution, unless every weight is 0."""
+    sums = automaton.row_sums()
     wrong = np.nonzero((sums < 0.5) | (sums > 1.01))[0]
-    if len(wrong) and log_matrix[np.isfinite(log_matrix)].any():
-        state, total = order[wrong[0]][0], sums[wrong[0]]
-        raise UserError(f"{path}: the probabilities of state {state} sum to {total:.4g}, not to 1; make it again")
-    return log_matrix, next_state, np.array([token for _, token in order])
+    weighted = automaton.arc_log_p.any() or automaton.final[np.isfinite(automaton.final)].any()
+    if len(wrong) and weighted:
+        after = int(automaton.last[wrong[0]])
+        raise UserError(
+            f"{path}: the probabilities of a state that token {after} leads to sum to {sums[wrong[0]]:.4g}, not to 1; "
+            "make it again from the same token list"
+        )
+    return automaton
 
 
-def write(path: Path, log_p: np.ndarray, next_state: np.ndarray) -> None:
-    """Write a graph's n-gram as an FST without back-off arcs."""
+def write(path: Path, automaton: Automaton) -> None:
+    """Write an n-gram with its back-off arcs, which have the number after the last token, ``#0`` in icefall's lists."""
+    a = automaton
     with atomic_write(path, "w") as stream:
-        for state, row in enumerate(log_p):
-            for token in np.nonzero(np.isfinite(row))[0].tolist():
-                if token:
-                    stream.write(f"{state} {next_state[state, token]} {token} {token} {-row[token]:.10g}\n")
-            if np.isfinite(row[0]):
-                stream.write(f"{state} {-row[0]:.10g}\n")
+        ends = np.searchsorted(a.arc_node, np.arange(a.nodes + 1))
+        for node in range(a.nodes):
+            for i in range(ends[node], ends[node + 1]):
+                token = a.arc_token[i]
+                stream.write(f"{node} {a.arc_target[i]} {token} {token} {-a.arc_log_p[i]:.10g}\n")
+            if a.backoff[node] >= 0:
+                stream.write(f"{node} {a.backoff[node]} {a.vocab_size} 0 {-a.log_weight[node]:.10g}\n")
+            if node < a.states and np.isfinite(a.final[node]):
+                stream.write(f"{node} {-a.final[node]:.10g}\n")

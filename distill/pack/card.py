@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from distill.scoring.results import in_one_unit, interval
+from distill.scoring.tables import format_interval, in_one_unit
 
 UNSTATED = (
     "The licence of these weights was not stated when they were packed. They derive from the training data and from "
@@ -151,7 +151,7 @@ def results_table(rows: list[dict]) -> list[str]:
         loss = row.get("relative_loss")
         low, high = row.get("wer_low"), row.get("wer_high")
         cells = [row["test_set"], row["system"], latency_name(row), row["decoder"]]
-        cells += [f"{row['wer']:.2f} ({interval(low, high)})", "-" if loss is None else f"{loss:+.1f}"]
+        cells += [f"{row['wer']:.2f} ({format_interval(low, high)})", "-" if loss is None else f"{loss:+.1f}"]
         lines.append("| " + " | ".join(cells) + " |")
     return lines
 

@@ -21,7 +21,7 @@ from distill.decode.hypothesis import Search, words_of
 from distill.decode.settings import DecodeConf, graph_builder, search_factory
 from distill.errors import UserError
 from distill.files import atomic_write
-from distill.scoring.score import read_text
+from distill.scoring.text import read_text
 from distill.streaming.recognizer import StreamingRecognizer
 
 

@@ -1,4 +1,4 @@
-"""The utterances that a system recognised worst: aligned with what was said, and to be heard."""
+"""The utterances with the most errors, aligned with their references, with their audio."""
 
 from __future__ import annotations
 
@@ -11,14 +11,15 @@ from typing import NamedTuple
 
 import soundfile
 
-from distill.audio import read_audio, read_wav_scp
+from distill.audio import SAMPLE_RATE, read_audio, read_wav_scp
 from distill.errors import UserError
-from distill.models.cnn import SAMPLE_RATE
-from distill.scoring.score import SPELLING, align, fold, read_hypotheses
+from distill.scoring.counts import align
+from distill.scoring.text import fold_case, read_hypotheses
+from distill.scoring.trn import read_trn
 
 
 class Pair(NamedTuple):
-    """Two aligned words, either empty, and the letter sclite gives such a pair: empty (correct), S, D or I."""
+    """Two aligned words, one of which may be empty; ``kind`` is empty (correct), or sclite's S, D or I."""
 
     ref: str
     hyp: str
@@ -26,7 +27,7 @@ class Pair(NamedTuple):
 
 
 class Utterance(NamedTuple):
-    """An utterance with errors. ``audio`` is a data URL of FLAC, empty if there is no audio to be heard."""
+    """An utterance with errors, aligned for the system and its teacher; ``audio`` is a data URL of FLAC, or empty."""
 
     name: str
     pairs: list[Pair]
@@ -38,71 +39,62 @@ class Utterance(NamedTuple):
 
 
 def aligned(ref: str, hyp: str) -> list[Pair]:
-    """Words of two texts as sclite aligns them."""
-    said, heard = ref.split(), hyp.split()
+    """Align the words of two texts as sclite does."""
+    ref_words, hyp_words = ref.split(), hyp.split()
     pairs = []
-    for i, j in align(fold(ref).split(), fold(hyp).split()):
+    for i, j in align(fold_case(ref).split(), fold_case(hyp).split()):
         if i is None:
-            pairs.append(Pair("", heard[j or 0], "I"))
+            pairs.append(Pair("", hyp_words[j or 0], "I"))
         elif j is None:
-            pairs.append(Pair(said[i], "", "D"))
+            pairs.append(Pair(ref_words[i], "", "D"))
         else:
-            pairs.append(Pair(said[i], heard[j], "" if fold(said[i]) == fold(heard[j]) else "S"))
+            pairs.append(
+                Pair(ref_words[i], hyp_words[j], "" if fold_case(ref_words[i]) == fold_case(hyp_words[j]) else "S")
+            )
     return pairs
 
 
 def data_url(path: str) -> str:
-    """An audio file as FLAC, in a URL that holds it."""
+    """Encode an audio file as FLAC in a data URL."""
     out = io.BytesIO()
     soundfile.write(out, read_audio(path), SAMPLE_RATE, format="FLAC", subtype="PCM_16")
     return "data:audio/flac;base64," + base64.b64encode(out.getvalue()).decode()
 
 
-def scored_texts(trn: Path) -> list[str]:
-    """Texts of a trn file that :mod:`distill.scoring.score` wrote, in the order of their ids."""
-    texts = []
-    for line in trn.read_text(encoding="utf-8").splitlines():
-        text = line.rpartition("(utt-")[0].strip()
-        for character, spelled in SPELLING.items():
-            text = text.replace(spelled, chr(character))
-        texts.append(text)
-    return texts
-
-
 def worst_utterances(
     decode_dir: Path, teacher_dir: Path, wav_scp: Path, unit: str, count: int, audio_s: float
 ) -> tuple[list[Utterance], list[tuple[str, str, int]]]:
-    """The ``count`` utterances with most errors, and the most frequent errors of all as (said, heard, times).
+    """The ``count`` utterances with the most errors, and the most frequent errors as (reference, hypothesis, times).
 
-    Of utterances with as many errors the one with fewer words comes first.
+    Of utterances with equally many errors the one with fewer words comes first.
 
     Args:
         decode_dir: of the system, scored in ``unit``, wer or ter.
         teacher_dir: of the teacher, on the same test set; it may be missing.
-        wav_scp: where the audio is; it may be missing.
-        audio_s: seconds of audio in all, put in from the worst utterance on.
+        wav_scp: of the audio; it may be missing.
+        audio_s: seconds of audio that the page may hold, given to the worst utterances first.
     """
     rows = read_hypotheses(decode_dir)
     score = decode_dir / f"score_{unit}"
-    refs, hyps = scored_texts(score / "ref.trn"), scored_texts(score / "hyp.trn")
+    refs, hyps = read_trn(score / "ref.trn"), read_trn(score / "hyp.trn")
     trn = teacher_dir / f"score_{unit}" / "hyp.trn"
-    of_teacher = scored_texts(trn) if trn.is_file() else []
-    found, confusions = [], Counter[tuple[str, str]]()
+    teacher_hyps = read_trn(trn) if trn.is_file() else []
+    with_errors, confusions = [], Counter[tuple[str, str]]()
     for index, (name, ref, hyp) in enumerate(zip(sorted(rows), refs, hyps, strict=True)):
         pairs = aligned(ref, hyp)
-        confusions.update((fold(pair.ref), fold(pair.hyp)) for pair in pairs if pair.kind)
+        confusions.update((fold_case(pair.ref), fold_case(pair.hyp)) for pair in pairs if pair.kind)
         errors = sum(bool(pair.kind) for pair in pairs)
         if errors:
-            found.append((-errors, len(ref.split()), name, pairs, index))
+            with_errors.append((-errors, len(ref.split()), name, pairs, index))
     wavs = read_wav_scp(wav_scp) if wav_scp.is_file() else {}
     worst = []
-    for errors, words, name, pairs, index in sorted(found)[:count]:
+    for errors, words, name, pairs, index in sorted(with_errors)[:count]:
         seconds, audio = rows[name]["audio_s"], ""
         if name in wavs and seconds <= audio_s:
-            with contextlib.suppress(UserError):  # the audio may be elsewhere by now
+            with contextlib.suppress(UserError):  # the audio may have been moved since
                 audio = data_url(wavs[name])
                 audio_s -= seconds
-        teacher = aligned(refs[index], of_teacher[index]) if len(of_teacher) == len(refs) else []
+        teacher = aligned(refs[index], teacher_hyps[index]) if len(teacher_hyps) == len(refs) else []
         worst.append(Utterance(name, pairs, -errors, words, teacher, audio, seconds))
     frequent = sorted(confusions.items(), key=lambda item: (-item[1], item[0]))[:10]
     return worst, [(ref, hyp, times) for (ref, hyp), times in frequent]

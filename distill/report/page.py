@@ -1,4 +1,4 @@
-"""The report page: gathers what an experiment has, leaves out what it lacks; one file that needs no other."""
+"""The report page of an experiment: one HTML file that needs no other. What the experiment lacks is left out."""
 
 from __future__ import annotations
 
@@ -12,11 +12,13 @@ import yaml
 from markupsafe import Markup
 
 from distill.errors import UserError
+from distill.files import atomic_write
 from distill.pack.contents import public_config, read_json
-from distill.report import figures
+from distill.report import charts, figures
 from distill.report.errors import Utterance, worst_utterances
 from distill.report.history import read_history
-from distill.scoring.results import in_one_unit, systems_of
+from distill.scoring.results import find_systems
+from distill.scoring.tables import format_latency, in_one_unit
 
 HERE = Path(__file__).parent
 MOST_AUDIO_S = 120.0  # in the page, from the worst utterance on
@@ -24,7 +26,7 @@ MOST_COMPARED_S = 60.0  # of audio, for the similarity of layers
 
 
 class Training(NamedTuple):
-    """A trained system: its configuration for a reader, in short and whole, and its losses."""
+    """A trained system: its configuration, in short (``facts``) and whole, and the plots of its losses."""
 
     system: str
     name: str
@@ -35,7 +37,7 @@ class Training(NamedTuple):
 
 
 class Similarity(NamedTuple):
-    """CKA of a student's layers (rows) with the teacher's; ``compared`` are (row, column) that training compares."""
+    """CKA of a student's layers (rows) with the teacher's (columns); ``compared``: the pairs compared in training."""
 
     name: str
     values: list[list[float]]
@@ -43,29 +45,30 @@ class Similarity(NamedTuple):
 
 
 def note(missing: str) -> None:
+    """Print on stderr what the page leaves out."""
     print(f"report: {missing}", file=sys.stderr)
 
 
 def trained(expdir: Path) -> list[str]:
-    """Systems whose training is there, in the order of the results."""
-    return [name for name in systems_of(expdir) if (expdir / name / "config.yaml").is_file()]
+    """Names of the trained systems, in the order of the results."""
+    return [name for name in find_systems(expdir) if (expdir / name / "config.yaml").is_file()]
 
 
 def trainings(expdir: Path) -> list[Training]:
     """Configuration and losses of every system."""
-    found = []
+    rows = []
     for system in trained(expdir):
         config = yaml.safe_load((expdir / system / "config.yaml").read_text(encoding="utf-8"))
         shown = {key: value for key, value in public_config(config).items() if key != "token_list"}
         text = yaml.safe_dump(shown, sort_keys=False, allow_unicode=True, width=100)
         name, style = figures.system_name(system), figures.style_of(system)
-        curves = figures.loss_plots(read_history(expdir / system))
-        found.append(Training(system, name, style, facts(config), text, curves))
-    return found
+        curves = charts.loss_plots(read_history(expdir / system))
+        rows.append(Training(system, name, style, facts(config), text, curves))
+    return rows
 
 
 def facts(config: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """What one wants to know of a training first."""
+    """The most important settings of a training, by name."""
     network, loss = config.get("network_conf") or {}, config.get("distill_conf") or {}
     chunk, optim = config.get("chunk_conf") or {}, config.get("optim_conf") or {}
     encoder = network.get("config") if isinstance(network.get("config"), Mapping) else {}
@@ -88,8 +91,8 @@ def facts(config: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def similarities(expdir: Path, valid_dir: Path, num_utts: int, chunk_ms: int | None) -> list[Similarity]:
-    """CKA of both students' layers with the teacher's on the first validation utterances."""
-    from distill.audio import read_audio, read_wav_scp
+    """CKA of both students' layers with the teacher's, on the first ``num_utts`` validation utterances."""
+    from distill.audio import SAMPLE_RATE, read_audio, read_wav_scp
     from distill.checkpoints.load import read_config
     from distill.report.similarity import compared_layers, layer_similarity
 
@@ -101,16 +104,16 @@ def similarities(expdir: Path, valid_dir: Path, num_utts: int, chunk_ms: int | N
         utterances, seconds = [], 0.0
         for path in paths:
             audio = read_audio(path)
-            if seconds + len(audio) / 16000 <= MOST_COMPARED_S:
+            if seconds + len(audio) / SAMPLE_RATE <= MOST_COMPARED_S:
                 utterances.append(audio)
-                seconds += len(audio) / 16000
-        found = []
+                seconds += len(audio) / SAMPLE_RATE
+        similarity = []
         for system in students:
             values = layer_similarity(expdir / system, expdir / "teacher", utterances, chunk_ms)
             layers = compared_layers(read_config(expdir / system), len(values), len(values[0]))
             compared = {(row, layer - 1) for row, layer in enumerate(layers)}
-            found.append(Similarity(figures.system_name(system), values, compared))
-        return found
+            similarity.append(Similarity(figures.system_name(system), values, compared))
+        return similarity
     except UserError as error:
         note(f"similarity of layers is left out: {error}")
         return []
@@ -120,10 +123,11 @@ def render(expdir: Path, data: Path, valid_set: str, num_errors: int, num_utts: 
     """The page of an experiment.
 
     Args:
-        expdir: with results.json (stage 13), and what else there is of trainings, bench.json and decode directories.
+        expdir: holds results.json (stage 13), and may hold trainings, bench.json, export and decode directories.
         data: holds SET/wav.scp and SET/text, such as dump/raw.
-        valid_set: on whose first ``num_utts`` utterances layers are compared.
-        num_errors: utterances with errors that are shown.
+        valid_set: the set whose first ``num_utts`` utterances serve to compare layers.
+        num_errors: number of utterances with errors to show.
+        num_utts: number of utterances to compare layers on; 0 leaves the comparison out.
     """
     results = read_json(expdir / "results.json")
     rows = in_one_unit(results.get("rows") or [])
@@ -133,9 +137,9 @@ def render(expdir: Path, data: Path, valid_set: str, num_errors: int, num_utts: 
     parity_file = expdir / "export" / "parity.json"
     parity = read_json(parity_file) if parity_file.is_file() else {}
     main, speeds = figures.main_row(rows), figures.Speeds(bench)
-    sentence, sure, tiles = figures.headline(rows, main, speeds)
+    sentence, significance, tiles = figures.headline(rows, main, speeds)
     test_sets, table = figures.result_table(rows, main, speeds)
-    latency_plots = [plot for name in test_sets if (plot := figures.latency_plot(rows, name))]
+    latency_plots = [plot for name in test_sets if (plot := charts.latency_plot(rows, name))]
     folder = "decode_full" if main["latency_ms"] is None else f"decode_{main['latency_ms']}ms"
     suffix = "" if main["decoder"] == "greedy" else f"_{main['decoder']}"
     decode_dir = expdir / main["system"] / (folder + suffix) / main["test_set"]
@@ -150,12 +154,12 @@ def render(expdir: Path, data: Path, valid_set: str, num_errors: int, num_utts: 
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(HERE), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
-    environment.globals.update(latency_name=figures.latency_name, system_name=figures.system_name)
+    environment.globals.update(latency_name=format_latency, system_name=figures.system_name)
     return environment.get_template("page.html").render(
         recipe=results.get("recipe", expdir.name),
         style=Markup((HERE / "style.css").read_text(encoding="utf-8")),
         sentence=sentence,
-        sure=sure,
+        significance=significance,
         tiles=tiles,
         test_sets=test_sets,
         sizes={row["test_set"]: (row["utterances"], row["words"]) for row in rows},
@@ -166,7 +170,7 @@ def render(expdir: Path, data: Path, valid_set: str, num_errors: int, num_utts: 
         measured=speeds.measured,
         measured_exports=any(row["runtime"] != "torch" for row in speeds.rows),
         latency_plots=latency_plots,
-        bubbles=figures.bubble_plot(rows, main, speeds),
+        bubbles=charts.bubble_plot(rows, main, speeds),
         delays=bench.get("latency") or [],
         exports=figures.export_rows(parity),
         trainings=trainings(expdir),
@@ -175,3 +179,12 @@ def render(expdir: Path, data: Path, valid_set: str, num_errors: int, num_utts: 
         confusions=confusions,
         environment=results.get("environment") or {},
     )
+
+
+def write_report(expdir: Path, data: Path, valid_set: str, num_errors: int, num_utts: int, output: Path | None) -> None:
+    """Write the page of an experiment to ``output`` (None: EXPDIR/report/index.html); see :func:`render`."""
+    path = output or expdir / "report" / "index.html"
+    page = render(expdir, data, valid_set, num_errors, num_utts)
+    with atomic_write(path) as stream:
+        stream.write(page)
+    print(f"{path}: {len(page.encode()) / 1e6:.1f} MB")

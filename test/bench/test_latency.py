@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from distill.bench import latency
+from distill.bin.latency import main
 from distill.errors import UserError
 
 
@@ -68,5 +69,5 @@ def test_nothing_in_common():
 
 def test_a_teacher_has_no_latency(tmp_path, capsys):
     with pytest.raises(SystemExit) as end:
-        latency.main(["--model", str(tmp_path), "--teacher", str(tmp_path), "--data_dir", str(tmp_path)])
+        main(["--model", str(tmp_path), "--teacher", str(tmp_path), "--data_dir", str(tmp_path)])
     assert end.value.code == 2 and capsys.readouterr().err.count("\n") == 1

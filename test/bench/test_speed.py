@@ -12,6 +12,7 @@ import yaml
 from tiny_networks import CHANNELS, TEACHER, VOCAB, speech, student, teacher
 
 from distill.bench import speed
+from distill.bin.speed import main
 from distill.checkpoints.load import load_network
 from distill.export import model as onnx_model
 
@@ -74,7 +75,7 @@ def test_rows(exp, capsys):
     output = exp / "bench.json"
     output.write_text('{"latency": [1]}')
     models = [str(exp / "teacher"), str(exp / "student_stream")]
-    speed.main(["--models", *models, "--export", str(exp / "export"), "--data_dir", str(exp / "data"),
+    main(["--models", *models, "--export", str(exp / "export"), "--data_dir", str(exp / "data"),
                 "--chunk_ms", "160", "480", "--rounds", "2", "--output", str(output)])  # fmt: skip
     said = capsys.readouterr().out
     written = json.loads(output.read_text())
@@ -97,5 +98,5 @@ def test_rows(exp, capsys):
 
 def test_what_is_no_export_is_refused(exp, capsys):
     with pytest.raises(SystemExit) as end:
-        speed.main(["--models", str(exp / "student_stream"), "--export", str(exp), "--data_dir", str(exp / "data")])
+        main(["--models", str(exp / "student_stream"), "--export", str(exp), "--data_dir", str(exp / "data")])
     assert end.value.code == 2 and capsys.readouterr().err.startswith(f"error: {exp}: holds no exported model")

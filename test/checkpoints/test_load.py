@@ -1,12 +1,7 @@
 """What the configuration alone says of a network is what the network says of itself."""
 
-import sys
-from pathlib import Path
-
 import pytest
 import yaml
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "models"))
 from tiny_networks import CHANNELS, TEACHER, VOCAB, student, teacher
 
 from distill.checkpoints.load import network_shape

@@ -8,7 +8,8 @@ import pytest
 import soundfile
 
 from distill.bin.check_data import main as check_data
-from distill.data import fsdd
+from distill.bin.prepare_fsdd import main as prepare_fsdd
+from distill.data import fsdd, write_dir
 
 SPEAKERS = ("ann", "bob", "cyd")
 SIZES = ["--num_train", "12", "--num_valid", "4", "--num_test", "6", "--heldout_speaker", "cyd"]
@@ -33,7 +34,7 @@ def make(fsdd_dir: Path, directory: Path, monkeypatch, *options: str) -> dict[st
     """Make the corpus; its files' contents by relative path."""
     directory.mkdir()
     monkeypatch.chdir(directory)
-    fsdd.main(["--fsdd_dir", str(fsdd_dir), *SIZES, *options])
+    prepare_fsdd(["--fsdd_dir", str(fsdd_dir), *SIZES, *options])
     return {str(p.relative_to(directory)): p.read_bytes() for p in directory.rglob("*") if p.is_file()}
 
 
@@ -77,8 +78,8 @@ def test_no_set_hears_another_sets_recordings(fsdd_dir, tmp_path, monkeypatch):
 
     recordings = Watched(fsdd.read_recordings(fsdd_dir))
     monkeypatch.setattr(fsdd, "read_recordings", lambda directory: recordings)
-    monkeypatch.setattr(fsdd, "write_data_dir", listen)
-    fsdd.main(["--fsdd_dir", "x", "--num_train", "400", "--num_valid", "90", "--num_test", "90", *SIZES[-2:]])
+    monkeypatch.setattr(write_dir, "write_data_dir", listen)
+    prepare_fsdd(["--fsdd_dir", "x", "--num_train", "400", "--num_valid", "90", "--num_test", "90", *SIZES[-2:]])
     assert {take for _, _, take in heard["train"]} == set(range(5, 45))
     assert {take for _, _, take in heard["valid"]} == set(range(45, 50))
     assert {take for _, _, take in heard["test"]} == set(range(5))
@@ -106,7 +107,7 @@ def test_isolated_recordings_are_left_as_they_are(fsdd_dir, tmp_path, monkeypatc
 def test_bad_options(fsdd_dir, tmp_path, monkeypatch, capsys, options, said):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit) as stopped:
-        fsdd.main(["--fsdd_dir", str(fsdd_dir), *SIZES, *options])
+        prepare_fsdd(["--fsdd_dir", str(fsdd_dir), *SIZES, *options])
     message = capsys.readouterr().err
     assert stopped.value.code == 2 and said in message and message.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
@@ -130,6 +131,6 @@ def test_a_damaged_copy_of_fsdd(tmp_path, fsdd_dir, capsys, break_it, said):
     soundfile.write(broken, np.zeros(480), 8000)
     break_it(broken)
     with pytest.raises(SystemExit):
-        fsdd.main(["--fsdd_dir", str(copy.parent), *SIZES, "--data", str(tmp_path / "data")])
+        prepare_fsdd(["--fsdd_dir", str(copy.parent), *SIZES, "--data", str(tmp_path / "data")])
     message = capsys.readouterr().err
     assert str(broken) in message and said in message and not (tmp_path / "data").exists()

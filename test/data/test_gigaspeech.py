@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from distill.bin.prepare_gigaspeech import main
 from distill.data import gigaspeech
-from distill.data.gigaspeech import main, read_recordings, words_of
+from distill.data.gigaspeech import read_recordings, words_of
 
 
 def recording(aid: str, *segments: tuple[str, list[str]]) -> dict:

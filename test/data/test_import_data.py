@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import soundfile
 
+from distill.bin.import_data import main
 from distill.data.check import check_data_dir
-from distill.data.import_data import main
 
 RATE = 16000
 SPEAKERS = ("ann", "bob", "cyd", "dan")
@@ -151,7 +151,9 @@ def test_relative_paths_are_looked_for_where_the_recipe_was(corpus, capsys):
         path.rename(corpus / "s5/wav" / path.name)
     (train / "wav.scp").write_text((train / "wav.scp").read_text().replace(f"{train}/", "wav/"))
     main(["--train", str(train), "--valid", str(corpus / "dev"), "--test", str(corpus / "test")])
-    assert f"wav.scp:1: wav/ann-1.wav is relative; taken as seen from {corpus}/s5 (8 in all)" in capsys.readouterr().out
+    assert (
+        f"wav.scp:1: wav/ann-1.wav is relative; taken as relative to {corpus}/s5 (8 in all)" in capsys.readouterr().out
+    )
     assert check_data_dir(Path("data/train"))[0] == 8
 
 

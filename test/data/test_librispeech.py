@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from distill.data.librispeech import main
+from distill.bin.prepare_librispeech import main
 
 PARTS = ("train-clean-100", "dev-clean", "dev-other", "test-clean", "test-other")
 

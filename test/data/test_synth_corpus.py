@@ -22,7 +22,7 @@ def make(directory: Path, *options: str) -> dict[str, bytes]:
     """Make the corpus; its files' contents by relative path."""
     directory.mkdir()
     sizes = ("--num_train", "5", "--num_valid", "2", "--num_test", "3")
-    done = python("-m", "distill.data.synth", *sizes, *options, cwd=directory)
+    done = python("-m", "distill.bin.prepare_synth", *sizes, *options, cwd=directory)
     assert done.returncode == 0, done.stderr
     return {str(p.relative_to(directory)): p.read_bytes() for p in directory.rglob("*") if p.is_file()}
 

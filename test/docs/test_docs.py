@@ -33,7 +33,7 @@ STARTS = (
     r"|egs2/TEMPLATE/\S+/setup.sh"
 )
 EXTERNAL = {"arecord", "hf", "sclite", "cp", "export", "pip"}  # programs of others: their options are not checked
-DATA_PREPARATION = {"librispeech", "gigaspeech", "fsdd"}  # recipes whose --local_data_opts are distill.data.NAME's
+DATA_PREPARATION = {"librispeech", "gigaspeech", "fsdd"}  # recipes whose --local_data_opts are prepare_NAME's
 TOKENS = ["<blank>", "<unk>", *"abcdefg", "<space>", "<sos/eos>"]
 
 
@@ -123,7 +123,7 @@ def check_recipe(command: Command, words: list[str]) -> None:
     """Options of ./run.sh, and the options within its options."""
     assert given(words) <= options_of_recipes(), command
     corpus = command.document.parents[1].name
-    data = f"distill.data.{corpus}" if corpus in DATA_PREPARATION else "distill.bin.import_data"
+    data = f"distill.bin.prepare_{corpus}" if corpus in DATA_PREPARATION else "distill.bin.import_data"
     inner = {"--local_data_opts": data, "--decode_options": "distill.bin.decode", "--plan_options": "distill.bin.plan"}
     inner["--pack_options"] = "distill.bin.pack"
     for option, value in zip(words, words[1:], strict=False):
@@ -184,8 +184,8 @@ def check(command: Command) -> None:
 
 def modules() -> list[str]:
     """Every module with options, the one last whose help takes ESPnet."""
-    files = [*ROOT.glob("distill/bin/*.py"), *(ROOT / f"distill/data/{name}.py" for name in DATA_PREPARATION)]
-    names = [".".join(path.relative_to(ROOT).with_suffix("").parts) for path in files if path.stem != "__init__"]
+    files = ROOT.glob("distill/bin/*.py")
+    names = [f"distill.bin.{path.stem}" for path in files if path.stem not in ("__init__", "arguments")]
     return sorted(names, key=lambda name: (name == "distill.bin.train", name))
 
 

@@ -35,7 +35,8 @@ Target = Callable[[bytes, Path], None]
 
 
 def data_dir(data: bytes, folder: Path) -> None:
-    from distill.data.check import Repairs, read_data_dir
+    from distill.data.read_dir import read_data_dir
+    from distill.data.tables import Repairs
 
     for name, content in zip(PARTS, data.split(SEPARATOR), strict=False):
         (folder / name).write_bytes(content)
@@ -46,7 +47,7 @@ def data_dir(data: bytes, folder: Path) -> None:
 def tables(data: bytes, folder: Path) -> None:
     from distill.audio import read_wav_scp
     from distill.data.lexicon import read_lexicon
-    from distill.scoring.score import read_text
+    from distill.scoring.text import read_text
     from distill.targets.store import read_two_columns
 
     (folder / "table").write_bytes(data)
@@ -82,7 +83,7 @@ def openfst(data: bytes, folder: Path) -> None:
 
 def audio(data: bytes, folder: Path) -> None:
     from distill.audio import read_audio
-    from distill.data.check import check_audio
+    from distill.data.check_audio import check_audio
 
     (folder / "a.audio").write_bytes(data)
     refused(read_audio, folder / "a.audio")
@@ -110,7 +111,7 @@ def manifest(data: bytes, folder: Path) -> None:
 
 
 def hypotheses(data: bytes, folder: Path) -> None:
-    from distill.scoring.score import read_hypotheses
+    from distill.scoring.text import read_hypotheses
 
     (folder / "hyp.1.jsonl").write_bytes(data)
     refused(read_hypotheses, folder)

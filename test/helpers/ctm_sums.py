@@ -6,7 +6,7 @@ import re
 import subprocess
 from pathlib import Path
 
-from distill.scoring.score import find_sclite
+from distill.scoring.sclite import find_sclite
 
 
 def ctm_sums(score_dir: Path) -> dict[str, int]:

@@ -11,7 +11,8 @@ import torch
 import yaml
 from tiny_networks import CHANNELS, TEACHER, speech, student, teacher
 
-from distill.scoring import results, score
+from distill.bin import results
+from distill.scoring import score
 
 WORDS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
 LETTERS = ["<blank>", "<unk>", *"abcdefg", "<space>", "<sos/eos>"]

@@ -1,6 +1,7 @@
 """Small graphs and a reference that enumerates every path."""
 
 import itertools
+from collections import defaultdict
 
 import numpy as np
 import torch
@@ -20,6 +21,35 @@ def random_bigram(vocab_size: int, seed: int = 0, absent: float = 0.0) -> Denomi
 def random_text(vocab_size: int, lines: int = 12, seed: int = 0) -> list[list[int]]:
     generator = np.random.default_rng(seed)
     return [generator.integers(1, vocab_size, generator.integers(1, 6)).tolist() for _ in range(lines)]
+
+
+def dense_witten_bell(lines, order, vocab_size):
+    """The estimate of DenominatorGraph.from_text written out: a row for each history, nothing shared."""
+    counts = defaultdict(lambda: defaultdict(int))
+    for line in lines:
+        padded = (-1, *line)
+        for position, token in enumerate((*line, 0)):
+            for length in range(min(order, position + 2)):
+                counts[padded[position + 1 - length : position + 1]][token] += 1
+
+    def row(history):
+        lower = row(history[1:]) if history else np.full(vocab_size, 1 / vocab_size)
+        if history not in counts:
+            return lower
+        seen = np.zeros(vocab_size)
+        for token, count in counts[history].items():
+            seen[token] = count
+        different = np.count_nonzero(seen)
+        return (seen + different * lower) / (seen.sum() + different)
+
+    longer = sorted(h for h in counts if 2 <= len(h) < order)
+    histories = [(-1,), *((token,) for token in range(1, vocab_size)), *longer]
+    return {h: np.log(row(h if order > 1 else ())) for h in histories}
+
+
+def written_out(graph: DenominatorGraph) -> DenominatorGraph:
+    """The same n-gram with an arc for every token after every history and no back-off."""
+    return DenominatorGraph.from_dense(graph.log_p, graph.next_state, graph.last)
 
 
 def collapse(path) -> list[int]:

@@ -38,7 +38,7 @@ def test_back_off_means_what_it_means_in_arpa(tmp_path):
     for tokens in [(), (1,), (2,), (1, 1), (1, 2), (2, 1), (2, 2), (2, 2, 1, 1, 2)]:
         assert log_prob(fst, *tokens) == pytest.approx(log_prob(arpa, *tokens), abs=1e-6)
     assert log_prob(fst, 3) == -math.inf  # <sos/eos>
-    assert fst.native.transitions(torch.device("cpu"), torch.float64).is_bigram  # computed by dense products
+    assert fst.automaton.is_bigram
 
 
 @pytest.mark.parametrize("order", [1, 2, 3])
@@ -97,5 +97,7 @@ def test_refuses_another_token_list(tmp_path):
     text = (tmp_path / "P.fst.txt").read_text()
     with pytest.raises(UserError, match="token list"):
         read(tmp_path, text, list("_abc"))  # token 4 is beyond the list, and so a back-off
+    with pytest.raises(UserError, match="same token list"):
+        read(tmp_path, text, list("_abcde"))  # the back-off arcs are taken for token 5
     with pytest.raises(UserError, match="token 5 .'e'"):
-        read(tmp_path, text, list("_abcde"))
+        read(tmp_path, text.replace(" 5 0 ", " 6 0 "), list("_abcde"))

@@ -20,7 +20,8 @@ from ctm_sums import ctm_sums
 from tiny_recipe import FSDD_DIR, ROOT, make_recipe, run_recipe
 
 from distill.data.fsdd import Recordings, connected, read_recordings
-from distill.scoring.score import count_errors, find_sclite
+from distill.scoring.counts import count_errors
+from distill.scoring.sclite import find_sclite
 
 RATE = 16000
 QUICK = ["--ngpu", "0", "--nj", "1", "--threads", "1", "--latencies", "480"]
@@ -70,9 +71,8 @@ def check_scores(recipe: Path) -> None:
             [line.rpartition("(")[0].lower().split() for line in (folder / f"{side}.trn").read_text().splitlines()]
             for side in ("ref", "hyp")
         ]
-        ours = [count_errors(ref, hyp) for ref, hyp in zip(*texts, strict=True)]
-        for kind in ("words", "sub", "del", "ins"):
-            assert sum(row[kind] for row in ours) == scores[kind], folder
+        totals = map(sum, zip(*count_errors(*texts), strict=True))
+        assert list(totals) == [scores[kind] for kind in ("words", "sub", "del", "ins")], folder
         sums = ctm_sums(folder)
         assert sums == {name: scores[name] for name in sums}, folder
 
@@ -270,7 +270,7 @@ def test_kaldi_directories_in_phones(kaldi: Path, tmp_path: Path) -> None:
     options += ["--allow_pipes", "true"]
     said = run(recipe, *options, "--stop_stage", "5", status=2)
     assert "text:2: " in said and "sorted" in said
-    assert f"wav.scp:2: jackson_train.opus is relative; taken as seen from {kaldi.parent} (3 in all)" in said
+    assert f"wav.scp:2: jackson_train.opus is relative; taken as relative to {kaldi.parent} (3 in all)" in said
     assert re.search(rf"lm_train.txt:\d+: 'nine' is not in {tmp_path}/lexicon.txt \(1 such words in all\); add", said)
     speakers = {
         name: {line.split()[1] for line in (recipe / "data" / name / "utt2spk").read_text().splitlines()}

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from distill.scoring import ablation
+from distill.bin import ablation
 
 CONDITIONS = (
     "default\tfull\tthe recipe's stage 1\nno_teacher\tno_kd\tno teacher\nposterior\tfull\tposterior\n"
@@ -65,7 +65,7 @@ def test_seeds_of_other_machines_join(tmp_path: Path, monkeypatch: pytest.Monkey
     joined.write_text(joined.read_text().replace("2 epochs", "4 epochs"))
     with pytest.raises(SystemExit) as stop:
         machine("c", {3: 1.0}, joined)
-    assert stop.value.code == 2 and "otherwise (4 epochs), not of 2 epochs" in capsys.readouterr().err
+    assert stop.value.code == 2 and "other trainings (4 epochs, not 2 epochs)" in capsys.readouterr().err
 
 
 def test_nothing_to_show_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:

@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from distill.scoring import results
+from distill.bin import results
+from distill.scoring.significance import bootstrap, matched_pairs
 
 
 def make(
@@ -96,22 +97,22 @@ def test_bootstrap_covers_the_estimate_and_narrows():
     rng = np.random.default_rng(1)
     small = np.stack([np.full(50, 4), rng.binomial(4, 0.1, 50)], 1)
     large = np.tile(small, (20, 1))
-    narrow, wide = results.bootstrap(large, None), results.bootstrap(small, None)
+    narrow, wide = (bootstrap([errors], [None])[0] for errors in (large, small))
     wer = 100 * small[:, 1].sum() / small[:, 0].sum()
     for out in (narrow, wide):
-        assert out["wer_low"] < wer < out["wer_high"]
-    assert narrow["wer_high"] - narrow["wer_low"] < 0.5 * (wide["wer_high"] - wide["wer_low"])
+        assert out["low"] < wer < out["high"]
+    assert narrow["high"] - narrow["low"] < 0.5 * (wide["high"] - wide["low"])
 
 
 def test_identical_systems_have_no_loss():
     errors = np.array([[3, 1], [4, 0], [2, 1], [5, 2]])
-    out = results.bootstrap(errors, errors)
+    _, out = bootstrap([errors, errors], [None, 0])
     assert out["relative_loss"] == pytest.approx(0)
 
 
 def test_teacher_without_errors_gives_no_relative_loss():
     teacher, student = np.array([[3, 0], [4, 0]]), np.array([[3, 1], [4, 0]])
-    assert "relative_loss" not in results.bootstrap(student, teacher)
+    assert "relative_loss" not in bootstrap([teacher, student], [None, 0])[1]
 
 
 def test_decoders_are_compared_with_the_teachers_own(tmp_path, capsys):
@@ -136,10 +137,25 @@ def test_matched_pairs():
     rng = np.random.default_rng(0)
     words = np.full(400, 10)
     one, same, worse = (np.stack([words, rng.binomial(10, p, 400)], 1) for p in (0.1, 0.1, 0.15))
-    assert results.matched_pairs(one, one) == 1.0
-    assert results.matched_pairs(one, same) > 0.05
-    assert results.matched_pairs(worse, one) < 1e-4
-    assert results.matched_pairs(worse, one) == pytest.approx(results.matched_pairs(one, worse))
+    assert matched_pairs(one, one) == 1.0
+    assert matched_pairs(one, same) > 0.05
+    assert matched_pairs(worse, one) < 1e-4
+    assert matched_pairs(worse, one) == pytest.approx(matched_pairs(one, worse))
     d = np.array([1, 0, 1, 1, 0, 2, -1, 0])  # by hand: mean 0.5, sd 0.9258, z = 1.5275
     pair = np.stack([np.full(8, 5), d + 2], 1), np.stack([np.full(8, 5), np.full(8, 2)], 1)
-    assert results.matched_pairs(*pair) == pytest.approx(0.12663, abs=1e-4)
+    assert matched_pairs(*pair) == pytest.approx(0.12663, abs=1e-4)
+
+
+def test_blocks_of_bootstrap_samples_continue_each_other(monkeypatch):
+    errors = np.random.default_rng(2).integers(0, 9, (30, 2))
+    whole = bootstrap([errors, errors[::-1]], [None, 0])
+    monkeypatch.setattr("distill.scoring.significance.BLOCK", 1000)
+    assert bootstrap([errors, errors[::-1]], [None, 0]) == whole
+
+
+def test_scores_of_different_utterances_are_not_compared(tmp_path, capsys):
+    make(tmp_path, "teacher", "decode_full", [[5, 2], [5, 2]], None)
+    make(tmp_path, "student_full", "decode_full", [[5, 2], [5, 2], [1, 0]], None)
+    with pytest.raises(SystemExit) as end:
+        results.main(["--expdir", str(tmp_path), "--test_sets", "test", "--recipe", "egs2/x"])
+    assert end.value.code == 2 and "student_full/decode_full/test: scores of 3 utterances" in capsys.readouterr().err

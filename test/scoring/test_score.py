@@ -10,6 +10,9 @@ from ctm_sums import ctm_sums
 from distill.data.gigaspeech import scored_words
 from distill.errors import UserError
 from distill.scoring import score
+from distill.scoring.counts import Counts, align, count_errors
+from distill.scoring.sclite import find_sclite
+from distill.scoring.text import piece_splitter, read_text, split_characters
 
 REFS = {"A-1": "one two three", "a-1": "four five", "b": "six", "c(d)": "seven eight {x} a/b", "é": "nine"}
 HYPS = {"A-1": "one too three", "a-1": "four", "b": "six six", "c(d)": "seven eight {x} a/b", "é": ""}
@@ -32,7 +35,7 @@ def write(tmp_path: Path, hyps: dict[str, str]) -> tuple[Path, Path]:
 
 @pytest.mark.parametrize("with_sclite", [True, False])
 def test_counts(tmp_path, monkeypatch, with_sclite):
-    if with_sclite and score.find_sclite() is None:
+    if with_sclite and find_sclite() is None:
         pytest.skip("sclite is not installed (Debian package sctk)")
     if not with_sclite:
         monkeypatch.setattr(score, "find_sclite", lambda: None)
@@ -62,7 +65,7 @@ def test_duplicate_reference_is_refused(tmp_path):
     path = tmp_path / "text"
     path.write_text("a one\na two\n")
     with pytest.raises(UserError, match=r"text:2: utterance a is there twice"):
-        score.read_text(path)
+        read_text(path)
 
 
 # Letters that fold or do not, what sclite's formats give a meaning, and words that are only nearly equal
@@ -139,11 +142,11 @@ def random_pairs(tmp_path: Path, count: int) -> tuple[Path, Path]:
     return tmp_path / "text", decode_dir
 
 
-@pytest.mark.skipif(score.find_sclite() is None, reason="sclite is not installed (Debian package sctk)")
+@pytest.mark.skipif(find_sclite() is None, reason="sclite is not installed (Debian package sctk)")
 def test_two_thousand_pairs_are_counted_as_by_sclite(tmp_path, monkeypatch):
     ref, decode_dir = random_pairs(tmp_path, 2000)
     by_sclite = score.score(ref, decode_dir)
-    assert_ctm_is_scored_alike(decode_dir, by_sclite["wer"])
+    assert_ctm_agrees(decode_dir, by_sclite["wer"])
     monkeypatch.setattr(score, "find_sclite", lambda: None)
     ours = score.score(ref, decode_dir)
     assert ours.keys() == by_sclite.keys() == {"wer", "cer"}
@@ -153,7 +156,23 @@ def test_two_thousand_pairs_are_counted_as_by_sclite(tmp_path, monkeypatch):
         assert min(out["sub"], out["del"], out["ins"]) > 500
 
 
-def assert_ctm_is_scored_alike(decode_dir: Path, out: dict) -> None:
+def test_counts_of_many_pairs_are_those_of_their_alignments(monkeypatch):
+    rng = random.Random(3)
+    refs, hyps = ([[rng.choice("abc") for _ in range(rng.randint(0, 9))] for _ in range(500)] for _ in range(2))
+
+    def of_alignment(ref: list[str], hyp: list[str]) -> Counts:
+        pairs = align(ref, hyp)
+        substituted = sum(i is not None and j is not None and ref[i] != hyp[j] for i, j in pairs)
+        deleted, inserted = (sum(pair[side] is None for pair in pairs) for side in (1, 0))
+        return Counts(len(ref), substituted, deleted, inserted)
+
+    expected = [of_alignment(ref, hyp) for ref, hyp in zip(refs, hyps, strict=True)]
+    assert count_errors(refs, hyps) == expected
+    monkeypatch.setattr("distill.scoring.counts.BLOCK_CELLS", 100)  # blocks of a few pairs, and of one
+    assert count_errors(refs, hyps) == expected
+
+
+def assert_ctm_agrees(decode_dir: Path, out: dict) -> None:
     sums = ctm_sums(decode_dir / "score_wer")
     assert sums == {name: out[name] for name in sums}
 
@@ -171,7 +190,7 @@ def test_gigaspeechs_own_scoring(text, counted):
     assert scored_words(text) == counted
 
 
-@pytest.mark.skipif(score.find_sclite() is None, reason="sclite is not installed (Debian package sctk)")
+@pytest.mark.skipif(find_sclite() is None, reason="sclite is not installed (Debian package sctk)")
 def test_fillers_and_hyphens_count_only_when_scored_plainly(tmp_path):
     ref = tmp_path / "text"
     ref.write_text("u1 UM WELL-KNOWN\nu2 YES\n")
@@ -185,10 +204,10 @@ def test_fillers_and_hyphens_count_only_when_scored_plainly(tmp_path):
             stream.write(json.dumps(row) + "\n")
     plain = score.score(ref, decode_dir)["wer"]
     assert (plain["scoring"], plain["errors"]) == ("plain", [[2, 3], [1, 1]])
-    assert_ctm_is_scored_alike(decode_dir, plain)
+    assert_ctm_agrees(decode_dir, plain)
     giga = score.score(ref, decode_dir, "gigaspeech")["wer"]
     assert (giga["scoring"], giga["errors"]) == ("gigaspeech", [[2, 0], [1, 1]])
-    assert_ctm_is_scored_alike(decode_dir, giga)
+    assert_ctm_agrees(decode_dir, giga)
     assert (decode_dir / "text").read_text() == "u1 WELL KNOWN UH\nu2 YES-YES\n"  # what was recognised stays
 
 
@@ -201,7 +220,7 @@ def test_characters_and_pieces_are_espnets(tmp_path):
     sentencepiece.SentencePieceTrainer.train(
         input=str(tmp_path / "text"), model_prefix=str(tmp_path / "bpe"), vocab_size=20, minloglevel=2
     )
-    for kind, split in (("char", score.characters), ("bpe", score.pieces(tmp_path / "bpe.model"))):
+    for kind, split in (("char", split_characters), ("bpe", piece_splitter(tmp_path / "bpe.model"))):
         theirs = build_tokenizer(kind, bpemodel=str(tmp_path / "bpe.model"))
         for text in texts:
             assert split(text).split() == theirs.text2tokens(text)

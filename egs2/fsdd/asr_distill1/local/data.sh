@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Makes data/{train,valid,test,test_isolated,test_unseen} from FSDD's recordings; options as of distill.data.fsdd.
+# Makes data/{train,valid,test,test_isolated,test_unseen} from FSDD's recordings; options as of distill.bin.prepare_fsdd.
 set -euo pipefail
 
 options=()
@@ -28,4 +28,4 @@ if [ -z "${fsdd_dir}" ]; then
         fi
     fi
 fi
-python3 -m distill.data.fsdd --fsdd_dir "${fsdd_dir}" "${options[@]}"
+python3 -m distill.bin.prepare_fsdd --fsdd_dir "${fsdd_dir}" "${options[@]}"

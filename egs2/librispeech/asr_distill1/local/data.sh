@@ -1,4 +1,4 @@
 #!/usr/bin/env bash
-# Makes data/{train,valid,dev_clean,dev_other,test_clean,test_other}; options as of distill.data.librispeech.
+# Makes data/{train,valid,dev_clean,dev_other,test_clean,test_other}; options as of distill.bin.prepare_librispeech.
 set -euo pipefail
-python3 -m distill.data.librispeech "$@"
+python3 -m distill.bin.prepare_librispeech "$@"

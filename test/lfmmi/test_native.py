@@ -4,8 +4,7 @@ import pytest
 import torch
 from small_graphs import enumerate_paths, random_bigram, random_text
 
-from distill.lfmmi import DenominatorGraph
-from distill.lfmmi import forward_backward as fb
+from distill.lfmmi import DenominatorGraph, topology
 
 MINUS_INFINITY = float("-inf")
 
@@ -23,8 +22,7 @@ def score_and_occupancies(graph, x, lengths):
 
 
 def log_domain(graph, x, lengths):
-    transitions = graph.native.transitions(x.device, torch.float64)
-    return fb._log_domain(transitions, x, torch.as_tensor(lengths), True)
+    return graph.native.log_domain(x.device)(x, torch.as_tensor(lengths), True)
 
 
 GRAPHS = {
@@ -122,7 +120,7 @@ def test_any_range_of_emissions_and_of_the_n_gram(spread, order):
         graph = DenominatorGraph.from_bigram(log_p, check=False)
     else:
         graph = DenominatorGraph.from_text(random_text(5), order=3, vocab_size=5)
-        graph = DenominatorGraph(graph.log_p * spread / 10, graph.next_state, graph.last)
+        graph = DenominatorGraph.from_dense(graph.log_p * spread / 10, graph.next_state, graph.last)
     for seed in range(5):
         x = -spread * torch.rand(2, 12, 5, dtype=torch.double, generator=torch.Generator().manual_seed(seed)) ** 3
         scores, occupancies = score_and_occupancies(graph, x, [12, 7])
@@ -213,9 +211,9 @@ def test_both_recursions_at_once_change_nothing(monkeypatch):
     torch.set_num_threads(2)
     try:
         results = []
-        for states in (vocab + 1, vocab):
-            monkeypatch.setattr(fb, "SIDE_BY_SIDE_STATES", states)
-            results.append(graph.denominator("native", x.device)(x, lengths))
+        for numbers in (3 * vocab + 1, 3 * vocab):
+            monkeypatch.setattr(topology, "SIDE_BY_SIDE", numbers)
+            results.append(graph.native(x, lengths))
             assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)

@@ -1,23 +1,23 @@
-"""Write Kaldi data directories: of audio made in memory, or of tables read elsewhere."""
+"""Write Kaldi data directories, from audio in memory or from tables."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import soundfile
 
-from distill.data.check import DataDir
+from distill.audio import SAMPLE_RATE
+from distill.data.read_dir import DataDir
 from distill.files import atomic_write
 
-SAMPLE_RATE = 16000
 FILES = ("wav.scp", "text", "utt2spk", "spk2utt", "segments")
 
 
 class Utterance(NamedTuple):
-    """An utterance: its id begins with its speaker's, as Kaldi's sorting wants; audio (N,) in [-1, 1] at 16 kHz."""
+    """An utterance: (N,) samples in [-1, 1] at 16 kHz; ``key`` is its id and begins with its speaker's, for sorting."""
 
     key: str
     speaker: str
@@ -26,10 +26,10 @@ class Utterance(NamedTuple):
 
 
 def write_data_dir(directory: Path, wav_dir: Path, utterances: Iterable[Utterance]) -> int:
-    """Write 16-bit wav files to ``wav_dir``, and wav.scp, text, utt2spk and spk2utt to ``directory``; their number.
+    """Write 16-bit wav files to ``wav_dir`` and their tables to ``directory``, and return the number of utterances.
 
-    The data directory's files appear only when all audio is written; those of an earlier run, whose audio this one
-    overwrites, go first.
+    The tables appear only when all audio is written; those of an earlier run, whose audio is overwritten, are removed
+    first.
     """
     for name in FILES:
         (directory / name).unlink(missing_ok=True)
@@ -53,11 +53,11 @@ def write_data_dir(directory: Path, wav_dir: Path, utterances: Iterable[Utteranc
 
 
 def write_tables(directory: Path, tables: dict[str, dict[str, str]]) -> None:
-    """Write tables such as wav.scp and utt2spk, sorted as Kaldi wants it, and spk2utt; others of ours there go."""
-    spoken: dict[str, list[str]] = {}
+    """Write tables such as wav.scp and utt2spk, sorted, and spk2utt; remove those of :data:`FILES` not given."""
+    utterances: dict[str, list[str]] = {}
     for key, speaker in sorted(tables["utt2spk"].items(), key=lambda item: item[0].encode()):
-        spoken.setdefault(speaker, []).append(key)
-    tables = {**tables, "spk2utt": {speaker: " ".join(keys) for speaker, keys in spoken.items()}}
+        utterances.setdefault(speaker, []).append(key)
+    tables = {**tables, "spk2utt": {speaker: " ".join(keys) for speaker, keys in utterances.items()}}
     for name in FILES:
         if name not in tables:
             (directory / name).unlink(missing_ok=True)
@@ -68,7 +68,7 @@ def write_tables(directory: Path, tables: dict[str, dict[str, str]]) -> None:
 
 
 def write_data_tables(directory: Path, data: DataDir, utterances: set[str]) -> None:
-    """Write the tables of those utterances of ``data``; audio stays where it is."""
+    """Write the tables of some utterances of a data directory; the audio stays where it is."""
     speakers = {key: speaker for key, (_, speaker) in data.speakers.items() if key in utterances}
     tables = {"utt2spk": speakers}
     if data.text is not None:
@@ -81,3 +81,10 @@ def write_data_tables(directory: Path, data: DataDir, utterances: set[str]) -> N
         used = set(speakers)
     tables["wav.scp"] = {key: entry for key, (_, entry) in data.recordings.items() if key in used}
     write_tables(directory, tables)
+
+
+def write_sets(data: Path, wav: Path, sets: Mapping[str, Iterable[Utterance]]) -> None:
+    """Write DATA/NAME and its audio in WAV/NAME for each set, and print its number of utterances."""
+    for name, utterances in sets.items():
+        count = write_data_dir(data / name, wav / name, utterances)
+        print(f"{data / name}: {count} utterances")

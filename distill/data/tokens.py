@@ -1,0 +1,71 @@
+"""Texts in tokens: check that a token list covers them, and turn them into token ids."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from distill.data.tables import Table
+from distill.errors import UserError
+
+
+def check_tokens(path: Path, text: Table, token_list: Path, token_type: str) -> None:
+    """Refuse texts with a word or character that is not in the token list.
+
+    Args:
+        path: the text file, for the message.
+        text: its content.
+        token_list: file with a token per line.
+        token_type: word or char; with bpe any word can be spelt, and nothing is checked.
+    """
+    tokens = set(token_list.read_text(encoding="utf-8").split("\n"))
+    for number, line in text.values():
+        for token in line.split() if token_type == "word" else line.replace(" ", ""):
+            if token_type != "bpe" and token not in tokens:
+                raise UserError(
+                    f"{path}:{number}: {token!r} is not in {token_list}; add it to the training text and make the list "
+                    "again (stage 5), or remove the utterance"
+                )
+
+
+def read_token_ids(text: Path, token_list: list[str], token_type: str, bpemodel: str | None) -> list[list[int]]:
+    """Read the token ids of every line of a Kaldi ``text`` file, tokenised as in training.
+
+    Args:
+        text: the file; the first field of a line is the utterance id.
+        token_list: the tokens by id.
+        token_type: char, bpe, word, or phn (phones separated by spaces).
+        bpemodel: sentencepiece model, for bpe.
+
+    Raises:
+        UserError: the file is empty, a line has no text, or a token is not in the list, which has no <unk>.
+    """
+    # Not through ESPnet's build_tokenizer: it loads transformers for token types that are not among these.
+    from espnet2.text.char_tokenizer import CharTokenizer
+    from espnet2.text.sentencepiece_tokenizer import SentencepiecesTokenizer
+    from espnet2.text.word_tokenizer import WordTokenizer
+
+    tokenizer: CharTokenizer | SentencepiecesTokenizer | WordTokenizer
+    if token_type == "bpe":
+        if bpemodel is None:
+            raise UserError("--bpemodel: not given; token_type bpe needs it")
+        tokenizer = SentencepiecesTokenizer(bpemodel)
+    else:  # phones are separated by spaces, as words are
+        tokenizer = CharTokenizer() if token_type == "char" else WordTokenizer()
+    id_of = {token: index for index, token in enumerate(token_list)}
+    unknown = id_of.get("<unk>")
+    lines = []
+    with open(text, encoding="utf-8") as stream:
+        for number, line in enumerate(stream, 1):
+            fields = line.rstrip("\n").split(maxsplit=1)
+            if len(fields) < 2:
+                raise UserError(f"{text}:{number}: no text after the utterance id; remove the line")
+            ids = []
+            for token in tokenizer.text2tokens(fields[1]):
+                index = id_of.get(token, unknown)
+                if index is None:
+                    raise UserError(f"{text}:{number}: {token!r} is not in the token list; make it again (stage 5)")
+                ids.append(index)
+            lines.append(ids)
+    if not lines:
+        raise UserError(f"{text}: empty; the denominator graph needs the training text")
+    return lines

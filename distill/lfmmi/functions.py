@@ -1,0 +1,126 @@
+"""Functions whose gradients are occupancies: score of all paths, score of given tokens, divergence."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+MINUS_INFINITY = float("-inf")
+# (log_probs, lengths, gradient) -> scores, occupancies
+Denominator = Callable[..., tuple[Tensor, Tensor]]
+
+
+class Score(torch.autograd.Function):
+    """(B,) scores whose gradient with respect to the log-probabilities is the occupancies."""
+
+    @staticmethod
+    def forward(ctx: Any, log_probs: Tensor, lengths: Tensor, denominator: Denominator) -> Tensor:
+        scores, occupancies = denominator(log_probs, lengths, ctx.needs_input_grad[0])
+        _keep(ctx, occupancies, log_probs)
+        return scores
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        return _gradient(ctx, grads[0]), None, None
+
+
+class CTCScore(torch.autograd.Function):
+    """(B, N) log of the sum over all alignments of given tokens, -inf where there is none; gradient: its occupancies.
+
+    ``log_probs`` (B, T, V) need not be normalised; ``tokens`` (B, N, U) with ``token_lengths`` (B, N) are N sequences
+    for each utterance. An alignment emits blank and the tokens of its sequence only, so torch's ctc_loss is given these
+    U + 1 columns, a repeated token under one number, and each frame divided by its largest emission among them, which
+    changes no occupancy. What it calls the gradient is exp(log_probs) - occupancy, as it takes its input for the output
+    of a softmax.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, log_probs: Tensor, lengths: Tensor, tokens: Tensor, token_lengths: Tensor) -> Tensor:
+        batch, frames, _ = log_probs.shape
+        count, device = tokens.shape[1], log_probs.device
+        n = lengths.to(device).repeat_interleave(count)
+        u = token_lengths.to(device).flatten()
+        tokens = tokens.to(device).flatten(0, 1)  # (B N, U)
+        if tokens.shape[1] == 0:
+            tokens = tokens.new_zeros(len(tokens), 1)
+        within = torch.arange(tokens.shape[1], device=device) < u[:, None]
+        tokens = tokens.masked_fill(~within, 0)
+        repeats = ((tokens[:, 1:] == tokens[:, :-1]) & within[:, 1:]).sum(1)
+        fits = (n >= u + repeats) & (n > 0)
+        columns = torch.cat([tokens.new_zeros(len(tokens), 1), tokens], 1)  # (B N, U + 1) of log_probs
+        wide = columns.unflatten(0, (batch, count))[:, :, None].expand(-1, -1, frames, -1)
+        x = log_probs.detach()[:, None].expand(-1, count, -1, -1).gather(3, wide).flatten(0, 1)  # (B N, T, U + 1)
+        inside = torch.arange(frames, device=device) < n[:, None]  # (B N, T)
+        x = torch.where(inside[:, :, None], x.double(), 0.0)
+        top = x.amax(2, keepdim=True)
+        top = top.masked_fill(top == MINUS_INFINITY, 0.0)
+        x = (x - top).transpose(0, 1).requires_grad_(ctx.needs_input_grad[0])
+        # The first place of each token among the columns is its number
+        same = columns[:, 1:, None] == columns[:, None, :]
+        labels = same.int().argmax(2)  # (B N, U)
+        # ctc_loss is given a blank's worth of what does not fit, which is taken out again below
+        with torch.enable_grad(), torch.autocast(device.type, enabled=False):
+            losses = torch.nn.functional.ctc_loss(x, labels, n, u.masked_fill(~fits, 0), reduction="none")
+            gradient = torch.autograd.grad(losses.sum(), x)[0] if x.requires_grad else None
+        losses = losses.detach()
+        scores = top.sum((1, 2)) - losses
+        scores = scores.masked_fill(~fits | (losses == float("inf")), MINUS_INFINITY)
+        scores = scores.masked_fill((n == 0) & (u == 0), 0.0)
+        if gradient is not None:
+            emission = x.detach().exp()
+            possible = fits & (losses < float("inf"))
+            # Chosen, not multiplied: where there is no emission or no alignment the gradient is not a number.
+            keep = (inside & possible[:, None]).t()[:, :, None] & (emission > 0)
+            occupied = torch.where(keep, emission - gradient, 0.0).clamp_(min=0).transpose(0, 1)
+            ctx.save_for_backward(occupied.to(torch.promote_types(log_probs.dtype, torch.float32)), columns)
+            ctx.shape, ctx.dtype = log_probs.shape, log_probs.dtype
+        return scores.unflatten(0, (batch, count))
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:
+        occupied, columns = ctx.saved_tensors
+        batch, frames, _ = ctx.shape
+        weighted = occupied * grads[0].flatten().to(occupied.dtype)[:, None, None]  # (B N, T, U + 1)
+        weighted = weighted.unflatten(0, (batch, -1)).transpose(1, 2).flatten(2)  # (B, T, N (U + 1))
+        place = columns.unflatten(0, (batch, -1)).flatten(1)[:, None].expand(-1, frames, -1)
+        return weighted.new_zeros(ctx.shape).scatter_add_(2, place, weighted).to(ctx.dtype), None, None, None
+
+
+class Divergence(torch.autograd.Function):
+    """(B,) Kullback-Leibler divergence of the student's distribution over paths from the teacher's, both (B, T, V).
+
+    ``(Z_S - sum gamma_T x_S) - (Z_T - sum gamma_T x_T)``, gamma_T the teacher's occupancies; its gradient with respect
+    to the student is occupancy_S - gamma_T. Infinite where either has no path.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, student: Tensor, teacher: Tensor, lengths: Tensor, denominator: Denominator) -> Tensor:
+        wide = torch.promote_types(student.dtype, teacher.dtype)
+        both = torch.cat([student.detach().to(wide), teacher.detach().to(wide)])  # one pass over frames for the two
+        scores, occupancies = denominator(both, lengths.repeat(2))
+        (score_s, score_t), (occupancy, gamma) = scores.chunk(2), occupancies.chunk(2)
+        # in double: half precision inputs lie far apart, and the sum runs over many frames
+        difference = both[: len(student)].double() - both[len(student) :].double()
+        difference = torch.where(gamma > 0, difference * gamma, difference.new_zeros(()))
+        _keep(ctx, occupancy - gamma, student)
+        divergence = score_s - score_t - difference.sum((1, 2))
+        nowhere = (score_s == MINUS_INFINITY) | (score_t == MINUS_INFINITY)
+        return divergence.masked_fill(nowhere, float("inf"))
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:
+        return _gradient(ctx, grads[0]), None, None, None
+
+
+def _keep(ctx: Any, occupancies: Tensor, log_probs: Tensor) -> None:
+    """Save what the gradient is, never wider than float32 unless the input is."""
+    ctx.dtype = log_probs.dtype
+    ctx.save_for_backward(occupancies.to(torch.promote_types(log_probs.dtype, torch.float32)))
+
+
+def _gradient(ctx: Any, grad: Tensor) -> Tensor:
+    (occupancies,) = ctx.saved_tensors
+    return (occupancies * grad.to(occupancies.dtype)[:, None, None]).to(ctx.dtype)

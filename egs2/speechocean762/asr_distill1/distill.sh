@@ -1,0 +1,1 @@
+../../TEMPLATE/asr_distill1/distill.sh
