@@ -33,7 +33,13 @@ STARTS = (
     r"|egs2/TEMPLATE/\S+/setup.sh"
 )
 EXTERNAL = {"arecord", "hf", "sclite", "cp", "export", "pip"}  # programs of others: their options are not checked
-DATA_PREPARATION = {"librispeech", "gigaspeech", "fsdd"}  # recipes whose --local_data_opts are prepare_NAME's
+DATA_PREPARATION = {
+    "librispeech",
+    "mini_librispeech",
+    "speechocean762",
+    "gigaspeech",
+    "fsdd",
+}  # recipes whose --local_data_opts are prepare_NAME's
 TOKENS = ["<blank>", "<unk>", *"abcdefg", "<space>", "<sos/eos>"]
 
 

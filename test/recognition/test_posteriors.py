@@ -54,7 +54,7 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     }
     loud = teacher()
     with torch.no_grad():
-        loud.output.weight.mul_(8)
+        loud.output.weight.mul_(30)
     for name, network in (("student", student()), ("teacher", loud)):
         (root / name).mkdir()
         config = {"token_list": TOKENS, "token_type": "char", "network": name, **confs[name]}
