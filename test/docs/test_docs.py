@@ -110,9 +110,10 @@ def options_of(module: str) -> frozenset[str]:
 
 @functools.cache
 def options_of_recipes() -> frozenset[str]:
-    """Long options that ./run.sh --help lists, and those that egs2/kaldi_dir adds."""
+    """Long options that ./run.sh --help lists, and those of single recipes' run.sh."""
     done = subprocess.run([ROOT / "egs2/TEMPLATE/asr_distill1/distill.sh", "--help"], capture_output=True, text=True)
-    return frozenset(re.findall(r"--\w+", done.stdout)) | {"--source_train", "--source_valid", "--source_test"}
+    recipes = "".join(path.read_text(encoding="utf-8") for path in ROOT.glob("egs2/*/asr_distill1/run.sh"))
+    return frozenset(re.findall(r"--\w+", done.stdout + recipes))
 
 
 @functools.cache
