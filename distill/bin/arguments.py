@@ -15,7 +15,7 @@ def new_parser(description: str | None) -> argparse.ArgumentParser:
 
 
 def true_or_false(value: str) -> bool:
-    """Type of an option: ``true`` or ``false``, as a recipe's options are written."""
+    """Parse ``true`` or ``false``, as a recipe's options are written."""
     if value not in ("true", "false"):
         raise argparse.ArgumentTypeError(f"{value!r} is neither true nor false")
     return value == "true"
