@@ -17,6 +17,7 @@ setup(
     license_files=["LICENSE"],
     packages=find_packages(include=["distill", "distill.*"]),
     package_data={"distill.report": ["*.html", "*.css"], "distill.serve": ["page/*"]},
+    entry_points={"console_scripts": ["distill = distill.bin.main:main"]},
     python_requires=">=3.11",
     install_requires=[
         "numpy",
@@ -30,7 +31,7 @@ setup(
         "train": [
             "espnet[train,asr]==202611",
             "editdistance",  # word errors while weights are tuned
-            "kaldiio",  # stored teacher targets
+            "omniio",  # Kaldi archives: stored teacher targets
             "sentencepiece",
             "resampy",  # with which ESPnet resamples a corpus (--resample true)
             "soxr",  # resampling of the corpora made here
@@ -38,6 +39,7 @@ setup(
         ],
         "report": ["jinja2", "matplotlib"],  # the page of an experiment; ticks of its plots
         "serve": ["aiohttp"],  # websocket server, page and client
+        "kaldiio": ["kaldiio"],  # reads and writes Kaldi archives in omniio's place where it is installed
         "demo": ["espeakng-loader==0.2.4"],
         "deploy": ["onnx", "onnxruntime", "sherpa_onnx"],  # export, the recogniser without torch, the phone's runtime
         "decode": ["kaldi_decoder", "kaldifst", "kaldilm"],  # WFST and n-gram language models

@@ -5,16 +5,16 @@ python -m distill.bin.kaldi_text exp/student_stream/decode_480ms/test       writ
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
+from distill.bin.arguments import new_parser
 from distill.errors import cli
 from distill.recognition.kaldi_text import write_kaldi_text
 
 
 @cli
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = new_parser(__doc__)
     parser.add_argument("decode_dirs", type=Path, nargs="+", help="directories with hyp.*.jsonl")
     args = parser.parse_args(argv)
     for directory in args.decode_dirs:

@@ -3,23 +3,22 @@
     python -m distill.bin.make_decoding_graph --model exp/student_stream --lm exp/lm/words.arpa --lm_weight 0.5 \\
         --output exp/student_stream/graph
 
-Costs are negated natural logarithms, so that acoustic scores go in with scale 1.
+Costs are negative natural logarithms, so decode with acoustic scale 1.
 """
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
-from distill.bin.arguments import add_decoding, decode_conf
+from distill.bin.arguments import add_decoding, decode_conf, new_parser
 from distill.errors import cli
 from distill.recognition.decoding_graph import write_decoding_graph
 
 
 @cli
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", type=Path, required=True, help="training's directory, or packed model")
+    parser = new_parser(__doc__)
+    parser.add_argument("--model", type=Path, required=True, help="a training's directory, or packed model")
     parser.add_argument("--output", type=Path, required=True, help="directory of the graph")
     add_decoding(parser)
     args = parser.parse_args(argv)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from distill.data.kaldi_dir import write_tables
 from distill.data.librispeech import read_part
 from distill.data.speaker_split import read_split, split_speakers
+from distill.data.write_dir import write_tables
 from distill.errors import UserError
 
 TRAIN_PART, TEST_PART = "train-clean-5", "dev-clean-2"
@@ -34,9 +34,7 @@ def prepare(root: Path, data: Path, speaker_lists: Path | None = None) -> dict[s
         root = root / "LibriSpeech"
     parts = sorted(path.name for path in root.glob("*") if any(path.glob("*/*/*.trans.txt")))
     if not parts:
-        raise UserError(
-            f"{root}: holds no PART/SPEAKER/CHAPTER/*.trans.txt; give another --corpus"
-        )
+        raise UserError(f"{root}: holds no PART/SPEAKER/CHAPTER/*.trans.txt; give another --corpus")
     if speaker_lists is None and not {TRAIN_PART, TEST_PART} <= set(parts):
         raise UserError(
             f"{root}: has {', '.join(parts)}, but Mini LibriSpeech is {TRAIN_PART} and {TEST_PART}; divide other parts "

@@ -48,9 +48,7 @@ def split_speakers(speakers: Collection[str], sets: dict[str, str], path: Path) 
     """
     for speaker in sorted(sets.keys() - {ALL_OTHERS}):
         if speaker not in speakers:
-            raise UserError(
-                f"{path}: speaker {speaker} is not in the corpus; unpack its part or remove the line"
-            )
+            raise UserError(f"{path}: speaker {speaker} is not in the corpus; unpack its part or remove the line")
     divided: dict[str, set[str]] = {name: set() for name in sets.values()}
     for speaker in sorted(speakers):
         name = sets.get(speaker, sets.get(ALL_OTHERS))

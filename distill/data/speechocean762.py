@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from distill.data.check import Repairs, read_table
-from distill.data.kaldi_dir import write_tables
+from distill.data.tables import Repairs, read_table
+from distill.data.write_dir import write_tables
 from distill.errors import UserError
 
 # The corpus has no set to choose settings on; the last speakers of its training set, by id, are held out for that.

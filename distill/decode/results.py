@@ -102,7 +102,7 @@ class StreamDecoder:
         self.samples += samples
 
     def accept(self, scores: Tensor | np.ndarray, chunk_frames: int) -> list[Result]:
-        """Decode the (t, V) logits or log-probabilities of whole chunks.
+        """Decode the (t, V) logits or log-probabilities of whole chunks, each of ``chunk_frames`` of them.
 
         Returns:
             a final result for each utterance that ends, then the partial result; nothing if t is 0.

@@ -83,10 +83,10 @@ class OnnxModel:
         except Exception as error:  # whatever onnxruntime raises
             raise UserError(f"{path}: not an exported model ({type(error).__name__}); export it again") from None
         self.token_type = metadata["token_type"]
-        self.logits_per_frame = int(metadata.get("logits_per_frame", 1))  # absent in older exports
         self.chunk, self.lookahead = int(metadata["chunk"]), int(metadata["lookahead"])
         self.samples, self.hop, self.window = (int(metadata[name]) for name in ("samples", "hop", "window"))
         self.tail, self.priming, self.leading = (int(metadata[name]) for name in ("tail", "priming", "leading"))
+        self.logits_per_frame = int(metadata.get("logits_per_frame", 1))  # missing in older exports
         self.frame_ms, self.chunk_ms = int(metadata["frame_ms"]), int(metadata["chunk_ms"])
 
     def first_state(self) -> StepState:
@@ -230,8 +230,8 @@ class OnnxRecognizer:
         if not np.isfinite(piece).all():
             raise UserError("audio: holds samples that are not finite numbers; check where it comes from")
         self._decoder.receive(len(piece))
-        chunk_frames = self.model.chunk * self.model.logits_per_frame
-        return self._decoder.accept(self._stream.accept(piece.astype(np.float32)), chunk_frames)
+        log_probs = self._stream.accept(piece.astype(np.float32))
+        return self._decoder.accept(log_probs, self.model.chunk * self.model.logits_per_frame)
 
     def finish(self) -> Result:
         """End the stream and return its last final result. :meth:`reset` begins a new stream."""

@@ -58,15 +58,15 @@ class RankOne(_Shared):
             np.append(source, extra), np.append(token, dense), np.append(excess, unigram), size, device, dtype
         )
 
-    def arrive(self, token: Tensor, blank: Tensor) -> Tensor:
-        product = torch.mm(self._to, token + blank)
+    def arrive(self, token: Tensor, blank: Tensor, all_: Tensor) -> Tensor:
+        product = torch.mm(self._to, all_)
         arrivals = product[:-1]
         return arrivals.addcmul_(self._unigram, product[-1]).addcmul_(token, self._goes_on)
 
-    def depart(self, emitted: Tensor, stay: Tensor) -> tuple[Tensor, Tensor]:
+    def depart(self, emitted: Tensor, stay: Tensor, token: Tensor, blank: Tensor) -> None:
         product = torch.mm(self._from, emitted)
-        blank = product[:-1].addcmul_(self._weight, product[-1]).add_(stay)
-        return torch.addcmul(blank, emitted, self._goes_on), blank
+        torch.addcmul(stay.add_(product[:-1]), self._weight, product[-1], out=blank)
+        torch.addcmul(blank, emitted, self._goes_on, out=token)
 
 
 def rank_one(automaton: Automaton) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -109,21 +109,20 @@ class Factored(_Shared):
         self._blank, self._all, self._pool, self._group = (slice(*pair) for pair in zip(ends, ends[1:], strict=False))
         self._has_groups = factors.groups.size[0] > 0
 
-    def arrive(self, token: Tensor, blank: Tensor) -> Tensor:
-        all_ = token + blank
+    def arrive(self, token: Tensor, blank: Tensor, all_: Tensor) -> Tensor:
         parts = [blank, all_, torch.mm(self._pools, all_)]
         if self._has_groups:
             parts.append(torch.mm(self._groups, parts[-1]))
         return torch.mm(self._arrivals, torch.cat(parts)).add_(token)
 
-    def depart(self, emitted: Tensor, stay: Tensor) -> tuple[Tensor, Tensor]:
+    def depart(self, emitted: Tensor, stay: Tensor, token: Tensor, blank: Tensor) -> None:
         through = torch.mm(self._arrivals_t, emitted)
         pools = through[self._pool]
         if self._has_groups:
             pools.add_(torch.mm(self._groups_t, through[self._group]))
-        token = through[self._all].add_(torch.mm(self._pools_t, pools)).add_(stay)
-        blank = token + through[self._blank]
-        return token.add_(emitted), blank
+        torch.add(through[self._all].add_(stay), torch.mm(self._pools_t, pools), out=token)
+        torch.add(token, through[self._blank], out=blank)
+        token.add_(emitted)
 
 
 def csr(

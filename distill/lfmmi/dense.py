@@ -30,9 +30,9 @@ class Dense:
         self.log_final_scale = float(final.max())
         self.final = (final - self.log_final_scale).exp().to(device, dtype)
 
-    def arrive(self, token: Tensor, blank: Tensor) -> Tensor:
-        return torch.mm(self._to, token + blank).addcmul_(token, self._goes_on)
+    def arrive(self, token: Tensor, blank: Tensor, all_: Tensor) -> Tensor:
+        return torch.mm(self._to, all_).addcmul_(token, self._goes_on)
 
-    def depart(self, emitted: Tensor, stay: Tensor) -> tuple[Tensor, Tensor]:
-        blank = stay.addmm_(self._from, emitted)
-        return torch.addcmul(blank, emitted, self._goes_on), blank
+    def depart(self, emitted: Tensor, stay: Tensor, token: Tensor, blank: Tensor) -> None:
+        torch.addmm(stay, self._from, emitted, out=blank)
+        torch.addcmul(blank, emitted, self._goes_on, out=token)

@@ -50,12 +50,12 @@ class Transitions(Protocol):
     final: Tensor
     log_final_scale: float
 
-    def arrive(self, token: Tensor, blank: Tensor) -> Tensor:
-        """``arrivals`` (S, B) of token and blank sums (S, B), as a tensor that may be overwritten."""
+    def arrive(self, token: Tensor, blank: Tensor, all_: Tensor) -> Tensor:
+        """``arrivals`` (S, B) of token and blank sums and of both together, each (S, B)."""
         ...
 
-    def depart(self, emitted: Tensor, stay: Tensor) -> tuple[Tensor, Tensor]:
-        """What follows token and blank states, both (S, B) and free to be overwritten.
+    def depart(self, emitted: Tensor, stay: Tensor, token: Tensor, blank: Tensor) -> None:
+        """What follows token and blank states, written into ``token`` and ``blank``.
 
         Args:
             emitted: (S, B) what follows each token state of the next frame, times its emission.
@@ -140,22 +140,28 @@ def forward(
     tokens, blanks = token.new_empty(shape), token.new_empty(shape)
     # Lists of views: slicing a tensor costs as much as an operation on a frame.
     x_at, blank_at, token_out, blank_out = x.token.unbind(0), x.blank.unbind(0), tokens.unbind(0), blanks.unbind(0)
-    index, frames = transitions.last, len(x.token)
+    index = transitions.last
     scales = []
     for t in range(first, last):
-        emitted = x_at[t] if index is None else x_at[t].index_select(0, index)
-        arrivals = transitions.arrive(token, blank)
+        emission, blank_emission = x_at[t], blank_at[t]
         all_ = torch.add(token, blank)
-        if keep:
-            token = torch.mul(arrivals, emitted, out=token_out[t - first])
-            blank = torch.mul(all_, blank_at[t], out=blank_out[t - first])
-        else:
-            token, blank = arrivals.mul_(emitted), all_.mul_(blank_at[t])
-        if t % every == every - 1 or t == frames - 1:
-            scale = torch.add(token, blank).sum(0, keepdim=True).clamp_(min=tiny)
-            token.div_(scale)
-            blank.div_(scale)
+        if t % every == every - 1:  # rather than the sums, what they are multiplied by is divided
+            scale = all_.sum(0, keepdim=True).clamp_(min=tiny)
+            emission, blank_emission = emission / scale, blank_emission / scale
             scales.append(scale)
+        if index is not None:
+            emission = emission.index_select(0, index)
+        arrivals = transitions.arrive(token, blank, all_)
+        if keep:
+            token = torch.mul(arrivals, emission, out=token_out[t - first])
+            blank = torch.mul(all_, blank_emission, out=blank_out[t - first])
+        else:
+            token, blank = arrivals.mul_(emission), all_.mul_(blank_emission)
+    if last == len(x.token):
+        scale = torch.add(token, blank).sum(0, keepdim=True).clamp_(min=tiny)
+        token.div_(scale)
+        blank.div_(scale)
+        scales.append(scale)
     return Sums(tokens, blanks, _stacked(scales, token)), (token, blank)
 
 
@@ -173,18 +179,21 @@ def backward(
     x_at, blank_at, token_out, blank_out = x.token.unbind(0), x.blank.unbind(0), tokens.unbind(0), blanks.unbind(0)
     index = transitions.last
     scales = []
-    for t in range(last - 1, first - 1, -1):
-        token_out[t - first].copy_(token)
-        blank_out[t - first].copy_(blank)
-        if t == 0:
-            break
-        emitted = token * (x_at[t] if index is None else x_at[t].index_select(0, index))
-        token, blank = transitions.depart(emitted, blank * blank_at[t])
-        if t % every == 1:
+    token, blank = token_out[-1].copy_(token), blank_out[-1].copy_(blank)
+    before = torch.empty_like(token), torch.empty_like(token)  # of the frame before the first
+    for t in range(last - 1, max(first - 1, 0), -1):
+        emission, blank_emission = x_at[t], blank_at[t]
+        if t % every == every - 1:
             scale = torch.maximum(token.amax(0, keepdim=True), blank.amax(0, keepdim=True)).clamp_(min=tiny)
-            token.div_(scale)
-            blank.div_(scale)
+            emission, blank_emission = emission / scale, blank_emission / scale
             scales.append(scale)
+        if index is not None:
+            emission = emission.index_select(0, index)
+        emitted, stay = token * emission, blank * blank_emission
+        token, blank = (token_out[t - 1 - first], blank_out[t - 1 - first]) if t > first else before
+        transitions.depart(emitted, stay, token, blank)
+    if first == 0:
+        scales.append(torch.maximum(token.amax(0, keepdim=True), blank.amax(0, keepdim=True)).clamp_(min=tiny))
     return Sums(tokens, blanks, _stacked(scales, token)), (token, blank)
 
 
@@ -202,20 +211,23 @@ def occupancies(transitions: Transitions, alpha: Sums, beta: Sums, vocab_size: i
     return token.div_(token.sum(1, keepdim=True).clamp_(min=torch.finfo(token.dtype).tiny))
 
 
-def side_by_side(first: Callable[[], Any], second: Callable[[], Any]) -> tuple[Any, Any]:
-    """Both results, computed at the same time with half of torch's threads each.
+def both(first: Callable[[], Any], second: Callable[[], Any], at_once: bool) -> tuple[Any, Any]:
+    """Both results: at the same time with half of torch's threads each, or one after the other with one thread.
 
-    A product with a few columns gains little from a second thread; two recursions over frames gain all of it.
+    A product with a few columns gains little from a second thread, and loses much where the cores are busy; two
+    recursions over frames at the same time gain all of it.
     """
     threads = torch.get_num_threads()
 
     def limited(work: Callable[[], Any]) -> Any:
-        torch.set_num_threads(threads // 2)  # of the calling thread
+        torch.set_num_threads(max(1, threads // 2) if at_once else 1)  # of the calling thread
         return work()
 
-    with ThreadPoolExecutor(1) as pool:
-        try:
+    try:
+        if not at_once:
+            return limited(first), limited(second)
+        with ThreadPoolExecutor(1) as pool:
             other = pool.submit(limited, second)
             return limited(first), other.result()
-        finally:
-            torch.set_num_threads(threads)
+    finally:
+        torch.set_num_threads(threads)

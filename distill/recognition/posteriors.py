@@ -17,23 +17,22 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from distill.audio import read_audio, read_wav_scp
+from distill.audio import SAMPLE_RATE, read_audio, read_wav_scp
 from distill.checkpoints.load import LoadedNetwork, load_network
-from distill.configuration import ChunkConf, read_conf
+from distill.configuration import ChunkConf, frames_of_chunk, read_conf
 from distill.errors import UserError
 from distill.files import atomic_write
 from distill.models.teacher import Teacher
 from distill.targets.compute import batches
 from distill.targets.store import save_ark, write_two_columns
 
-SAMPLE_RATE = 16000
 WINDOW = 64  # utterances that are sorted by length, so that batches need little padding
 MIN_PRIOR = 1e-10  # a rarer token cannot be recognised, as with Kaldi's --prior-cutoff
 IMPOSSIBLE = -1e10  # its log-likelihood
 
 
 def chunk_of(model: LoadedNetwork, chunk_ms: int | None) -> tuple[int, int | None, int] | None:
-    """Frames of a chunk, of its history (None: all) and of its look-ahead; None if ``chunk_ms`` is None.
+    """Encoder frames of a chunk, of its history (None: all) and of its look-ahead; None if ``chunk_ms`` is None.
 
     Raises:
         UserError: the model was not trained for chunks, or the length is no multiple of its frames.
@@ -41,12 +40,10 @@ def chunk_of(model: LoadedNetwork, chunk_ms: int | None) -> tuple[int, int | Non
     if chunk_ms is None:
         return None
     conf = read_conf(ChunkConf, "chunk_conf", model.config.get("chunk_conf") or None)
-    frame_ms = model.network.frame_ms
+    frame_ms = model.network.encoder_frame_ms
     if conf is None or isinstance(model.network, Teacher):
         raise UserError(f"--chunk_ms {chunk_ms}: this model is not a streaming student; leave the option out")
-    if chunk_ms <= 0 or chunk_ms % frame_ms:
-        raise UserError(f"--chunk_ms {chunk_ms}: must be a positive multiple of the model's frames of {frame_ms} ms")
-    return conf.in_frames(chunk_ms // frame_ms, frame_ms)
+    return conf.in_frames(frames_of_chunk(chunk_ms, frame_ms), frame_ms)
 
 
 @torch.no_grad()

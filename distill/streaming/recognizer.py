@@ -35,14 +35,14 @@ class StreamingRecognizer:
         network: teacher or student in evaluation mode. Many sessions may share one.
         token_list: tokens by id, blank first.
         config: the training's configuration, of which ``token_type`` and ``chunk_conf`` are used.
-        chunk_ms: length of a chunk with its look-ahead (see ``chunk_conf.hop``), a multiple of the network's frame;
+        chunk_ms: length of a chunk with its look-ahead (see ``chunk_conf.hop``), a multiple of the encoder's frame;
             None: no partial results, and the whole audio is decoded with full context at the end.
         endpoint_ms: a result is final once this much silence follows its last token, and the next one begins; None:
             only the end of the stream is an endpoint. For streaming students.
         new_search: creates the search of a stream.
 
     Raises:
-        UserError: ``chunk_ms`` does not fit the network's frames, or ``endpoint_ms`` is not positive or given for a
+        UserError: ``chunk_ms`` does not fit the encoder's frames, or ``endpoint_ms`` is not positive or given for a
             network that does not stream.
     """
 
@@ -64,9 +64,10 @@ class StreamingRecognizer:
         self._new_state: Callable[[], StreamState] | None = None
         chunk_conf = read_conf(ChunkConf, "chunk_conf", config.get("chunk_conf") or None)
         if chunk_ms is not None:
-            chunk_frames = frames_of_chunk(chunk_ms, network.encoder_frame_ms)
+            frame_ms = network.encoder_frame_ms
+            chunk_frames = frames_of_chunk(chunk_ms, frame_ms)
             if chunk_conf is not None and not isinstance(network, Teacher):
-                frames = chunk_conf.in_frames(chunk_frames, network.encoder_frame_ms)
+                frames = chunk_conf.in_frames(chunk_frames, frame_ms)
                 self._new_state = partial(network.initial_state, 1, *frames)
         if endpoint_ms is not None and self._new_state is None:
             raise UserError(f"endpoint_ms: {endpoint_ms} needs a streaming student; leave it out for this model")
@@ -139,8 +140,7 @@ class StreamingRecognizer:
         piece = self._check(samples)
         self._decoder.receive(len(piece))
         if self._state is not None:
-            logits = self._student.stream(piece[None], self._state)[0]
-            return self._decoder.accept(logits, self._state.chunk_frames * self._student.logits_per_frame)
+            return self._accept_logits(self._student.stream(piece[None], self._state)[0])
         self._audio.append(piece)
         if self.chunk_ms is None:
             return []
@@ -175,6 +175,11 @@ class StreamingRecognizer:
         if not torch.isfinite(piece.sum()):
             raise UserError("audio: holds samples that are not finite numbers; check where it comes from")
         return piece
+
+    def _accept_logits(self, logits: Tensor) -> list[Result]:
+        """Results after the (t, V) logits of whole chunks of a stream; t may be 0."""
+        assert self._state is not None
+        return self._decoder.accept(logits, self._state.chunk_frames * self._student.logits_per_frame)
 
     @torch.no_grad()
     def _full_context_logits(self) -> Tensor:
@@ -211,11 +216,9 @@ def accept_together(
         network = sessions[batch[0][0]]._student
         chunks: dict[int, list[Tensor]] = {number: [] for number, _ in batch}
         while ready := [(number, state) for number, state in batch if network.has_chunk(state)]:
-            logits = network.stream_together([state for _, state in ready])
-            for (number, _), chunk in zip(ready, logits, strict=True):
+            for (number, _), chunk in zip(ready, network.stream_together([s for _, s in ready]), strict=True):
                 chunks[number].append(chunk[0])  # (C, V)
-        for number, state in batch:
+        for number, _ in batch:
             if chunks[number]:
-                chunk_logits = state.chunk_frames * sessions[number]._student.logits_per_frame
-                results[number] = sessions[number]._decoder.accept(torch.cat(chunks[number]), chunk_logits)
+                results[number] = sessions[number]._accept_logits(torch.cat(chunks[number]))
     return results

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -38,7 +39,8 @@ class DistillModel(AbsESPnetModel):
         teacher: directory of the trained teacher, or None.
         stored_hidden_ms: milliseconds between frames of the teacher's hidden layers that come with the batch
             (``teacher_hidden_02``, beside ``teacher_logits``); None: its outputs are computed in the trainer.
-        second_teacher: directory of another one, which is always computed in the trainer and counts as much.
+        second_teacher: directory of another one, which is always computed in the trainer and has the same weight;
+            ``conf.layer_map`` is the first teacher's, this one's is the default.
         chunk: attention chunks of a streaming student, None for full context.
         augmentation: of the student's training audio; teachers always get the clean audio.
         masking: of the student's features in training.
@@ -74,8 +76,11 @@ class DistillModel(AbsESPnetModel):
         self.not_finite, self.not_finite_in_a_row = 0, 0
         # A list of plain objects, so that no teacher is a submodule of this model.
         self.teachers = [
-            TeacherSource(directory, from_streams, network, conf, token_list)
-            for directory, from_streams in ((teacher, stored_hidden_ms), (second_teacher, None))
+            TeacherSource(directory, hidden_ms, network, of_teacher, token_list)
+            for directory, hidden_ms, of_teacher in (
+                (teacher, stored_hidden_ms, conf),
+                (second_teacher, None, replace(conf, layer_map=None)),
+            )
             if directory is not None
         ]
         if not self.teachers:

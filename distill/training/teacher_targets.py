@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -116,7 +117,7 @@ class TeacherSource:
         stored_hidden_ms: milliseconds between frames of the hidden layers that come with the batch
             (``teacher_hidden_02``, beside ``teacher_logits``); None: the outputs are computed here.
         student: the network that is compared with it.
-        conf: its ``layer_map`` names layers of a wav2vec 2.0 teacher; with a student as teacher it is not used.
+        conf: its ``layer_map`` names layers of this teacher.
         token_list: tokens by id, which must be the teacher's as well.
 
     Attributes:
@@ -150,16 +151,13 @@ class TeacherSource:
         self.layer_map: list[int] = []
         if conf.alpha < 1:
             assert isinstance(student, Student), "only a student has a teacher"
-            self.layer_map = self._read_layer_map(conf, self.is_student, len(student.blocks), shape.layers)
+            self.layer_map = self._read_layer_map(conf.layer_map, len(student.blocks), shape.layers)
 
     @staticmethod
-    def _read_layer_map(
-        conf: DistillConf, teacher_is_student: bool, student_layers: int, teacher_layers: int
-    ) -> list[int]:
-        """The configured layers hold for a wav2vec 2.0 teacher; a student that teaches is compared layer by layer."""
-        if conf.layer_map is None or teacher_is_student:
+    def _read_layer_map(given: Sequence[int] | None, student_layers: int, teacher_layers: int) -> list[int]:
+        if given is None:
             return layer_map(student_layers, teacher_layers)
-        given = list(conf.layer_map)
+        given = list(given)
         if len(given) != student_layers or not all(1 <= layer <= teacher_layers for layer in given):
             raise UserError(
                 f"distill_conf.layer_map: {given} must name a teacher layer from 1 to {teacher_layers} for each of the "

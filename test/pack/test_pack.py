@@ -14,9 +14,8 @@ import torch
 import yaml
 from tiny_networks import CHANNELS, TEACHER, speech, student, teacher
 
-from distill.bin import pack
+from distill.bin import decode, pack, transcribe
 from distill.checkpoints.load import load_network, network_shape
-from distill.recognition import decode, transcribe
 from distill.streaming import StreamingRecognizer
 
 TOKENS = ["<blank>", "<unk>", *"abcdefg", "<space>", "<sos/eos>"]

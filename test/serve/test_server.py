@@ -347,7 +347,7 @@ def test_a_client_too_fast_waits_and_loses_nothing(model):
 
 
 def test_a_client_that_does_not_read_is_held_and_then_dropped(model, monkeypatch):
-    monkeypatch.setattr(server_module, "WAITING_RESULTS", 5)
+    monkeypatch.setattr(rounds, "WAITING_RESULTS", 5)
     compute = rounds.compute
     heavy = {"event": "partial", "text": "x" * 10**6}  # fills the socket's buffers soon
     monkeypatch.setattr(rounds, "compute", lambda shares: [[*said, heavy] for said in compute(shares)])

@@ -77,9 +77,8 @@ if ${dry_run}; then
         --plan-options "${plan_options}" "${teacher_config}" "${student_full_config}" "${student_stream_config}"
     exit 0
 fi
-original_train_set=${train_set}
+original_train_set=${train_set} raw=${dumpdir}/raw graph=${expdir}/graph/den.npz extract_targets=false
 if [ -n "${speed_perturb_factors}" ]; then train_set=${train_set}_sp; fi
-raw=${dumpdir}/raw graph=${expdir}/graph/den.npz extract_targets=false
 train_dir=${raw}/${train_set} valid_dir=${raw}/${valid_set} test_dirs=()
 for set in ${test_sets}; do test_dirs+=("${raw}/${set}"); done
 if [ "${teacher_targets}" = stored ] && [ -z "${targets}" ]; then
@@ -89,7 +88,6 @@ fi
 stamps=${expdir}/.stages data_stamps=${dumpdir}/.stages
 mkdir -p "${stamps}" "${data_stamps}"
 lock "${expdir}" "${dumpdir}"
-
 # ---------------------------------------------------------------- data
 prepare_data() {
     local checks=(--resample "${resample}" --allow_pipes "${allow_pipes}")
@@ -104,8 +102,8 @@ espnet_data() {
         --stage "$1" --stop_stage "$1" --nj "${nj}" --ngpu 0 --dumpdir "${dumpdir}" --expdir "${expdir}" \
         --train_set "${original_train_set}" --valid_set "${valid_set}" --test_sets "${test_sets}" \
         --local_data_opts "${local_data_opts}" --speed_perturb_factors "${speed_perturb_factors}" \
-        --audio_format "${audio_format}" --fs 16k --feats_type raw \
-        --lm_train_text "data/${original_train_set}/text" \
+        --audio_format "${audio_format}" --fs 16k --feats_type raw --lm_train_text \
+        "$(if ${unlabelled}; then echo "${raw}/org/${train_set}"; else echo "data/${original_train_set}"; fi)/text" \
         --min_wav_duration "${min_wav_duration}" --max_wav_duration "${max_wav_duration}" \
         --token_type "${token_type/phn/word}" --nbpe "${nbpe}" --use_lm false --asr_config none
 }
@@ -122,6 +120,7 @@ if wanted 1; then
     run_stage "${data_stamps}/1" "data preparation" "${how}" "" local/data.sh -- prepare_data
 fi
 if wanted 2 && [ -n "${speed_perturb_factors}" ]; then
+    command -v sox > /dev/null || fail "--speed_perturb_factors: needs sox, which is not installed; apt install sox"
     run_stage "${data_stamps}/2" "speed perturbation" "${speed_perturb_factors}" "" "${data_stamps}/1" -- espnet_data 2
 fi
 if wanted 3; then
@@ -200,7 +199,7 @@ extract() {
 }
 if wanted 8 && ${extract_targets}; then
     streams=$(extract --show-streams true | sort -u)
-    # What was lost or cut off since, or was made from audio that is another by now, is made again.
+    # Shards that are missing, damaged, or made from audio that has changed since are made again.
     [ ! -e "${stamps}/8" ] || extract --check true || rm -f "${stamps}/8" "${stamps}/8.begun"
     # Only stale shards are made again, in place: there is seldom room for two sets of targets.
     if [ "${force_stage}" = 8 ]; then aside=${targets}; else aside=; fi
