@@ -30,8 +30,9 @@ MINUS_INFINITY = float("-inf")
 # Frames between two scalings
 RESCALE = {torch.float32: 2, torch.float64: 8}
 TINY = {torch.float32: 1e-30, torch.float64: 1e-290}  # a sum of 0 is divided by this instead
-# From so many numbers a frame on, the forward and the backward recursion run at the same time on half the threads each
-SIDE_BY_SIDE = 1000
+# From so many numbers a frame on, the forward and the backward recursion run at the same time on half the threads each;
+# smaller frames lose more to waiting for the interpreter than a second thread brings
+SIDE_BY_SIDE = 16_000
 # What the recursions may keep; beyond that the forward one is computed again, block of frames by block
 KEPT_BYTES = 600_000_000
 
