@@ -110,9 +110,14 @@ def options_of(module: str) -> frozenset[str]:
 
 @functools.cache
 def options_of_recipes() -> frozenset[str]:
-    """Long options that ./run.sh --help lists, and those that egs2/kaldi_dir adds."""
+    """Long options that ./run.sh --help lists, and those that the run.sh of a recipe reads itself."""
     done = subprocess.run([ROOT / "egs2/TEMPLATE/asr_distill1/distill.sh", "--help"], capture_output=True, text=True)
-    return frozenset(re.findall(r"--\w+", done.stdout)) | {"--source_train", "--source_valid", "--source_test"}
+    added = [
+        option
+        for script in ROOT.glob("egs2/*/asr_distill1/run.sh")
+        for option in re.findall(r'(?m)^ *(?:if \[ "\$1" = )?(--\w+)(?:\)| \])', script.read_text())
+    ]
+    return frozenset([*re.findall(r"--\w+", done.stdout), *added])
 
 
 @functools.cache
