@@ -8,16 +8,16 @@ The same seed gives the same bytes.
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
+from distill.bin.arguments import new_parser
 from distill.data.synth import prepare
 from distill.errors import cli
 
 
 @cli
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = new_parser(__doc__)
     parser.add_argument("--data", type=Path, default=Path("data"), help="where the data directories go")
     parser.add_argument("--wav", type=Path, default=Path("data/local/wav"), help="where the audio goes")
     parser.add_argument("--num_train", type=int, default=3000, help="training utterances (default: 3000)")

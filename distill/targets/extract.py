@@ -18,7 +18,7 @@ from distill.audio import read_audio, read_wav_scp
 from distill.checkpoints.load import load_network, model_checksum, network_shape, read_config
 from distill.errors import UserError
 from distill.files import sha256
-from distill.targets import store
+from distill.targets import checks, space, store
 from distill.targets.wanted import wanted
 
 SAMPLE_RATE = 16000
@@ -207,10 +207,10 @@ def check(extraction: Extraction, verify: bool = False) -> None:
     shards = tqdm(extraction.shards.items(), desc=extraction.output.name, unit="shard", delay=5)
     for name, utterances in shards:
         path = extraction.path(name)
-        problem = store.find_damage(path, verify)
+        problem = checks.find_damage(path, verify)
         if problem is None:
             expected = extraction.description(utterances)
-            problem = store.find_change(path, expected, {u: extraction.checksums[u] for u in utterances})
+            problem = checks.find_change(path, expected, {u: extraction.checksums[u] for u in utterances})
         if problem is not None:
             problems.append(problem)
             (path / "done.json").unlink(missing_ok=True)
@@ -219,7 +219,7 @@ def check(extraction: Extraction, verify: bool = False) -> None:
         more = f" (and {len(problems) - 1} more shards)" if len(problems) > 1 else ""
         raise UserError(f"{problems[0]}{more}; extract again (stage 8), the other shards are kept")
     names = list(extraction.shards)
-    problem = store.find_loose_ends(extraction.output, names, extraction.manifest(), extraction.checksums)
+    problem = checks.find_loose_ends(extraction.output, names, extraction.manifest(), extraction.checksums)
     if problem is not None:
         raise UserError(f"{problem}; extract again (stage 8), every shard is kept")
 
@@ -236,7 +236,7 @@ def plan(extraction: Extraction) -> None:
 
     def planned(dimensions: Mapping[str, int], dtype: str) -> int:
         rates = {n: what.hidden_ms if n.startswith("hidden_") else extraction.shape.frame_ms for n in dimensions}
-        return store.planned_bytes(milliseconds, {n: (d, rates[n]) for n, d in dimensions.items()}, dtype)
+        return space.planned_bytes(milliseconds, {n: (d, rates[n]) for n, d in dimensions.items()}, dtype)
 
     needed = planned(streams, extraction.dtype)
     present = sum(file.stat().st_size for file in (output / "data").glob("*/*.ark"))
@@ -244,7 +244,7 @@ def plan(extraction: Extraction) -> None:
     smaller = {f"--target_dtype {dtype}": planned(streams, dtype) for dtype in ("float16", "compressed")}
     smaller["every other layer as float16"] = planned(every_other, "float16")
     smaller["every other layer, compressed"] = planned(every_other, "compressed")
-    free = store.check_space(output, max(0, needed - present), smaller)
+    free = space.check_space(output, max(0, needed - present), smaller)
     hours = sum(samples) / SAMPLE_RATE / 3600
     print(
         f"{output}: {len(samples)} utterances, {hours:.2f} h, layers at {what.hidden_ms} ms, as {extraction.dtype}: "

@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 
 from distill.errors import UserError
-from distill.files import atomic_write, json_object, sha256, text_lines
+from distill.files import atomic_write, json_object, text_lines
 
 try:
     from kaldiio import load_scp, save_ark
@@ -35,7 +35,6 @@ except ImportError:
 # float16 takes 2 bytes a value as Kaldi's 16-bit codes between a matrix's extremes (kTwoByteAuto), since Kaldi's format
 # knows no half precision; compressed takes 1 byte as codes between quantiles of a column (kSpeechFeature).
 COMPRESSION: dict[str, int | None] = {"float32": None, "float16": 3, "compressed": 2}
-BYTES = {"float32": 4, "float16": 2, "compressed": 1}
 NEVER_COMPRESSED = ("posterior_ids", "nbest")
 SHARD_UTTERANCES = 64
 ARK_BYTES = 1 << 30
@@ -182,11 +181,11 @@ class TargetWriter:
 
 def shard_done(directory: str | Path, about: Mapping[str, Any]) -> bool:
     """Whether a shard is complete and its done.json agrees with ``about``."""
-    done = _read_done(Path(directory))
+    done = read_done(Path(directory))
     return done is not None and all(done.get(key) == value for key, value in about.items())
 
 
-def _read_done(shard: Path) -> dict[str, Any] | None:
+def read_done(shard: Path) -> dict[str, Any] | None:
     """Content of a shard's done.json; None if there is none or it cannot be read."""
     try:
         done = json.loads((shard / "done.json").read_text(encoding="utf-8"))
@@ -206,67 +205,6 @@ def file_crc(path: Path) -> int:
         while block := stream.read(1 << 20):
             crc = zlib.crc32(block, crc)
     return crc
-
-
-def find_damage(shard: str | Path, contents: bool) -> str | None:
-    """What is damaged or missing among the files of a shard, in words; None if nothing is.
-
-    With ``contents`` every byte is read, otherwise files are compared by size.
-    """
-    shard = Path(shard)
-    done = _read_done(shard)
-    if done is None:
-        return f"{shard}: not complete"
-    for name, (size, crc) in done["files"].items():
-        path = shard / name
-        actual = path.stat().st_size if path.is_file() else -1
-        if actual != size:
-            return f"{path}: {'missing' if actual < 0 else f'{actual} bytes'} instead of {size} bytes"
-        if contents and (seen := file_crc(path)) != crc:
-            return f"{path}: its bytes are not those that were written (CRC-32 {seen:08x} instead of {crc:08x})"
-    return None
-
-
-def find_change(shard: str | Path, about: Mapping[str, Any], audio: Mapping[str, str]) -> str | None:
-    """What differs between a complete shard's done.json and ``about``, in words; None if nothing does.
-
-    ``audio`` holds the present checksums of the shard's utterances; the data set's audio.sha256 those at extraction.
-    """
-    shard = Path(shard)
-    done = _read_done(shard) or {}
-    key = next((key for key, value in about.items() if done.get(key) != value), None)
-    if key is None:
-        return None
-    if key == "audio":
-        listed = shard.parents[1] / "audio.sha256"
-        before = read_two_columns(listed) if listed.is_file() else {}
-        other = [utterance for utterance in audio if before.get(utterance, audio[utterance]) != audio[utterance]]
-        return f"{shard}: " + (f"the audio of {other[0]} has changed" if other else "made of other utterances or audio")
-    then, now = done.get(key), about[key]
-    if key in ("teacher", "graph"):  # checksums, or None
-        then, now = str(then)[:12], str(now)[:12]
-    return f"{shard}: made with {key} {then} instead of {now}"
-
-
-def find_loose_ends(
-    directory: str | Path, names: Sequence[str], manifest: Mapping[str, Any], audio: Mapping[str, str]
-) -> str | None:
-    """The first file of :func:`merge` that does not match its shards, in words; None if all do.
-
-    The arguments are those that a new merge would be given.
-    """
-    directory = Path(directory)
-    try:
-        if read_manifest(directory) != manifest:
-            return f"{directory / 'manifest.json'}: not that of these shards"
-        if read_two_columns(directory / "audio.sha256") != audio:
-            return f"{directory / 'audio.sha256'}: not the audio of these shards"
-        for stream in manifest["streams"]:
-            if read_two_columns(directory / f"{stream}.scp") != joined_scp(directory, names, stream):
-                return f"{directory / f'{stream}.scp'}: not the lines of these shards"
-    except UserError as error:
-        return str(error).partition("; extract")[0]
-    return None
 
 
 def read_targets(directory: str | Path, stream: str) -> Mapping[str, np.ndarray]:
@@ -329,67 +267,3 @@ def read_manifest(directory: str | Path) -> dict[str, Any]:
     if wrong := [key for key, kind in kinds.items() if not isinstance(manifest.get(key), kind)]:
         raise UserError(f"{path}: not a manifest, {wrong[0]} is missing or damaged; {cure}")
     return manifest
-
-
-def check_manifest(
-    directory: str | Path, teacher: str | Path, wav_scp: str | Path, graph: str | Path | None = None
-) -> dict[str, Any]:
-    """Read a manifest, refusing targets of another teacher, of other audio, or of another denominator graph.
-
-    ``wav_scp`` may name fewer utterances than the targets, but none that they lack or whose audio differs.
-    """
-    from distill.audio import read_wav_scp
-    from distill.checkpoints.load import model_checksum
-
-    directory = Path(directory)
-    path = directory / "manifest.json"
-    manifest = read_manifest(directory)
-    checksum = model_checksum(teacher)
-    if manifest["teacher"] != checksum:
-        raise UserError(
-            f"{path}: targets of another teacher (checksum {manifest['teacher'][:12]}, but {teacher} has "
-            f"{checksum[:12]}); extract them again (stage 8)"
-        )
-    if manifest.get("graph") and graph and manifest["graph"] != sha256(graph):
-        raise UserError(f"{path}: posteriors under another denominator graph than {graph}; extract again (stage 8)")
-    stored = read_two_columns(directory / "audio.sha256")
-    if audio_list_checksum(stored) != manifest["audio"]:
-        raise UserError(
-            f"{directory / 'audio.sha256'}: not the list the manifest was made with; extract again (stage 8)"
-        )
-    for utterance, location in read_wav_scp(wav_scp).items():
-        if utterance not in stored:
-            raise UserError(f"{path}: no targets of {utterance}, which is in {wav_scp}; extract again (stage 8)")
-        if stored[utterance] != audio_checksum(location):
-            raise UserError(f"{path}: the audio of {utterance} in {wav_scp} has changed; extract again (stage 8)")
-    return manifest
-
-
-def planned_bytes(milliseconds: Sequence[int], streams: Mapping[str, tuple[int, int]], dtype: str) -> int:
-    """Bytes of the arks of utterances of these lengths; ``streams``: dimension and milliseconds of a frame by name."""
-    total = 0
-    for stream, (width, frame_ms) in streams.items():
-        frames = [length // frame_ms for length in milliseconds]
-        kind = "float32" if stream in NEVER_COMPRESSED else dtype
-        total += sum(frames) * width * BYTES[kind] + len(frames) * (50 if kind == "float32" else 55)
-        if kind == "compressed":  # the quantiles of every column
-            total += 8 * width * len(frames)
-    return total
-
-
-def check_space(directory: str | Path, needed: int, smaller: Mapping[str, int] | None = None) -> int:
-    """Free bytes of the disk that holds ``directory``; refuses if ``needed`` does not fit, naming what would.
-
-    ``smaller`` are other ways to store the targets and the bytes that they need.
-    """
-    place = Path(directory).absolute()
-    while not place.exists():
-        place = place.parent
-    free = shutil.disk_usage(place).free
-    if needed > free:
-        fitting = [f"{how} ({size / 1e9:.1f} GB)" for how, size in (smaller or {}).items() if size <= free]
-        raise UserError(
-            f"{directory}: the targets need {needed / 1e9:.1f} GB, but {free / 1e9:.1f} GB are free; what fits: "
-            + ", ".join([*fitting, "an online teacher (--teacher_targets online)"])
-        )
-    return free

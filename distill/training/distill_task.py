@@ -23,7 +23,8 @@ from distill.configuration import AugmentConf, BranchConf, ChunkConf, DistillCon
 from distill.errors import UserError
 from distill.models.student import Student
 from distill.models.teacher import Teacher
-from distill.targets.store import check_manifest, hidden_stream, read_manifest, read_targets
+from distill.targets.checks import check_manifest
+from distill.targets.store import hidden_stream, read_manifest, read_targets
 from distill.training.distill_model import DistillModel
 
 MAX_TEACHER_LAYERS = 99

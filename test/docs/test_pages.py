@@ -90,10 +90,32 @@ def test_the_method_page_lists_every_key_of_a_training():
         assert f"`{key}`" in text, key
 
 
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_files_that_documents_name_are_there(document):
+    """Paths in backquotes; local/ may be that of the document's recipe."""
+    text = document.read_text(encoding="utf-8")
+    for path in re.findall(r"`((?:distill|local|utils|egs2|test)/[\w/.]+\.\w+)`", text):
+        places = [ROOT, document.parent, ROOT / "egs2/TEMPLATE/asr_distill1"]
+        assert any((place / path).exists() for place in places), f"{document}: {path}"
+
+
 def test_extras_that_documents_name_are_those_of_setup_py():
     for document in DOCUMENTS:
         for extra in re.findall(r"pip install ['\"]?\.\[(\w+)\]", document.read_text(encoding="utf-8")):
             assert f'"{extra}": [' in (ROOT / "setup.py").read_text(encoding="utf-8"), f"{document}: {extra}"
+
+
+def test_the_performance_page_is_what_its_figures_give(tmp_path):
+    from distill.bench import page
+
+    for name, report in json.loads((ROOT / "docs/performance.json").read_text(encoding="utf-8")).items():
+        (tmp_path / f"{name}.json").write_text(json.dumps(report), encoding="utf-8")
+    page.main(["--results", str(tmp_path), "--output", str(tmp_path / "page/performance.md")])
+    expected, written = (
+        re.sub(r"in one run on \d+ \w+ \d+", "", path.read_text(encoding="utf-8"))
+        for path in (tmp_path / "page/performance.md", ROOT / "docs/performance.md")
+    )
+    assert written == expected
 
 
 def test_every_page_is_in_the_index():

@@ -99,7 +99,8 @@ def ark(data: bytes, folder: Path) -> None:
 
 def manifest(data: bytes, folder: Path) -> None:
     from distill.stages import begin
-    from distill.targets.store import find_change, find_damage, find_loose_ends, read_manifest
+    from distill.targets.checks import find_change, find_damage, find_loose_ends
+    from distill.targets.store import read_manifest
 
     for name in ("manifest.json", "done.json", "stamp"):
         (folder / name).write_bytes(data)

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from distill.errors import UserError
-from distill.targets import store
+from distill.targets import checks, space, store
 
 
 def write_shard(directory, dtype, matrices, **kwargs):
@@ -96,7 +96,7 @@ def test_plan_is_close_to_what_is_written(tmp_path):
         real = sum(f.stat().st_size for f in (tmp_path / dtype).glob("*.ark"))
         assert (
             real
-            <= store.planned_bytes([20 * t for t in frames], {n: (d, 20) for n, d in dimensions.items()}, dtype)
+            <= space.planned_bytes([20 * t for t in frames], {n: (d, 20) for n, d in dimensions.items()}, dtype)
             <= real + 300
         )
 
@@ -106,7 +106,7 @@ def test_too_small_a_disk_is_refused(tmp_path):
     with pytest.raises(
         UserError, match=r"what fits: one byte \(0.0 GB\), an online teacher \(--teacher_targets online\)"
     ):
-        store.check_space(tmp_path / "new" / "dir", 10**18, smaller)
+        space.check_space(tmp_path / "new" / "dir", 10**18, smaller)
 
 
 def test_audio_checksum_sees_content_not_name_or_time(tmp_path):
@@ -123,7 +123,7 @@ def test_audio_checksum_sees_content_not_name_or_time(tmp_path):
 
 
 def test_manifest_refuses_another_teacher_and_other_audio(tmp_path, monkeypatch):
-    monkeypatch.setattr("distill.checkpoints.load.model_checksum", lambda directory: f"checksum of {directory}")
+    monkeypatch.setattr("distill.targets.checks.model_checksum", lambda directory: f"checksum of {directory}")
     (tmp_path / "a.wav").write_bytes(b"one")
     wav_scp, out = tmp_path / "wav.scp", tmp_path / "targets"
     wav_scp.write_text(f"a {tmp_path}/a.wav\n")
@@ -131,19 +131,19 @@ def test_manifest_refuses_another_teacher_and_other_audio(tmp_path, monkeypatch)
     audio = {"a": store.audio_checksum(str(tmp_path / "a.wav"))}
     manifest = {"teacher": "checksum of T", "streams": {"logits": 2}, "audio": store.audio_list_checksum(audio)}
     store.merge(out, ["0001"], manifest, audio)
-    assert store.check_manifest(out, "T", wav_scp)["streams"] == {"logits": 2}
+    assert checks.check_manifest(out, "T", wav_scp)["streams"] == {"logits": 2}
     with pytest.raises(UserError, match="another teacher"):
-        store.check_manifest(out, "other", wav_scp)
+        checks.check_manifest(out, "other", wav_scp)
     (tmp_path / "a.wav").write_bytes(b"two")
     with pytest.raises(UserError, match="audio of a .* has changed"):
-        store.check_manifest(out, "T", wav_scp)
+        checks.check_manifest(out, "T", wav_scp)
     wav_scp.write_text(f"a {tmp_path}/a.wav\nb {tmp_path}/a.wav\n")
     (tmp_path / "a.wav").write_bytes(b"one")
     with pytest.raises(UserError, match="no targets of b"):
-        store.check_manifest(out, "T", wav_scp)
+        checks.check_manifest(out, "T", wav_scp)
     (out / "audio.sha256").write_text("b 123\n")
     with pytest.raises(UserError, match="audio.sha256"):
-        store.check_manifest(out, "T", wav_scp)
+        checks.check_manifest(out, "T", wav_scp)
     assert json.loads((out / "manifest.json").read_text()) == manifest
 
 
