@@ -6,6 +6,7 @@ import pytest
 import torch
 from tiny_exports import FRONT_ENDS, TOKENS, audio, config, export, student
 
+from distill.decode.results import StreamDecoder
 from distill.errors import UserError
 from distill.export.recognizer import LogProbStream, OnnxModel, OnnxRecognizer
 from distill.streaming import StreamingRecognizer
@@ -72,6 +73,17 @@ def test_results_are_those_of_the_recogniser_in_torch(front_end, endpoint_ms):
                 assert {**token, "confidence": 0} == {**other, "confidence": 0}
         finals += sum(result["event"] == "final" for result in results[0])
     assert finals > len(LENGTHS) if endpoint_ms else finals == len(LENGTHS)
+
+
+@pytest.mark.parametrize("front_end", FRONT_ENDS)
+def test_endpoints_are_checked_after_each_chunk(front_end, monkeypatch):
+    lengths = []
+    monkeypatch.setattr(StreamDecoder, "accept", lambda _, scores, chunk_frames: lengths.append(chunk_frames) or [])
+    reference = StreamingRecognizer(student(front_end), TOKENS, config(hop=0.5), 480, 20)
+    session = OnnxRecognizer.from_pretrained(export(front_end, hop=0.5), 480, 20)
+    for recognizer, frame_ms in ((session, session.model.frame_ms), (reference, reference.network.frame_ms)):
+        recognizer.accept_waveform(audio(20000))
+        assert lengths.pop() * frame_ms == recognizer.step_ms == 240
 
 
 def test_settled_tokens_are_not_made_again():

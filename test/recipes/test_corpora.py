@@ -133,6 +133,21 @@ def test_librispeech(librispeech: Path, tmp_path: Path) -> None:
     check_results(recipe, words, {"wer", "cer"})
 
 
+@pytest.mark.skipif(shutil.which("sox") is None, reason="sox, which speeds audio up, is not installed")
+def test_speed_perturbation_trebles_the_training_set_but_not_the_text_of_the_language_model(
+    librispeech: Path, tmp_path: Path
+) -> None:
+    recipe = recipe_of("mini_librispeech", tmp_path)
+    (recipe / "conf/speakers.txt").write_text("1089 test\n1688 valid\n* train\n")
+    corpus = f"--corpus {librispeech} --cut conf/speakers.txt"
+    run(recipe, "--local_data_opts", corpus, "--speed_perturb_factors", "0.9 1.0 1.1", "--stop_stage", "6")
+    original = (recipe / "data/train/text").read_text().splitlines()
+    perturbed = (recipe / "dump/raw/train_sp/text").read_text().splitlines()
+    assert len(perturbed) == 3 * len(original) and (recipe / "exp/graph/den.npz").is_file()
+    words = [line.split(maxsplit=1)[1] for line in original]
+    assert [line.split(maxsplit=1)[1] for line in (recipe / "dump/raw/lm_train.txt").read_text().splitlines()] == words
+
+
 # -------------------------------------------------------------------------------------------------- GigaSpeech
 @pytest.fixture(scope="module")
 def gigaspeech(tmp_path_factory: pytest.TempPathFactory, recordings: Recordings) -> Path:
@@ -354,7 +369,7 @@ def test_an_unlabelled_training_set(kaldi: Path, tmp_path: Path) -> None:
     options += ["--unlabelled", "true"]
     assert "needs a --teacher" in run(recipe, *options, status=2)
     said = run(recipe, *options, "--teacher", "hf", "--teacher_tokens", "true")
-    assert "the teacher's words are the training text of 20 utterances" in said
+    assert "the teacher's words are the text of 20 utterances" in said
     heard = (recipe / "dump/raw/train/text").read_text().splitlines()
     assert len(heard) == 20 and all(set("".join(line.split()[1:])) <= set(string.ascii_lowercase) for line in heard)
     assert not (recipe / "data/train/text").exists()

@@ -19,12 +19,13 @@ import yaml
 from tiny_networks import CHANNELS, TEACHER, VOCAB, speech, student, teacher
 
 from distill.audio import read_audio
-from distill.checkpoints.load import load_network
+from distill.checkpoints.load import LoadedNetwork, load_network
 from distill.decode.lm import write_arpa
 from distill.decode.settings import DecodeConf
 from distill.errors import UserError
 from distill.recognition.decoding_graph import write_decoding_graph
 from distill.recognition.posteriors import (
+    chunk_of,
     compute_posteriors,
     log_likelihoods,
     log_posteriors,
@@ -123,6 +124,16 @@ def test_posteriors_of_chunks_are_those_of_the_stream(work):
         state = model.network.initial_state(1, 8, 100)
         logits = model.network.stream(torch.from_numpy(read_audio(path))[None], state, final=True)
         np.testing.assert_allclose(matrices[utterance], logits[0].log_softmax(-1).numpy(), atol=1e-4)
+
+
+@pytest.mark.parametrize("front_end", ["cnn", "fbank"])
+def test_a_chunk_is_counted_in_encoder_frames(front_end):
+    network = student(front_end)
+    model = LoadedNetwork(network, TOKENS, {"chunk_conf": {"chunk_ms": 480, "left_ms": 2000, "hop": 0.5}})
+    session = StreamingRecognizer(network, TOKENS, model.config, 480)
+    assert chunk_of(model, 480) == (240 // network.encoder_frame_ms, 2000 // network.encoder_frame_ms,
+                                    240 // network.encoder_frame_ms)  # fmt: skip
+    assert session.step_ms == 240
 
 
 @pytest.mark.parametrize(

@@ -184,9 +184,12 @@ def test_sessions_together_give_what_each_gives_alone():
 
 
 def test_sessions_of_different_models_and_chunk_lengths_can_be_given_together():
-    audio = [speech(30000 + 1000 * n, n).numpy() for n in range(4)]
+    audio = [speech(30000 + 1000 * n, n).numpy() for n in range(5)]
     first = recognizer("student_stream", 320)
-    sessions = [first, first.new_session(), recognizer("student_stream_fbank", 480), recognizer("student_stream", 480)]
+    other = recognizer("student_stream", 320)  # of the same sizes, with other weights
+    with torch.no_grad():
+        other.network.output.weight.neg_()
+    sessions = [first, first.new_session(), other, recognizer("student_stream_fbank"), recognizer("student_stream")]
     assert sessions[1].network is first.network
     accept_together(sessions, audio)
     for session, samples in zip(sessions, audio, strict=True):
