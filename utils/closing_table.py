@@ -22,7 +22,7 @@ import numpy as np
 
 from distill.errors import UserError, cli
 from distill.files import atomic_write
-from distill.scoring.results import PUBLISHED
+from distill.scoring.tables import PUBLISHED
 
 if TYPE_CHECKING:
     import onnxruntime

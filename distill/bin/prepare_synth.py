@@ -2,8 +2,8 @@
 
     python -m distill.bin.prepare_synth --data data --wav data/local/wav
 
-makes data/train and data/valid (the same voices) and data/test (other voices: the accents of training, but speakers
-that are not in training). The same seed gives the same bytes.
+makes data/train, data/valid and data/test, each with speakers that the other two do not have; the accents are the same.
+The same seed gives the same bytes.
 """
 
 from __future__ import annotations

@@ -32,6 +32,7 @@ recipe=(
     "${teacher[@]}"
     --student_full_config conf/train_student_full.yaml
     --student_stream_config conf/train_student_stream.yaml
+    --no_kd false
     --ngpu 0 --nj 2
 )
 "${recipe[@]}" "${options[@]}"

@@ -9,6 +9,7 @@ set -euo pipefail
     --token_type word \
     --ngram_order 2 \
     --audio_format wav \
+    --teacher_init_config conf/train_teacher_init.yaml --teacher_init_max_s 1.6 \
     --teacher_config conf/train_teacher.yaml \
     --student_full_config conf/train_student_full.yaml \
     --student_stream_config conf/train_student_stream.yaml \

@@ -7,25 +7,26 @@ table="
 default        | full   | the recipe's stage 1 | |
 no_teacher     | no_kd  | transcripts alone, no teacher | |
 hidden_only    | full   | α = 0: hidden layers (and CTC) | --distill_conf alpha=0 |
-logits_only    | full   | β = 0: logits (and CTC) | --distill_conf beta=0 |
-mmi_only       | full   | β = 1: LF-MMI (and CTC) | --distill_conf beta=1 |
+logits_only    | full   | α = 1, β = 0: logits (and CTC) | --distill_conf alpha=1 --distill_conf beta=0 |
+mmi_only       | full   | α = 1, β = 1: LF-MMI (and CTC) | --distill_conf alpha=1 --distill_conf beta=1 |
 transcript     | full   | LF-MMI with the transcript | --distill_conf target=transcript |
 posterior      | full   | LF-MMI with the teacher's posterior | --distill_conf target=posterior |
 no_ctc         | full   | no CTC | --distill_conf weight_ctc=0 |
 frame_kl       | full   | KL of frames for LF-MMI | --distill_conf target=frame_kl |
-cosine         | full   | α = 0.8, cosine for MSE on hidden layers | --distill_conf alpha=0.8 --distill_conf hidden_loss=cosine |
-followup       | full   | both of these, no MSE on logits (a follow-up's choice) | --distill_conf alpha=0.8 --distill_conf hidden_loss=cosine --distill_conf target=frame_kl --distill_conf beta=1 |
+cosine         | full   | cosine for MSE on hidden layers | --distill_conf hidden_loss=cosine |
+followup       | full   | both of these, no MSE on logits (a follow-up's choice) | --distill_conf hidden_loss=cosine --distill_conf target=frame_kl --distill_conf beta=1 |
 alpha_0.2      | full   | α = 0.2 | --distill_conf alpha=0.2 |
 alpha_0.5      | full   | α = 0.5 | --distill_conf alpha=0.5 |
-alpha_0.8      | full   | α = 0.8: hidden layers as well | --distill_conf alpha=0.8 |
+alpha_1        | full   | α = 1 | --distill_conf alpha=1 |
 beta_0.2       | full   | β = 0.2 | --distill_conf beta=0.2 |
 beta_0.5       | full   | β = 0.5 | --distill_conf beta=0.5 |
+beta_1         | full   | β = 1 | --distill_conf beta=1 |
 float16        | dtype  | targets stored in float16 | | --target_dtype float16
 compressed     | dtype  | targets stored compressed | | --target_dtype compressed
 stream         | stream | the recipe's stage 2 | |
 stream_sn      | stream | teacher S_N | | --stage2_teacher student_full
 stream_both    | stream | teachers T and S_N | | --stage2_teacher both
-stream_frames  | stream | frame by frame: α = β = 0.8, the teacher's posterior | --distill_conf alpha=0.8 --distill_conf beta=0.8 --distill_conf target=posterior |
+stream_frames  | stream | frame by frame: stage 1's α and β, the teacher's posterior | --distill_conf alpha=0.8 --distill_conf beta=0.8 --distill_conf target=posterior |
 stream_fixed   | stream | chunks of 480 ms only | --chunk_conf chunk_ms=480 --chunk_conf full_prob=0 |
 stream_direct  | direct | one stage from T, as many steps as both | --chunk_conf chunk_ms=[160,960] --chunk_conf hop=0.5 --chunk_conf full_prob=0.2 |
 "
@@ -35,7 +36,7 @@ Every seed has a teacher of its own, in exp, exp_seed1, ... (trained first if it
 students of it, in exp_ablation. What is done is skipped, what was cut off goes on. Ends in exp_ablation/ABLATION.md,
 a table of all there is. Seeds can run side by side, each in a call of its own.
 
-  --full_epochs N, --stream_epochs N   length of stages 1 and 2 in epochs of 200 steps (default: 8 and 6, the recipe's)
+  --full_epochs N, --stream_epochs N   length of stages 1 and 2 in epochs of 200 steps (default: 16 and 10, the recipe's)
   --one_teacher true   seed 0's teacher for all seeds (default: false); intervals are then over students alone
   --also \"FILE ...\"   ablation.json of other machines, which did other seeds or conditions: their scores join the table
   --threads N   of a training (default: 1)
@@ -46,8 +47,8 @@ $(awk -F ' *\\| *' 'NF > 1 { printf "  %-15s%s\n", $1, $3 }' <<< "${table}")"
 
 seeds="0 1 2"
 conditions=
-full_epochs=8
-stream_epochs=6
+full_epochs=16
+stream_epochs=10
 one_teacher=false
 also=
 threads=1
