@@ -65,7 +65,7 @@ ARITHMETIC = {
     ast.LShift: ast.RShift, ast.RShift: ast.LShift,
 }  # fmt: skip
 ELSEWHERE = ("k2_backend.py",)  # tested in an environment of its own
-PLACES = ("device",)  # arguments without effect on a machine that has only its CPU
+NO_EFFECT = ("device", "help", "strict")  # arguments: of a machine with only its CPU, of messages, of a check
 MESSAGES = ("logging", "warnings", "print", "log", "say")  # calls that only tell
 
 
@@ -94,6 +94,8 @@ def without_messages(tree: ast.AST) -> Iterator[ast.AST]:
         if isinstance(node, ast.Raise | ast.JoinedStr | ast.Assert | ast.Import | ast.ImportFrom):
             continue
         if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
+            continue
+        if isinstance(node, ast.keyword) and node.arg in NO_EFFECT:
             continue
         if isinstance(node, ast.Call) and ast.unparse(node.func).split(".")[0] in MESSAGES:
             continue
@@ -142,7 +144,7 @@ def replacements(node: ast.AST) -> Iterator[tuple[str, ast.AST]]:
             if len(args) > 1 and not isinstance(args[-1], ast.Starred):
                 yield "argument", changed(args=args[:-1])
             for number, keyword in enumerate(keywords):
-                if keyword.arg not in (None, *PLACES):
+                if keyword.arg not in (None, *NO_EFFECT):
                     yield "argument", changed(keywords=keywords[:number] + keywords[number + 1 :])
         case ast.Expr(value=ast.Call()) | ast.Assign(targets=[ast.Attribute() | ast.Subscript()]):
             yield "statement", ast.Pass()

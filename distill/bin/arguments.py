@@ -30,9 +30,7 @@ def add_decoding(parser: argparse.ArgumentParser) -> None:
     """Add the options that :func:`decode_conf` reads."""
     group = parser.add_argument_group("decoding")
     group.add_argument("--lm", type=Path, help="n-gram in ARPA format (beam: optional; wfst: required)")
-    group.add_argument(
-        "--lm_unit", choices=("word", "token"), default="word", help="unit of the n-gram (default: word)"
-    )
+    group.add_argument("--lm_unit", choices=("word", "token"), default="word", help="(default: word)")
     group.add_argument("--lm_weight", type=float, help="weight of the n-gram's ln P (default: 0.5, or as tuned)")
     group.add_argument("--word_bonus", type=float, help="score added for each word (default: 0, or as tuned)")
     group.add_argument("--tuned", type=Path, help="file of tune_decoding with lm_weight and word_bonus")

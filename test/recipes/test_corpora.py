@@ -369,7 +369,7 @@ def test_an_unlabelled_training_set(kaldi: Path, tmp_path: Path) -> None:
     options += ["--unlabelled", "true"]
     assert "needs a --teacher" in run(recipe, *options, status=2)
     said = run(recipe, *options, "--teacher", "hf", "--teacher_tokens", "true")
-    assert "the teacher's words are the training text of 20 utterances" in said
+    assert "the teacher's words are the text of 20 utterances" in said
     heard = (recipe / "dump/raw/train/text").read_text().splitlines()
     assert len(heard) == 20 and all(set("".join(line.split()[1:])) <= set(string.ascii_lowercase) for line in heard)
     assert not (recipe / "data/train/text").exists()
