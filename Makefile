@@ -5,7 +5,7 @@
 # make python  prints the interpreter of the environment (make -s python), and builds it first if need be
 # make env-k2, make python-k2    the same for the environment that holds k2, the judge of the LF-MMI
 # make bench   size and speed of students beside wav2vec 2.0, of exported ones beside torch, of the LF-MMI beside k2's and
-#              torch's, of training steps with and without a teacher; writes docs/performance.md. Then the delay of a
+#              torch's (TEXT=FILE: real sentences, for its n-grams), of training steps with and without a teacher; writes docs/performance.md. Then the delay of a
 #              server with 20 clients
 # make clean   removes what the recipes of this clone made; the environment stays
 SHELL := /bin/bash
@@ -15,9 +15,9 @@ demo: env
 	@cd egs2/demo/asr_distill1 && ./run.sh
 
 test: lint
-	@PATH="$$PATH:/usr/lib/sctk/bin" PYTHONPATH=. OMP_NUM_THREADS=1 "$$(utils/make_env.sh)" -m pytest -q --durations 10 \
+	@PATH="$$PATH:/usr/lib/sctk/bin" PYTHONPATH=. OMP_NUM_THREADS=1 "$$(utils/make_env.sh)" -m pytest -q -rs --durations 10 \
 	    -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder test
-	@if python="$$(utils/make_env.sh k2)"; then PYTHONPATH=. "$$python" -m pytest -q test/lfmmi; \
+	@if python="$$(utils/make_env.sh k2)"; then PYTHONPATH=. "$$python" -m pytest -q -rs test/lfmmi; \
 	else echo "note: k2 cannot be installed here, so the LF-MMI was not compared with it"; fi
 
 lint: env
@@ -49,7 +49,9 @@ bench: env
 	@k2=$$(utils/make_env.sh k2) || echo "note: k2 cannot be installed here, so it is left out" >&2; \
 	python=$$(utils/make_env.sh); results=$$(mktemp -d); trap 'rm -rf "$$results"' EXIT; \
 	bench() { echo "--- $$1" >&2; PYTHONPATH=. "$$python" -m "distill.bench.$$1" "$${@:2}" --output "$$results/$$1.json"; }; \
-	bench lfmmi $${k2:+--k2_python "$$k2"} && bench teacher_and_students && bench streaming && bench export && bench targets && bench scaling && \
+	{ if [ -n "$(TEXT)" ]; then bench lfmmi --text "$(TEXT)" $${k2:+--k2_python "$$k2"}; \
+	  else echo "note: no TEXT=file of sentences, so the LF-MMI is not timed" >&2; fi; } && \
+	bench teacher_and_students && bench streaming && bench export && bench targets && bench scaling && \
 	PYTHONPATH=. "$$python" -m distill.bench.page --results "$$results" --output docs/performance.md && \
 	PYTHONPATH=. "$$python" -m distill.bench.serve
 

@@ -25,4 +25,5 @@ if [ -z "${token_list}" ]; then
     token_list=$2/tokens.txt
     python3 -m distill.bin.adopt_teacher --model "$1" --show_tokens > "${token_list}"
 fi
-python3 -m distill.bin.adopt_teacher --model "$1" --token_list "${token_list}" --token_type "${token_type}" --output "$2"
+python3 -m distill.bin.adopt_teacher --model "$1" --token_list "${token_list}" --token_type "${token_type}" \
+    --output "$2"

@@ -22,7 +22,8 @@ arguments 3 "$@"
 
 read -r -a chunks <<< "${chunk_ms}"
 read -r -a models <<< "${teacher} ${others} $2"
-python3 -m distill.bin.latency --model "$2" --teacher "${teacher}" --data_dir "$1" --chunk_ms "${chunks[@]}" --output "$3"
+python3 -m distill.bin.latency --model "$2" --teacher "${teacher}" --data_dir "$1" --chunk_ms "${chunks[@]}" \
+    --output "$3"
 exported=()
 if [ -n "${export}" ]; then exported=(--export "${export}"); fi
 python3 -m distill.bin.speed --models "${models[@]}" "${exported[@]}" --data_dir "$1" --chunk_ms "${chunks[@]}" \

@@ -8,12 +8,12 @@ help_message="Usage: local/compute_posteriors.sh [options] <data-dir> <model-dir
        local/compute_posteriors.sh --mean true data/train exp/student_stream exp/student_stream/priors.vec
 
 Writes a matrix for each utterance of <data-dir>: a row for each frame (20 or 40 ms), a column for each token, natural
-logarithms. Column j belongs to input label j + 1 of a decoding graph; CTC's blank is column 0. <wspecifier> is ark:FILE,
-ark,scp:FILE,FILE, or ark:- for a pipe. With several jobs it must contain JOB, such as ark:exp/post.JOB.ark.
+logarithms. Column j belongs to input label j + 1 of a decoding graph; CTC's blank is column 0. <wspecifier> is
+ark:FILE, ark,scp:FILE,FILE, or ark:- for a pipe. With several jobs it must contain JOB, such as ark:exp/post.JOB.ark.
 
   --chunk-ms N         chunk length of a streaming student in ms; full: every frame sees the whole utterance
                        (default: full)
-  --priors FILE        write log-likelihoods: posteriors divided by these priors, a vector as Kaldi writes it in text form
+  --priors FILE        write log-likelihoods: posteriors divided by these priors, a Kaldi vector in text form
   --prior-scale S      power of the priors (default: 1)
   --mean true          write the mean posteriors of the data to the file <wspecifier> instead, for --priors
   --batch-seconds S    padded audio that is computed at once (default: 60)

@@ -6,8 +6,8 @@ help_message="Usage: local/decode.sh [options] <data-dir> <model-dir> <decode-di
  e.g.: local/decode.sh --chunk-ms \"160 480\" --decoder wfst --lm exp/lm/words.arpa --lexicon data/phones/lexicon.txt \\
            --nj 8 --cmd queue.pl data/test exp/student_stream exp/student_stream
 
-Recognises <data-dir> (several in quotes) with a teacher or a student, or a packed model. A streaming student works chunk
-by chunk, as it would on live audio. What is recognised is in <decode-dir>/decode_480ms/test for data/test and chunks of
+Recognises <data-dir> (several in quotes) with a teacher or a student, or a packed model. A streaming student works
+chunk by chunk, as it would on live audio. What is recognised is in <decode-dir>/decode_480ms/test for data/test and chunks of
 480 ms, decode_full/test without chunks, decode_480ms_wfst/test with the decoder wfst: text in Kaldi's format, and
 hyp.*.jsonl with times and confidences. local/score.sh scores it. Called again it does only what is missing; if the
 model, the data or the options have changed, everything.
@@ -37,15 +37,13 @@ read -r -a data <<< "$1"
 model=$2 dir=$3
 read -r -a chunks <<< "${chunk_ms}"
 read -r -a options <<< "${decode_options}"
-inputs=("${data[@]/%//wav.scp}")
+inputs=("${model}")
 if [ -d "${model}" ]; then
-    inputs+=("${model}/config.yaml")
+    inputs=("${model}/config.yaml")
     # The weights that are loaded: the first of these
     for weights in "${model}"/{model.safetensors,model.pth,*.ave.pth,*.best.pth,latest.pth}; do
         if [ -e "${weights}" ]; then inputs+=("${weights}"); break; fi
     done
-else
-    inputs+=("${model}")
 fi
 suffix=
 if [ "${decoder}" != greedy ]; then
@@ -58,22 +56,27 @@ if [ "${decoder}" != greedy ]; then
         if [ -n "${file}" ]; then inputs+=("${file}"); fi
     done
 fi
-decoded=()
-for chunk in "${chunks[@]}"; do
-    if [ "${chunk}" = full ]; then name=full; else name=${chunk}ms; fi
-    for set in "${data[@]}"; do decoded+=("${dir}/decode_${name}${suffix}/$(basename "${set}")"); done
-done
+for file in "${inputs[@]}" "${data[@]/%//wav.scp}"; do [ -f "${file}" ] || fail "${file}: not found"; done
 
-# What an earlier run left is used only if it was made from the same files with the same options.
-stamp=${dir}/.made_from/decode${suffix}
-if ${redo} || [ ! -e "${stamp}" ] && [ ! -e "${stamp}.begun" ]; then rm -rf "${decoded[@]}"; fi
-state=0
-python3 -m distill.bin.stage begin "${stamp}" --options="$1 ${chunk_ms} ${nj} ${options[*]}" "${inputs[@]}" || state=$?
-if [ "${state}" = 4 ]; then
-    rm -rf "${decoded[@]}"
-elif [ "${state}" != 0 ] && [ "${state}" != 3 ]; then
-    exit 2
-fi
+# What an earlier run left is used only if it was made with the same options, from files with the same content.
+common="${nj} ${decode_options} $(sha256sum "${inputs[@]}" | cut -d ' ' -f 1 | tr '\n' ' ')"
+decoded=()
+for set in "${data[@]}"; do
+    made_from="${common}$(sha256sum < "${set}/wav.scp")"
+    for chunk in "${chunks[@]}"; do
+        if [ "${chunk}" = full ]; then name=full; else name=${chunk}ms; fi
+        output=${dir}/decode_${name}${suffix}/$(basename "${set}")
+        decoded+=("${output}")
+        earlier=$(cat "${output}/made_from" 2> /dev/null || true)
+        if ${redo} || [ "${earlier}" != "${made_from}" ]; then
+            if [ -n "${earlier}" ]; then log "${output}: the model, the data or the options changed; done again"; fi
+            rm -f "${output}/made_from" # first, as it vouches for the rest
+            rm -rf "${output}"
+            mkdir -p "${output}"
+            echo "${made_from}" > "${output}/made_from"
+        fi
+    done
+done
 mkdir -p "${dir}/log"
 # shellcheck disable=SC2086
 python3 -m distill.bin.watch_jobs --logs "${dir}/log/decode.*.log" -- \
@@ -81,4 +84,3 @@ python3 -m distill.bin.watch_jobs --logs "${dir}/log/decode.*.log" -- \
     python3 -m distill.bin.decode --model "${model}" --output "${dir}" --data_dirs "${data[@]}" \
     --chunk_ms "${chunks[@]}" --job JOB --num_jobs "${nj}" "${options[@]}"
 python3 -m distill.bin.kaldi_text "${decoded[@]}" > /dev/null
-if [ -e "${stamp}.begun" ]; then python3 -m distill.bin.stage finish "${stamp}"; fi

@@ -7,7 +7,7 @@ help_message="Usage: local/extract_targets.sh [options] <data-dir> <teacher-dir>
            --cmd queue.pl data/train exp/teacher exp/targets/train
 
 Runs the teacher over <data-dir> and stores hidden layers and logits as Kaldi arks, before which it prints the space and
-time they take. Called again it makes only the shards that are missing, or were made from another teacher or other audio.
+time they take. Called again it makes only shards that are missing, or were made from another teacher or other audio.
 
   --student-configs \"A B\"   training configurations of the students, which say what is stored (default: every layer)
   --graph FILE              denominator graph, for students with posterior_top_k or nbest

@@ -5,9 +5,9 @@ set -euo pipefail
 help_message="Usage: local/format_data.sh [options] <data-dir> <formatted-dir>
  e.g.: local/format_data.sh --allow-pipes true --nj 8 --cmd queue.pl data/train data_16k/train
 
-Checks <data-dir>, cuts its segments, and writes the audio of every utterance as a one-channel file of 16 kHz. The tables
-of <formatted-dir> are wav.scp, text, utt2spk, spk2utt and utt2num_samples. Called again it does nothing if <data-dir> has
-the same tables.
+Checks <data-dir>, cuts its segments, and writes the audio of every utterance as a one-channel file of 16 kHz. In
+<formatted-dir> are wav.scp, text, utt2spk, spk2utt and utt2num_samples. Called again it does nothing if <data-dir>
+has the same tables.
 
   --allow-pipes true     run the commands in wav.scp (default: false)
   --resample true        accept other sampling rates than 16 kHz and convert them (default: false)

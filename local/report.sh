@@ -5,8 +5,8 @@ set -euo pipefail
 help_message="Usage: local/report.sh [options] <data-dir> <exp-dir>
  e.g.: local/report.sh --valid-set dev dump/raw exp
 
-Writes <exp-dir>/report/index.html, with results, latency, curves of the trainings and frequent errors. <data-dir> has the
-data sets below it.
+Writes <exp-dir>/report/index.html, with results, latency, curves of the trainings and frequent errors. <data-dir> has
+the data sets below it.
 
   --valid-set NAME    the validation set below <data-dir> (default: valid)"
 

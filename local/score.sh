@@ -21,7 +21,7 @@ arguments some "$@"
 data=$1
 decoded=()
 for dir in "${@:2}"; do decoded+=("${dir}"/decode_*/"$(basename "${data}")"); done
-[ -e "${decoded[0]:-}" ] || fail "${2:-<decode-dir>}: nothing of ${data} was recognised there; run local/decode.sh first"
+[ -e "${decoded[0]:-}" ] || fail "${2:-<decode-dir>}: nothing of ${data} is recognised there; run local/decode.sh first"
 options=(--scoring "${scoring}")
 if [ -n "${bpemodel}" ]; then options+=(--bpemodel "${bpemodel}"); fi
 if [ -n "${ref_tokens}" ]; then options+=(--ref_tokens "${ref_tokens}"); fi

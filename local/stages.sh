@@ -39,8 +39,8 @@ run_stage() {
 }
 
 # lock EXPDIR DUMPDIR: one run at a time in each of them; whoever a killed run left behind counts as one. The lock on
-# file descriptor 9 or 8 goes with the last process that has it open; those of a run that was killed a moment ago may need
-# a few seconds to die.
+# file descriptor 9 or 8 goes with the last process that has it open; those of a run that was killed a moment ago may
+# need a few seconds to die.
 lock() {
     command -v flock > /dev/null || return 0
     exec 9> "$1/.lock"

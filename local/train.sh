@@ -19,12 +19,12 @@ Data
   --max-seconds S        leave longer training utterances out (default: none)
 What is learnt from
   --graph FILE           denominator graph (local/make_graph.sh)
-  --teacher DIR          directory of the trained teacher of a student; without it the student learns from the text alone
+  --teacher DIR          the trained teacher of a student; without it the student learns from the text alone
   --train-targets DIR, --valid-targets DIR
                          the teacher's stored outputs (local/extract_targets.sh); without them it runs in the training
   --second-teacher DIR   another teacher, which runs in the training
   --init DIR             begin with the weights of this training
-  --train-args STR       more options, such as \"--max_epoch 10 --distill_conf alpha=0.5\"; distill.bin.train has them all
+  --train-args STR       more, such as \"--max_epoch 10 --distill_conf alpha=0.5\"; distill.bin.train has them all
 Machine
   --cmd CMD              how the job is run: run.pl or a scheduler's wrapper (default: run.pl)
   --ngpu N, --num-nodes N    GPUs of each node, and nodes; 0 GPUs trains on the CPU (default: 0, 1)

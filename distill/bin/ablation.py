@@ -11,17 +11,17 @@ the seeds; with one seed there is none. Writes EXPDIR/ablation.json and, from it
 
 from __future__ import annotations
 
-import argparse
 import sys
 from pathlib import Path
 
+from distill.bin.arguments import new_parser
 from distill.errors import cli
 from distill.scoring.ablation import write_ablation
 
 
 @cli
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = new_parser(__doc__)
     parser.add_argument("--expdir", type=Path, required=True, help="directory of the trainings")
     parser.add_argument("--test_sets", required=True, help="names, separated by spaces")
     parser.add_argument("--note", required=True, help="how long the trainings were, for the heading")

@@ -14,6 +14,13 @@ def new_parser(description: str | None) -> argparse.ArgumentParser:
     return argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
 
 
+def true_or_false(value: str) -> bool:
+    """Parse ``true`` or ``false``, as a recipe's options are written."""
+    if value not in ("true", "false"):
+        raise argparse.ArgumentTypeError(f"{value!r} is neither true nor false")
+    return value == "true"
+
+
 def chunk_length(text: str) -> int | None:
     """Type of an option: milliseconds of a chunk, or None for ``full``."""
     return None if text == "full" else int(text)

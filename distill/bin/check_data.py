@@ -6,17 +6,16 @@ python -m distill.bin.check_data --data data/valid --token_list data/token_list/
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
-from distill.arguments import true_or_false
+from distill.bin.arguments import new_parser, true_or_false
 from distill.data.check import check_directories
 from distill.errors import cli
 
 
 @cli
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = new_parser(__doc__)
     parser.add_argument("--data", type=Path, nargs="+", required=True, help="data directories")
     parser.add_argument("--resample", type=true_or_false, default=False, help="accept other rates than 16 kHz")
     parser.add_argument("--allow_pipes", type=true_or_false, default=False, help="run the commands in wav.scp")

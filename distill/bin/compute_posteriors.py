@@ -11,21 +11,16 @@ label j + 1 of the decoding graph.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from pathlib import Path
 
+from distill.bin.arguments import chunk_length, new_parser
 from distill.errors import cli
-
-
-def chunk_length(text: str) -> int | None:
-    """Milliseconds of a chunk, or None for ``full``."""
-    return None if text == "full" else int(text)
 
 
 @cli
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = new_parser(__doc__)
     parser.add_argument("--model", type=Path, required=True, help="training's directory, or packed model")
     parser.add_argument("--data_dir", type=Path, required=True, help="directory with wav.scp")
     parser.add_argument("--output", required=True, help="ark:FILE, ark:- or ark,scp:FILE,FILE; with --mean a file")

@@ -11,17 +11,16 @@ refused.
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
-from distill.arguments import true_or_false
+from distill.bin.arguments import new_parser, true_or_false
 from distill.data.import_data import import_data
 from distill.errors import cli
 
 
 @cli
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = new_parser(__doc__)
     parser.add_argument("--train", type=Path, required=True, help="data directory of the training set")
     parser.add_argument("--valid", type=Path, help="of the validation set (default: some speakers of the training set)")
     parser.add_argument(

@@ -17,16 +17,16 @@ Tokens of student and teacher are paired where their texts agree; - stands where
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
 from distill.bench.latency import measure_latency
+from distill.bin.arguments import new_parser
 from distill.errors import cli
 
 
 @cli
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = new_parser(__doc__)
     parser.add_argument("--model", type=Path, required=True, help="directory of a streaming student's training")
     parser.add_argument("--teacher", type=Path, required=True, help="directory of the teacher's training")
     parser.add_argument("--data_dir", type=Path, required=True, help="with wav.scp, such as dump/raw/test")

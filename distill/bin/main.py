@@ -12,6 +12,9 @@ Deploy
   pack             a model as one file to pass on
 Train; a recipe (egs2/*/asr_distill1/run.sh) calls these in order
   plan             disk space and hours that a run will take
+  prepare_librispeech, prepare_mini_librispeech    data directories of a corpus
+  prepare_gigaspeech, prepare_speechocean762, prepare_fsdd    likewise
+  prepare_synth    data directories of synthesised speech
   import_data      data directories from Kaldi data directories elsewhere
   check_data       find faults in data directories before training
   phone_tokens     token list and texts in phones, from a lexicon

@@ -7,16 +7,16 @@
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
+from distill.bin.arguments import new_parser
 from distill.data.denominator import make_denominator_graph
 from distill.errors import cli
 
 
 @cli
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = new_parser(__doc__)
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--text", type=Path, help="training text, a Kaldi text file")
     source.add_argument(

@@ -17,7 +17,7 @@ from distill.errors import cli
 @cli
 def main(argv: list[str] | None = None) -> None:
     parser = new_parser(__doc__)
-    parser.add_argument("--text", type=Path, required=True, help="Kaldi text file: utterance id and words")
+    parser.add_argument("--text", type=Path, required=True, help="Kaldi text file: an utterance id and words a line")
     parser.add_argument("--order", type=int, default=3, help="of the n-gram (default: 3)")
     parser.add_argument("--output", type=Path, required=True, help="the ARPA file")
     estimate_lm(**vars(parser.parse_args(argv)))

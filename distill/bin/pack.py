@@ -11,16 +11,16 @@ of this machine, and the same inputs give the same bytes. --export alone packs a
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
+from distill.bin.arguments import new_parser
 from distill.errors import cli
 from distill.pack.pack import pack
 
 
 @cli
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = new_parser(__doc__)
     parser.add_argument("--model", type=Path, help="directory of a training, such as exp/student_stream")
     parser.add_argument("--export", type=Path, help="directory of its export, such as exp/export")
     parser.add_argument("--results", type=Path, help="exp/results.json, for the model card")

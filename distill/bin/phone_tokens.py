@@ -12,16 +12,16 @@ is neither.
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
+from distill.bin.arguments import new_parser
 from distill.data.lexicon import write_phone_tokens
 from distill.errors import cli
 
 
 @cli
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = new_parser(__doc__)
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--lexicon", type=Path, help="a word and its phones on each line")
     source.add_argument("--lang_dir", type=Path, help="Kaldi lang directory: phones.txt and phones/align_lexicon.txt")

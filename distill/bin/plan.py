@@ -10,16 +10,16 @@ printed with it, each of them an option. `--dry_run true` of a recipe prints the
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
+from distill.bin.arguments import new_parser
 from distill.errors import cli
 from distill.plan import print_plan
 
 
 @cli
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = new_parser(__doc__)
     parser.add_argument("--corpus", default="the corpus", help="its name, for the title")
     parser.add_argument("--hours", type=float, required=True, help="of training audio")
     parser.add_argument("--utterances", type=int, help="of the training set (default: one for 10 s)")

@@ -9,16 +9,16 @@ the same bytes.
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
+from distill.bin.arguments import new_parser
 from distill.data.fsdd import prepare
 from distill.errors import cli
 
 
 @cli
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = new_parser(__doc__)
     parser.add_argument("--fsdd_dir", type=Path, required=True, help="with the folder recordings")
     parser.add_argument("--heldout_speaker", default="lucas", help="whose recordings are for test_unseen alone")
     parser.add_argument("--data", type=Path, default=Path("data"), help="where the data directories go")

@@ -9,16 +9,16 @@ removed from the text, as recipes for this corpus do.
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
+from distill.bin.arguments import new_parser
 from distill.data.gigaspeech import SUBSETS, prepare
 from distill.errors import cli
 
 
 @cli
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = new_parser(__doc__)
     parser.add_argument("--gigaspeech", type=Path, required=True, help="directory with GigaSpeech.json and audio/")
     parser.add_argument("--subset", default="XL", choices=SUBSETS, help="for training (default: XL)")
     parser.add_argument("--data", type=Path, default=Path("data"), help="directory for the sets (default: data)")

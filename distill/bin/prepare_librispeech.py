@@ -8,16 +8,16 @@ and valid (both dev sets).
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
+from distill.bin.arguments import new_parser
 from distill.data.librispeech import TRAIN, prepare
 from distill.errors import cli
 
 
 @cli
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = new_parser(__doc__)
     parser.add_argument("--librispeech", type=Path, required=True, help="directory with train-clean-100 and so on")
     parser.add_argument("--train_parts", nargs="+", default=TRAIN, help=f"(default: {' '.join(TRAIN)})")
     parser.add_argument("--data", type=Path, default=Path("data"), help="directory for the sets (default: data)")

@@ -2,26 +2,26 @@
 
     python -m distill.bin.prepare_synth --data data --wav data/local/wav
 
-makes data/train and data/valid (the same voices) and data/test (other voices: the accents of training, but speakers
-that are not in training). The same seed gives the same bytes.
+makes data/train, data/valid and data/test, each with speakers that the other two do not have; the accents are the same.
+The same seed gives the same bytes.
 """
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
+from distill.bin.arguments import new_parser
 from distill.data.synth import prepare
 from distill.errors import cli
 
 
 @cli
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = new_parser(__doc__)
     parser.add_argument("--data", type=Path, default=Path("data"), help="where the data directories go")
     parser.add_argument("--wav", type=Path, default=Path("data/local/wav"), help="where the audio goes")
-    parser.add_argument("--num_train", type=int, default=2500, help="training utterances (default: 2500)")
-    parser.add_argument("--num_valid", type=int, default=120, help="(default: 120)")
+    parser.add_argument("--num_train", type=int, default=3000, help="training utterances (default: 3000)")
+    parser.add_argument("--num_valid", type=int, default=240, help="(default: 240)")
     parser.add_argument("--num_test", type=int, default=240, help="(default: 240)")
     parser.add_argument("--seed", type=int, default=0, help="(default: 0)")
     prepare(**vars(parser.parse_args(argv)))

@@ -8,16 +8,16 @@ stage 13, bench.json of stage 14, the trainings' configurations and losses, and 
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
+from distill.bin.arguments import new_parser
 from distill.errors import cli
 from distill.report.page import write_report
 
 
 @cli
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = new_parser(__doc__)
     parser.add_argument("--expdir", type=Path, required=True, help="of the experiment, such as exp")
     parser.add_argument(
         "--data", type=Path, default=Path("dump/raw"), help="directory of SET/wav.scp and text (default: dump/raw)"

@@ -8,16 +8,16 @@ with the teacher that was decoded in the same way.
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
+from distill.bin.arguments import new_parser
 from distill.errors import cli
 from distill.scoring.results import write_results
 
 
 @cli
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = new_parser(__doc__)
     parser.add_argument("--expdir", type=Path, required=True, help="directory of the experiment, such as exp")
     parser.add_argument("--test_sets", required=True, help="names, separated by spaces")
     parser.add_argument("--recipe", required=True, help="name of the recipe, for the heading")

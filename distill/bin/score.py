@@ -18,16 +18,16 @@ A phone model decoded without a lexicon gives no words, and so neither score_wer
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
+from distill.bin.arguments import new_parser
 from distill.errors import cli
 from distill.scoring.score import NORMALISATIONS, score_directories
 
 
 @cli
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = new_parser(__doc__)
     parser.add_argument("--ref", type=Path, required=True, help="Kaldi text file of the references")
     parser.add_argument("--decode_dir", type=Path, nargs="+", required=True, help="directories that decode wrote")
     parser.add_argument(

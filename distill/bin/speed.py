@@ -11,16 +11,16 @@ and the largest. --output keeps what else is in the file and gets the figures as
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
 from distill.bench.speed import measure_speed
+from distill.bin.arguments import new_parser
 from distill.errors import cli
 
 
 @cli
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = new_parser(__doc__)
     parser.add_argument("--models", type=Path, nargs="+", required=True, help="directories of trainings")
     parser.add_argument("--export", type=Path, help="directory that distill.bin.export made of the last of them")
     parser.add_argument("--data_dir", type=Path, required=True, help="with wav.scp, such as dump/raw/test")

@@ -9,17 +9,17 @@ python -m distill.bin.stage finish exp/.stages/10
 
 from __future__ import annotations
 
-import argparse
 import sys
 from pathlib import Path
 
 from distill import stages
+from distill.bin.arguments import new_parser
 from distill.errors import cli
 
 
 @cli
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = new_parser(__doc__)
     parser.add_argument("action", choices=("begin", "finish"))
     parser.add_argument("stamp", type=Path, help="the stage's stamp file, such as exp/.stages/10")
     parser.add_argument("inputs", nargs="*", help="files that the stage reads")

@@ -9,16 +9,16 @@ same one: a front end that is not the teacher's must be trained.
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
+from distill.bin.arguments import new_parser
 from distill.configuration import write_student_config
 from distill.errors import cli
 
 
 @cli
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = new_parser(__doc__)
     parser.add_argument("--config", type=Path, required=True, help="of the training")
     parser.add_argument("--student", type=Path, required=True, help="file with the student's network_conf")
     parser.add_argument("--output", type=Path, required=True, help="the new configuration")

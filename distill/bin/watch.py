@@ -11,13 +11,14 @@ import argparse
 import sys
 from pathlib import Path
 
+from distill.bin.arguments import new_parser
 from distill.errors import UserError, cli
 from distill.progress import watch
 
 
 @cli
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = new_parser(__doc__)
     parser.add_argument("--log", type=Path, required=True, help="log file, appended to")
     parser.add_argument("--max_epoch", type=int, help="epochs in all (default: what the log says)")
     parser.add_argument("command", nargs=argparse.REMAINDER, help="-- and the training's command")

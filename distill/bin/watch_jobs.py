@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import argparse
 
+from distill.bin.arguments import new_parser
 from distill.errors import UserError, cli
 from distill.jobs import watch
 
 
 @cli
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = new_parser(__doc__)
     parser.add_argument("--logs", required=True, help="pattern of the jobs' logs")
     parser.add_argument("command", nargs=argparse.REMAINDER, help="-- and the command")
     args = parser.parse_args(argv)

@@ -1,9 +1,9 @@
-"""The file of a packed model: a zip in the layout of ESPnet's model zoo, the same bytes from the same inputs.
+"""Packed models: zip files in the layout of ESPnet's model zoo. The same inputs give the same bytes.
 
-meta.yaml names what is inside, as ``espnet2.bin.pack`` does (``files``, ``yaml_files``), and besides the directory of
-each ``model`` (``torch``: a training, ``onnx``: an export) and the SHA-256 of every other member. Paths are relative to
-the top of the archive. A file from elsewhere can be opened as it is: nothing in it is unpickled, and nothing is written
-outside a temporary directory.
+meta.yaml lists the members as ``espnet2.bin.pack`` does (``files``, ``yaml_files``), and also the directory of each
+model (``models``: torch for a training, onnx for an export) and the SHA-256 of every other member (``checksums``).
+Paths are relative to the top of the archive. An untrusted file is safe to open: nothing in it is unpickled, and nothing
+is written outside a temporary directory.
 """
 
 from __future__ import annotations
@@ -27,22 +27,26 @@ from distill.files import atomic_write
 
 META = "meta.yaml"
 MODELS = ("torch", "onnx")
-# What a packed model consists of; nothing that holds code.
+# Types of files in a packed model; none of them can contain code.
 SUFFIXES = {".json", ".md", ".model", ".onnx", ".safetensors", ".txt", ".yaml"}
 MAX_META = 1 << 20  # bytes
-# What zipfile raises for files that are damaged
+# Exceptions of zipfile on damaged files
 DAMAGE = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, RuntimeError, ValueError, OverflowError, IndexError)
 MAX_MEMBERS = 1000
-MAX_GROWTH = 20  # times the size of the file that all its members may have
-BLOCK = 1 << 20
+MAX_GROWTH = 20  # highest ratio of the members' total size to the file's
+BLOCK = 1 << 20  # bytes
 
 _unpacked: dict[tuple[str, int, int], tuple[tempfile.TemporaryDirectory, dict[str, str]]] = {}
 
 
 def write_archive(output: Path, members: Mapping[str, bytes | Path], meta: Mapping[str, Any]) -> None:
-    """Write ``members`` (contents, or files to copy, by name) and meta.yaml with ``meta`` and their checksums.
+    """Write a packed model.
 
-    Nothing is compressed, as weights would hardly shrink, and no time is recorded.
+    Nothing is compressed, because weights hardly shrink, and no time is recorded.
+
+    Args:
+        members: contents, or files to copy, by their names in the archive.
+        meta: what meta.yaml has besides the checksums.
     """
     checksums = {}
     for name, content in sorted(members.items()):
@@ -64,14 +68,14 @@ def _open(content: bytes | Path) -> io.BytesIO | io.BufferedReader:
 
 
 def model_directory(path: str | Path, kind: str | None = None) -> Path:
-    """A directory as it is; of a packed file the directory of its model, unpacked until this process ends.
+    """The directory of a model. A packed model is unpacked to a temporary one, which is removed when the process ends.
 
     Args:
-        path: a directory, or a file that ``python -m distill.bin.pack`` wrote.
-        kind: ``torch`` or ``onnx``; None: the first of these that is in the file.
+        path: a directory, which is returned, or a packed model.
+        kind: ``torch`` or ``onnx``; None: the first of these that the packed model has.
 
     Raises:
-        UserError: the file is not a packed model, damaged, holds no model of that kind, or is not to be trusted.
+        UserError: the file is not a packed model, is damaged or not trustworthy, or has no model of this kind.
     """
     path = Path(path)
     if not path.is_file():
@@ -96,10 +100,14 @@ def model_directory(path: str | Path, kind: str | None = None) -> Path:
 
 
 def _unpack(path: Path, folder: Path) -> dict[str, str]:
-    """Check the file, write its members below ``folder``, and return the directory of each model."""
+    """Check a packed model and write its members below ``folder``.
+
+    Returns:
+        the directory of each kind of model, relative to ``folder``.
+    """
     try:
         with zipfile.ZipFile(path) as archive:
-            entries = _checked(path, archive)
+            entries = _checked_members(path, archive)
             meta = _read_meta(path, archive, entries)
             checksums, models = meta["checksums"], meta["models"]
             for name in sorted(entries.keys() ^ {META, *checksums}):
@@ -115,7 +123,7 @@ def _unpack(path: Path, folder: Path) -> dict[str, str]:
                 if digest.hexdigest() != checksum:
                     raise UserError(f"{path}: {name} is not what was packed (SHA-256 differs); copy the file again")
     except OSError as error:
-        if error.errno != errno.EINVAL:  # of an offset that is none
+        if error.errno != errno.EINVAL:  # an impossible offset in a damaged file
             raise
         raise UserError(f"{path}: not a packed model, or damaged; copy the file again") from None
     except DAMAGE as error:
@@ -128,8 +136,8 @@ def _unpack(path: Path, folder: Path) -> dict[str, str]:
     return models
 
 
-def _checked(path: Path, archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
-    """Members by name, after all that can be said from the table of contents."""
+def _checked_members(path: Path, archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
+    """Members of the archive by name, after the checks that need only its table of contents."""
     entries: dict[str, zipfile.ZipInfo] = {}
     if len(archive.infolist()) > MAX_MEMBERS:
         raise UserError(f"{path}: {len(archive.infolist())} members are too many for a packed model; not opened")
@@ -138,11 +146,11 @@ def _checked(path: Path, archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]
         kind = stat.S_IFMT(entry.external_attr >> 16)
         parts = name.split("/")
         if name != entry.orig_filename or "\\" in name or ":" in name or not all(parts) or {".", ".."} & {*parts}:
-            reason = "is no plain relative path"
+            reason = "is not a plain relative path"
         elif kind not in (0, stat.S_IFREG):
             reason = "is a link or another special file"
         elif PurePosixPath(name).suffix not in SUFFIXES:
-            reason = f"is of a kind that no packed model holds ({', '.join(sorted(SUFFIXES))})"
+            reason = f"is not of a type that packed models have ({', '.join(sorted(SUFFIXES))})"
         elif name in entries:
             reason = "is there twice"
         elif entry.flag_bits & 1:
@@ -160,6 +168,7 @@ def _checked(path: Path, archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]
 
 
 def _read_meta(path: Path, archive: zipfile.ZipFile, entries: Mapping[str, zipfile.ZipInfo]) -> dict[str, Any]:
+    """Contents of meta.yaml, with its tables of checksums and models checked."""
     if META not in entries or entries[META].file_size > MAX_META:
         raise UserError(f"{path}: has no {META} of a packed model; make it with python -m distill.bin.pack")
     try:
@@ -172,12 +181,12 @@ def _read_meta(path: Path, archive: zipfile.ZipFile, entries: Mapping[str, zipfi
             raise UserError(f"{path}: its {META} lacks {name}; make it with python -m distill.bin.pack")
     for name in meta["models"].values():
         if not all(name.split("/")) or {".", ".."} & {*name.split("/")}:
-            raise UserError(f"{path}: model {name!r} in {META} is no plain relative path; do not trust this file")
+            raise UserError(f"{path}: model {name!r} in {META} is not a plain relative path; do not trust this file")
     return meta
 
 
 def _check_training(path: Path, directory: Path) -> None:
-    """The weights are in the archive, and loading them fetches nothing."""
+    """Check that an unpacked training has its weights, and that loading it downloads nothing."""
     if not (directory / "model.safetensors").is_file():
         raise UserError(f"{path}: holds no model.safetensors; pack it again")
     try:

@@ -1,6 +1,6 @@
-"""Load a teacher or student, of a training's directory or packed. Neither ESPnet nor the training's data is needed.
+"""Load a teacher or student from a training's directory or a packed model, without ESPnet or the training's data.
 
-What needs only the configuration does not wait for torch to be loaded.
+torch is imported only by functions that load weights, so that others do not wait for it.
 """
 
 from __future__ import annotations
@@ -33,7 +33,11 @@ class LoadedNetwork(NamedTuple):
 
 
 def read_config(directory: str | Path) -> dict[str, Any]:
-    """``config.yaml`` of a training."""
+    """Read config.yaml of a training's directory or a packed model.
+
+    Raises:
+        UserError: it is missing, or not the configuration of a training.
+    """
     directory = model_directory(directory, "torch")
     path = directory / "config.yaml"
     if not path.is_file():
@@ -45,15 +49,19 @@ def read_config(directory: str | Path) -> dict[str, Any]:
     tokens = config.get("token_list") if isinstance(config, dict) and "network" in config else None
     if not isinstance(tokens, list) or not all(isinstance(token, str) for token in tokens):
         raise UserError(f"{path}: not the configuration of a training of this toolkit; train it again")
-    if (directory / "bpe.model").is_file():  # packed with it
+    if (directory / "bpe.model").is_file():  # in a packed model
         config["bpemodel"] = str(directory / "bpe.model")
     return config
 
 
 def checkpoint_path(directory: str | Path) -> Path:
-    """The weights to use: model.safetensors or model.pth if present, else the average, the best or the latest epoch.
+    """File of the weights to use: the first of these that is in the directory.
 
-    Average and best are those of the training's first ``best_model_criterion`` (valid loss by default).
+    model.safetensors, model.pth, the average and the best epoch by the training's first ``best_model_criterion``
+    (validation loss by default), latest.pth.
+
+    Raises:
+        UserError: none is.
     """
     directory = model_directory(directory, "torch")
     phase, criterion = (read_config(directory).get("best_model_criterion") or [["valid", "loss", "min"]])[0][:2]
@@ -65,12 +73,16 @@ def checkpoint_path(directory: str | Path) -> Path:
 
 
 def model_checksum(directory: str | Path) -> str:
-    """SHA-256 of the weights that :func:`load_network` takes."""
+    """SHA-256 of the file from which :func:`load_network` loads the weights."""
     return sha256(checkpoint_path(directory))
 
 
 def build_network(config: Mapping[str, Any], vocab_size: int) -> Student | Teacher:
-    """The network a configuration describes, with its initial weights."""
+    """Build the network that a training's configuration describes, with initial weights.
+
+    Raises:
+        UserError: the configuration is not that of a teacher or student, or its sizes are impossible.
+    """
     from distill.models.student import Student
     from distill.models.teacher import Teacher
 
@@ -88,7 +100,14 @@ def build_network(config: Mapping[str, Any], vocab_size: int) -> Student | Teach
 
 
 def check_weights(network: nn.Module, weights: Mapping[str, torch.Tensor], origin: str | Path) -> None:
-    """Refuse weights if any parameter or buffer of a network is not there in its shape, or any is there besides."""
+    """Check that weights are exactly the parameters and buffers of a network, by name and shape.
+
+    Args:
+        origin: where the weights were read, for the message.
+
+    Raises:
+        UserError: one is missing, unknown or of another shape.
+    """
     expected = network.state_dict()
     problems = [f"{key} is missing" for key in expected.keys() - weights.keys()]
     problems += [f"{key} is unknown" for key in weights.keys() - expected.keys()]
@@ -129,16 +148,23 @@ def load_criterion(directory: str | Path) -> dict[str, torch.Tensor]:
 
 
 def load_network(directory: str | Path, device: str | torch.device = "cpu") -> LoadedNetwork:
-    """Load the network of a training, ready for recognition (evaluation mode, no projections of the loss)."""
+    """Load a trained network for recognition: in evaluation mode, without the training's auxiliary layers.
+
+    Args:
+        directory: of a training, or a packed model.
+
+    Raises:
+        UserError: the model is missing, damaged, or does not fit its configuration.
+    """
     import torch
 
     config = read_config(directory)
     path = checkpoint_path(directory)
     weights = _read_weights(path, "network.")
     token_list = config["token_list"]
-    # A configuration from elsewhere might describe a network that fills the memory: first one without any.
+    # An untrusted configuration could describe a network that fills the memory. On the meta device it takes none.
     if (layers := number_of_layers(config)) > len(weights):
-        raise UserError(f"{path}: holds no {layers} layers, as its configuration says; do not trust this model")
+        raise UserError(f"{path}: has fewer than the {layers} layers of its configuration; do not trust this model")
     with torch.device("meta"):
         check_weights(build_network(config, len(token_list)), weights, path)
     network = build_network(config, len(token_list))
@@ -147,11 +173,11 @@ def load_network(directory: str | Path, device: str | torch.device = "cpu") -> L
 
 
 def number_of_layers(config: Mapping[str, Any]) -> int:
-    """As a training's configuration says; 0 if it does not."""
+    """Layers of the network in a training's configuration; 0 if it does not say."""
     conf = config.get("network_conf") or {}
-    own = conf.get("config") if isinstance(conf, dict) else None
-    if isinstance(own, dict):
-        layers = own.get("num_hidden_layers", 0)
+    encoder = conf.get("config") if isinstance(conf, dict) else None
+    if isinstance(encoder, dict):
+        layers = encoder.get("num_hidden_layers", 0)
     else:
         layers = conf.get("layers", 0) if isinstance(conf, dict) else 0
     return layers if isinstance(layers, int) else 0

@@ -1,4 +1,4 @@
-"""Checkpoints of ESPnet's trainer that outlive a kill, a full disk and damage on the disk."""
+"""Checkpoints from which a training resumes after it was killed, the disk was full, or a checkpoint was damaged."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ NAME, PREVIOUS = "checkpoint.pth", "checkpoint.previous.pth"
 
 @contextmanager
 def save_whole() -> Iterator[None]:
-    """Within this, let torch.save, with which ESPnet's trainer writes its checkpoints, write beside and rename.
+    """Context in which torch.save, by which ESPnet's trainer saves, writes to a temporary file and renames it.
 
-    A training that is killed while it saves then finds its previous checkpoint instead of half a new one. The trainer
-    writes checkpoint.pth before the epoch's own weights, which the average at the end needs; here it comes after them,
-    so that a checkpoint never speaks of an epoch whose weights are lost. The one before stays as
+    A training that is killed while it saves then still has its previous checkpoint instead of half a new one. The
+    trainer writes checkpoint.pth before the epoch's weights, which the average at the end needs. Here it is written
+    after them, so that the weights of every epoch before a checkpoint exist. The previous one is kept as
     checkpoint.previous.pth.
     """
     import torch
@@ -54,15 +54,18 @@ def save_whole() -> Iterator[None]:
 
 
 def keep_previous(checkpoint: Path) -> None:
-    """Give a checkpoint that is about to be replaced its second name; there is no moment without either."""
+    """Keep a checkpoint that is about to be replaced as checkpoint.previous.pth, by a hard link.
+
+    At every moment one of the two files exists.
+    """
     beside = name_beside(checkpoint.with_name(PREVIOUS))
-    with contextlib.suppress(OSError):  # there is none yet, or this disk knows no hard links
+    with contextlib.suppress(OSError):  # there is no checkpoint yet, or the file system has no hard links
         os.link(checkpoint, beside)
         os.replace(beside, checkpoint.with_name(PREVIOUS))
 
 
 def is_whole(checkpoint: Path) -> bool:
-    """Whether every byte is there and as it was written, by the checksums within the file."""
+    """Whether a checkpoint is complete and undamaged, by the checksums of torch's zip format."""
     try:
         with zipfile.ZipFile(checkpoint) as parts:
             return parts.testzip() is None
@@ -71,13 +74,16 @@ def is_whole(checkpoint: Path) -> bool:
 
 
 def usable_checkpoint(directory: Path, first_process: bool = True) -> bool:
-    """Whether a training can go on from checkpoint.pth of its directory; a damaged one is replaced by the one before.
+    """Whether a training's directory has a checkpoint to resume from.
+
+    A damaged checkpoint.pth is replaced by the previous one.
 
     Args:
-        first_process: of several that train together; the others wait until it has replaced the damaged one.
+        first_process: whether this is the first process of a distributed training. The others wait until it has
+            replaced a damaged checkpoint.
 
     Raises:
-        UserError: neither is whole.
+        UserError: both are damaged.
     """
     checkpoint, previous = directory / NAME, directory / PREVIOUS
     if not checkpoint.exists():

@@ -1,1 +1,1 @@
-"""Corpora that recipes make, and the check of any Kaldi data directory."""
+"""Kaldi data directories: read, checked and written; corpora of the recipes; lexicons and tokens."""

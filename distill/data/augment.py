@@ -1,4 +1,4 @@
-"""Changes to training audio that a corpus is made with."""
+"""Augmentation of the training audio of corpora that are made here."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ EQUALISER_DB = 6.0
 
 
 def equalise(audio: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Random gain of +-6 dB at each of EQUALISER_HZ and straight lines between: another microphone, another voice."""
+    """Filter (N,) samples with a random gain of up to +-6 dB at each of EQUALISER_HZ, linearly interpolated."""
     spectrum = np.fft.rfft(audio)
     frequency = np.linspace(0, 8000, len(spectrum))
     gain_db = np.interp(frequency, EQUALISER_HZ, rng.uniform(-EQUALISER_DB, EQUALISER_DB, len(EQUALISER_HZ)))
@@ -17,9 +17,10 @@ def equalise(audio: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def augment(audio: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """16 kHz audio with a random equalisation, a random loudness, from that of a distant to that of a close speaker
-    (root mean square 0.005 to 0.15), and in half of the cases white noise at 10 to 40 dB SNR. Test audio keeps the
-    loudness it was recorded with, so training must have heard it.
+    """Augment (N,) samples at 16 kHz.
+
+    With a random filter, a random loudness (root mean square 0.005 to 0.15, from a distant to a close speaker, as test
+    audio keeps the loudness of its recording), and for half of the utterances white noise at 10 to 40 dB SNR.
     """
     audio = equalise(audio, rng)
     audio = audio / (np.sqrt(np.mean(audio**2)) + 1e-5) * 10 ** rng.uniform(-2.3, -0.8)

@@ -1,9 +1,8 @@
-"""CTC prefix beam search with an n-gram language model, a bonus per word and hot words, for streams.
+"""CTC prefix beam search of streams, with an n-gram language model, a word bonus and hot words.
 
-A hypothesis is a prefix of tokens together with how it ends, in a blank or in its last token: the two behave
-differently when that token is heard again. Its score sums all alignments that lead there (Graves & Jaitly, 2014;
-Hannun et al., 2014). The beam keeps the best hypotheses of each frame; with a single one it follows the most probable
-symbol of every frame, which is greedy decoding.
+A hypothesis is a prefix of tokens and whether its last frame is blank or its last token, because these two continue
+differently with that token. Its score is summed over all alignments (Graves & Jaitly, 2014; Hannun et al., 2014). The
+beam keeps the best hypotheses after each frame; a beam of one is greedy decoding.
 """
 
 from __future__ import annotations
@@ -20,16 +19,16 @@ from distill.decode.hypothesis import Hypothesis, Token
 from distill.decode.lm import NgramLM
 from distill.errors import UserError
 
-SETTLE_EVERY = 64  # frames; what all hypotheses share is settled then
-SLACK = 10.0  # nats below the beam within which an alignment may still add to a hypothesis that survives
+SETTLE_EVERY = 64  # frames between two checks which tokens all hypotheses share
+SLACK = 10.0  # nats below the beam's lowest score, where an alignment can still matter to a surviving hypothesis
 _SPECIAL = ("<blank>", "<sos/eos>")
 
-# An alignment: the one of the tokens before, first frame, frame after the last, sum of posteriors
+# The alignment of a token: that of the previous token, first frame, frame after the last, sum of its posteriors
 Alignment = tuple["Alignment | None", int, int, float] | None
 
 
 class _Prefix:
-    """Tokens so far, as a chain, with what language model and hot words say about them."""
+    """A prefix as a linked list of tokens, with its states in language model and hot words and their score."""
 
     __slots__ = ("parent", "token", "children", "lm_state", "word", "hot_state", "score")
 
@@ -40,19 +39,25 @@ class _Prefix:
         self.token = token
         self.children: dict[int, _Prefix] = {}
         self.lm_state = lm_state
-        self.word = word  # the unfinished one
+        self.word = word  # the last one, while it is incomplete
         self.hot_state = hot_state
         self.score = score
 
 
 class Fusion:
-    """What is added to the score of the acoustics: ``lm_weight`` · ln P(words) + ``word_bonus`` per word + hot words.
+    """Score in addition to the acoustic one: ``lm_weight`` · ln P(words) + ``word_bonus`` · words + hot words.
 
     Args:
         token_list: tokens by id, blank first.
         token_type: char, bpe, word or phn.
-        lm: n-gram of words, or of tokens (``lm_unit`` token); None: none.
-        lm_unit: what the n-gram and the bonus count: ``word`` or ``token``.
+        lm: n-gram of words, or of tokens if ``lm_unit`` is token.
+        lm_weight: weight of the n-gram's ln P.
+        word_bonus: score of each word, or of each token if ``lm_unit`` is token.
+        hotwords: phrases with a bonus.
+        lm_unit: word or token.
+
+    Raises:
+        UserError: ``lm_unit`` is neither.
     """
 
     def __init__(
@@ -70,9 +75,9 @@ class Fusion:
         self._lm = lm if lm_weight else None
         self._lm_weight, self._word_bonus = lm_weight, word_bonus
         self._hotwords = hotwords
-        self._whole = lm_unit == "token" or token_type in ("word", "phn")  # each token is a unit of the n-gram
+        self._whole = lm_unit == "token" or token_type in ("word", "phn")  # each token is a unit
         self._names = list(token_list)
-        # Text of each token, with a space where it begins a word
+        # Text of each token, with a leading space if it begins a word
         self._texts: list[str] = []
         for token in token_list:
             if token in _SPECIAL:
@@ -82,10 +87,10 @@ class Fusion:
             else:
                 self._texts.append(" " if token == "<space>" else token.replace("▁", " "))
         best_phrase = hotwords.boost if hotwords else 0.0
-        self.largest_gain = max(word_bonus, 0.0) + 2 * max(best_phrase, 0.0)  # of one token, to prune by
+        self.largest_gain = max(word_bonus, 0.0) + 2 * max(best_phrase, 0.0)  # of one token, for pruning
 
     def empty(self) -> _Prefix:
-        """No tokens, at a sentence start."""
+        """The prefix without tokens, at the start of a sentence."""
         hot_state = self._hotwords.read(0, " ")[1] if self._hotwords else 0
         return _Prefix(None, 0, self._lm.start if self._lm else 0, "", hot_state, 0.0)
 
@@ -112,7 +117,7 @@ class Fusion:
         return child
 
     def end(self, prefix: _Prefix) -> float:
-        """The score of the prefix as a whole sentence."""
+        """Score of the prefix as a complete sentence."""
         score, state = prefix.score, prefix.lm_state
         if prefix.word:
             score, state = self._finish_word(score, state, prefix.word)
@@ -123,7 +128,7 @@ class Fusion:
         return score
 
     def text(self, prefix: _Prefix) -> str:
-        """What the tokens spell, as far as they are not settled."""
+        """Text of the prefix's tokens that are not settled."""
         pieces = []
         node: _Prefix | None = prefix
         while node is not None:
@@ -132,7 +137,7 @@ class Fusion:
         return " ".join("".join(reversed(pieces)).split())
 
     def _ends_word(self, token: int) -> bool:
-        """Whether a space was the last character; so it was before the first token, where the prefix has blank's id."""
+        """Whether a token's text ends with a space; true before the first token, where the id is 0."""
         return token == 0 or self._texts[token].endswith(" ")
 
     def _finish_word(self, score: float, state: int, word: str) -> tuple[float, int]:
@@ -143,12 +148,15 @@ class Fusion:
 
 
 class BeamSearch:
-    """Prefix beam search over a stream; see :class:`distill.decode.hypothesis.Search`.
+    """Prefix beam search of one stream; a :class:`distill.decode.hypothesis.Search`.
 
     Args:
         fusion: language model and other scores.
-        beam: hypotheses kept after each frame. Of a frame's tokens the ``4 * beam`` most probable ones are tried.
-        nbest: hypotheses with different texts that ``finish`` returns at most.
+        beam: number of hypotheses kept after each frame. In each frame the ``4 * beam`` most probable tokens are tried.
+        nbest: largest number of hypotheses, all with different texts, that ``finish`` returns.
+
+    Raises:
+        UserError: ``beam`` is not positive.
     """
 
     def __init__(self, fusion: Fusion, beam: int = 8, nbest: int = 1) -> None:
@@ -156,21 +164,21 @@ class BeamSearch:
             raise UserError(f"beam: {beam} must be at least 1")
         self._fusion, self._width, self._nbest = fusion, beam, nbest
         self.frames = 0
-        self._begin()
+        self._start_utterance()
 
-    def _begin(self) -> None:
+    def _start_utterance(self) -> None:
         self._settled: list[Token] = []
         self._next_settling = self.frames + SETTLE_EVERY
-        # Prefix, whether it ends in a blank, ln P of all its alignments, of the best one, and that one
+        # Prefix, whether its last frame is blank, ln P of all its alignments, ln P of the best one, and that one
         self._beam: list[tuple[_Prefix, bool, float, float, Alignment]] = [(self._fusion.empty(), True, 0.0, 0.0, None)]
 
     @property
     def settled(self) -> int:
-        """Tokens that every hypothesis shares."""
+        """Number of tokens that all hypotheses share."""
         return len(self._settled)
 
     def accept(self, logits: Tensor) -> None:
-        """Take in (t, V) logits or log-probabilities; t may be 0."""
+        """Decode the next (t, V) logits or log-probabilities; t may be 0."""
         if not len(logits):
             return
         log_p = logits.detach().float().log_softmax(-1)
@@ -183,11 +191,12 @@ class BeamSearch:
                 self._next_settling += SETTLE_EVERY
 
     def _step(self, log_p: np.ndarray, values: list[float], ids: list[int]) -> None:
+        """Decode a frame: log-posteriors (V,), and those of the most probable tokens with their ids, in order."""
         frame, blank = self.frames, float(log_p[0])
         after_blank: dict[_Prefix, list] = {}
         after_token: dict[_Prefix, list] = {}
 
-        # The same tokens: a blank, or the last token goes on
+        # The same prefix: a blank, or the last token continues
         for prefix, blank_last, total, best, alignment in self._beam:
             _add(after_blank, prefix, total + blank, best + blank, alignment)
             if not blank_last:
@@ -200,7 +209,7 @@ class BeamSearch:
             ranks = [entry[0] + prefix.score for part in (after_blank, after_token) for prefix, entry in part.items()]
             worst = heapq.nlargest(self._width, ranks)[-1] - SLACK - self._fusion.largest_gain
 
-        # One more token; after itself only where a blank is between
+        # One more token; the last token again only after a blank
         for prefix, blank_last, total, best, alignment in self._beam:
             least = worst - total - prefix.score
             for p, token in zip(values, ids, strict=True):
@@ -210,12 +219,15 @@ class BeamSearch:
                     child = self._fusion.extend(prefix, token)
                     _add(after_token, child, total + p, best + p, (alignment, frame, frame + 1, math.exp(p)))
 
-        everything = [(prefix, True, *entry) for prefix, entry in after_blank.items()]
-        everything += [(prefix, False, *entry) for prefix, entry in after_token.items()]
-        self._beam = heapq.nlargest(self._width, everything, key=lambda entry: entry[2] + entry[0].score)
+        candidates = [(prefix, True, *entry) for prefix, entry in after_blank.items()]
+        candidates += [(prefix, False, *entry) for prefix, entry in after_token.items()]
+        self._beam = heapq.nlargest(self._width, candidates, key=lambda entry: entry[2] + entry[0].score)
 
     def _ranked(self, ended: bool) -> list[tuple[float, _Prefix, Alignment]]:
-        """Score, prefix and best alignment of every different prefix, best first."""
+        """Score, prefix and best alignment of each prefix, best first.
+
+        ``ended``: whether a prefix is scored as a complete sentence.
+        """
         merged: dict[_Prefix, list] = {}
         for prefix, _, total, best, alignment in self._beam:
             _add(merged, prefix, total, best, alignment)
@@ -228,11 +240,14 @@ class BeamSearch:
 
     @property
     def best(self) -> Hypothesis:
-        """The best hypothesis of the frames so far, without a sentence end."""
+        """The best hypothesis of the utterance so far, scored without a sentence end."""
         return self._hypothesis(*self._ranked(ended=False)[0])
 
     def finish(self) -> list[Hypothesis]:
-        """End the sentence: the n best with different texts, best first. The next frame begins another."""
+        """End the utterance and return its best hypotheses with different texts, best first.
+
+        The next frame begins a new utterance.
+        """
         texts: set[str] = set()
         hypotheses: list[Hypothesis] = []
         for score, prefix, alignment in self._ranked(ended=True):
@@ -240,13 +255,13 @@ class BeamSearch:
             if text not in texts and len(hypotheses) < self._nbest:
                 texts.add(text)
                 hypotheses.append(self._hypothesis(score, prefix, alignment))
-        self._begin()
+        self._start_utterance()
         return hypotheses
 
     def _settle(self) -> None:
-        """Settle the tokens that all hypotheses share, with their times in the best one, and forget what was pruned.
+        """Settle the tokens that all hypotheses share, with their frames in the best one, and free pruned prefixes.
 
-        Without it memory and the time for a partial result would grow with the stream.
+        Otherwise memory, and the time for a partial result, would grow with the stream.
         """
         chains = []
         for prefix, *_ in self._beam:
@@ -259,7 +274,7 @@ class BeamSearch:
         shared = 0
         while all(len(chain) > shared and chain[shared] is chains[0][shared] for chain in chains):
             shared += 1
-        root = chains[0][shared - 1]  # its own end may still move
+        root = chains[0][shared - 1]  # the end of its last token may still change
         _, best, alignment = self._ranked(ended=False)[0]
         self._settled += _tokens(best, alignment, root)
         self._beam = [
@@ -273,7 +288,7 @@ class BeamSearch:
 
 
 def _add(entries: dict[_Prefix, list], prefix: _Prefix, total: float, best: float, alignment: Alignment) -> None:
-    """Add alignments to a prefix: their probabilities sum, the best one is remembered."""
+    """Add alignments to a prefix: sum their probabilities, and keep the best one."""
     entry = entries.get(prefix)
     if entry is None:
         entries[prefix] = [total, best, alignment]
@@ -285,7 +300,7 @@ def _add(entries: dict[_Prefix, list], prefix: _Prefix, total: float, best: floa
 
 
 def _tokens(prefix: _Prefix, alignment: Alignment, root: _Prefix | None) -> list[Token]:
-    """Tokens of a prefix, without those of ``root`` and after, if that is given: only those before it."""
+    """Tokens of a prefix; if ``root`` is given, only those before it."""
     tokens = []
     before = root is None
     node: _Prefix | None = prefix

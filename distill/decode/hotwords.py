@@ -1,4 +1,4 @@
-"""Phrases to listen for: a bonus that grows with every matched character and is taken back where the match breaks."""
+"""Hot words: phrases with a bonus, which grows with every matched character and is taken back if the match breaks."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from collections.abc import Iterable
 
 
 class Hotwords:
-    """An automaton over the characters of the text (Aho & Corasick, 1975), so that it fits every kind of token.
+    """An automaton that matches phrases character by character (Aho & Corasick, 1975), for tokens of any type.
 
-    A phrase counts from word start to word end. Within a match the credit is ``boost`` times the share of the phrase
-    that was read; what a whole phrase has earned stays. State 0 is "no phrase begun".
+    A phrase matches from the start of a word to the end of one. A partial match has a credit of ``boost`` times the
+    matched share of the phrase, which a complete match makes permanent. State 0 means that no phrase has begun.
 
     Args:
         phrases: words separated by spaces.
-        boost: nats for a whole phrase.
+        boost: score of a complete phrase, in nats.
     """
 
     def __init__(self, phrases: Iterable[str], boost: float) -> None:
@@ -37,7 +37,7 @@ class Hotwords:
                 if depth < len(spelled):
                     self._credit[node] = max(self._credit[node], boost * (depth - 1) / (len(spelled) - 1))
             self._earned[node] = boost
-        # Breadth first, the shorter matches are known before the longer ones that fall back to them
+        # Breadth first, so that the shorter suffix to which a node falls back is complete before the node is
         queue = deque(self._next[0].values())
         while queue:
             node = queue.popleft()
@@ -54,7 +54,11 @@ class Hotwords:
         return self._next[state].get(character, 0)
 
     def read(self, state: int, text: str) -> tuple[float, int]:
-        """Gain (negative: credit taken back) and state after more text; words are preceded by a space each."""
+        """Read more text from a state; each word is preceded by a space.
+
+        Returns:
+            the change of the score, negative where credit is taken back, and the new state.
+        """
         gain = -self._credit[state]
         for character in text:
             state = self._step(state, character)
@@ -62,6 +66,9 @@ class Hotwords:
         return gain + self._credit[state], state
 
     def end(self, state: int, text: str = " ") -> float:
-        """Gain at the end of the text, after the space that ends its last word: unfinished matches are broken off."""
+        """Change of the score at the end of an utterance, where partial matches break.
+
+        ``text`` is read first: the space that ends the last word, unless the state has read it already.
+        """
         gain, state = self.read(state, text)
         return gain - self._credit[state]

@@ -1,4 +1,4 @@
-"""Back-off n-grams for decoding: estimated from text as an ARPA file, and read from one with exact back-off."""
+"""Back-off n-gram language models in ARPA format: scores for decoding, and estimation from text."""
 
 from __future__ import annotations
 
@@ -17,13 +17,19 @@ UNKNOWN = ("<unk>", "<UNK>")
 
 
 class NgramLM:
-    """An ARPA file of words (or of tokens, where these are the words).
+    """An n-gram of words, or of tokens.
 
-    A state is the node of the longest history that the file knows; state 0 is the empty one. N-grams are a sorted array
-    of (history's node, last word), so that millions of them take tens of bytes each.
+    A state is the node of the longest history that the model has; state 0 is the empty history. N-grams are stored as a
+    sorted array of (node of the history, last word), so that each of millions takes only tens of bytes.
+
+    Args:
+        path: ARPA file.
+
+    Attributes:
+        start: state at the beginning of a sentence.
 
     Raises:
-        UserError: the file is missing, damaged, or lists an n-gram without its history.
+        UserError: the file is missing or damaged, or lists an n-gram without its history.
     """
 
     def __init__(self, path: Path) -> None:
@@ -54,9 +60,9 @@ class NgramLM:
                 assert last is not None
                 key = parent * width + last
                 shorter = suffix[parent]
-                while (found := node_of.get(shorter * width + last)) is None and shorter:
+                while (node := node_of.get(shorter * width + last)) is None and shorter:
                     shorter = suffix[shorter]
-                below = found or 0
+                below = node or 0
             node_of[key] = len(log_p)
             log_p.append(p * math.log(10))
             backoff.append((b or 0.0) * math.log(10))
@@ -72,7 +78,7 @@ class NgramLM:
         self._end = self.word_ids["</s>"]
         self._unknown = next((self.word_ids[word] for word in UNKNOWN if word in self.word_ids), None)
         unigrams = self._log_p[1 : self._width + 1]
-        self._floor = float(min(unigrams[unigrams > -90 * math.log(10)], default=-10.0))  # -99 stands for "never"
+        self._floor = float(min(unigrams[unigrams > -90 * math.log(10)], default=-10.0))  # -99 means probability 0
         self.start = self._child(0, self.word_ids["<s>"]) if "<s>" in self.word_ids and self._leaves > 1 else 0
 
     def _child(self, state: int, word: int) -> int:
@@ -81,9 +87,9 @@ class NgramLM:
         return int(self._nodes[place]) if place < len(self._keys) and self._keys[place] == key else -1
 
     def score(self, state: int, word: str) -> tuple[float, int]:
-        """Natural log P(word | state) and the state after it.
+        """Natural log P(word | state), and the next state.
 
-        A word that the file does not list counts as its <unk>, or, without one, as often as its rarest word.
+        An unknown word has the probability of <unk>, or of the rarest word if the file has no <unk>.
         """
         index = self.word_ids.get(word, self._unknown)
         if index is None:
@@ -106,11 +112,17 @@ class NgramLM:
 
 
 def write_arpa(sentences: Iterable[Sequence[str]], order: int, path: Path) -> int:
-    """Estimate an n-gram on sentences of words and write it as an ARPA file; the number of n-grams.
+    """Estimate an n-gram on sentences of words and write it as an ARPA file.
 
-    Interpolated Witten-Bell (Witten & Bell, 1991), as in :func:`distill.lfmmi.ngram.from_text`; in back-off form the
-    weight of a history h with c(h) successors, n(h) of them different, is n(h) / (c(h) + n(h)). <unk> is a word that
-    was never seen.
+    Interpolated Witten-Bell discounting (Witten & Bell, 1991), as in :func:`distill.lfmmi.ngram.from_text`. The
+    back-off weight of a history h is n(h) / (c(h) + n(h)), where c(h) words follow it, n(h) of them different. <unk> is
+    a word with count 0.
+
+    Returns:
+        number of n-grams.
+
+    Raises:
+        UserError: the order is not positive, or there are no sentences.
     """
     if order < 1:
         raise UserError(f"n-gram order {order}: must be at least 1")

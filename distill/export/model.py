@@ -1,4 +1,4 @@
-"""ONNX files of a streaming student: the step for one chunk length, in float32 and with int8 weights."""
+"""ONNX models of a streaming student's step for one chunk length, in float32 and with int8 weights."""
 
 from __future__ import annotations
 
@@ -23,7 +23,15 @@ OPSET, IR_VERSION = 17, 8  # old enough for the onnxruntime within sherpa-onnx a
 
 
 def shapes_for(network: Any, config: Mapping[str, Any], chunk_ms: int, origin: str | Path) -> Shapes:
-    """The sizes of a step for chunks of ``chunk_ms``, look-ahead included; a model that cannot have one is refused."""
+    """Sizes of a step for chunks of ``chunk_ms``, which include the look-ahead.
+
+    Args:
+        config: the training's configuration, of which ``chunk_conf`` is used.
+        origin: where the model was loaded from, for messages.
+
+    Raises:
+        UserError: the model does not stream, its history is unlimited, or ``chunk_ms`` does not fit its frames.
+    """
     conf = read_conf(ChunkConf, "chunk_conf", config.get("chunk_conf") or None)
     if not isinstance(network, Student) or conf is None:
         raise UserError(f"{origin}: not a streaming student (chunk_conf); give exp/student_stream")
@@ -31,17 +39,17 @@ def shapes_for(network: Any, config: Mapping[str, Any], chunk_ms: int, origin: s
     chunk, left, lookahead = conf.in_frames(frames_of_chunk(chunk_ms, frame_ms), frame_ms)
     if left is None:
         raise UserError(
-            f"{origin}: sees all of the past (chunk_conf.left_ms: null); a cache needs an end, such as 6000"
+            f"{origin}: has unlimited history (chunk_conf.left_ms: null); the export needs a limit, such as 6000"
         )
     return shapes_of(network, chunk, left, lookahead)
 
 
 def step_model(network: Student, shapes: Shapes) -> onnx.ModelProto:
-    """:class:`StreamStep` as ONNX."""
+    """Export a student's :class:`StreamStep`."""
     step = StreamStep(network, shapes).eval()
     inputs, outputs = step.names()
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch would rather have its newer exporter used, which needs onnxscript
+        warnings.simplefilter("ignore")  # that this exporter is deprecated; the newer one needs onnxscript
         torch.onnx.export(
             step,
             step.first_inputs(),
@@ -57,17 +65,17 @@ def step_model(network: Student, shapes: Shapes) -> onnx.ModelProto:
 
 
 def quantized(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The same model with 8-bit weights in its matrix products, whose other factor is quantised as it comes.
+    """A copy whose matrix products have int8 weights and quantise their other factor at run time.
 
-    Not so the log-mel, whose range is too large, and the prediction layer, which costs little. Weights use 7 of the 8
-    bits: with 8, processors that have AVX2 and no VNNI saturate in the sums, or are slower where weights are unsigned.
+    Excluded are the log-mel, whose dynamic range is too large, and the prediction layer, which costs little. Weights
+    use 7 of the 8 bits: with all 8, sums saturate on processors with AVX2 but without VNNI.
     """
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     weights = {tensor.name for tensor in model.graph.initializer}
     products = [n for n in model.graph.node if n.op_type in ("MatMul", "Gemm") and weights & set(n.input[1:2])]
     kept = [node.name for node in products if node.op_type == "MatMul"]
-    kept.append(f"{products[-1].name}_MatMul")  # as onnxruntime renames it, before it looks for it
+    kept.append(f"{products[-1].name}_MatMul")  # onnxruntime renames it before it looks up these names
     with tempfile.TemporaryDirectory() as folder:
         output = Path(folder, "int8.onnx")
         quantize_dynamic(
@@ -85,7 +93,7 @@ def quantized(model: onnx.ModelProto) -> onnx.ModelProto:
 def metadata(
     network: Student, shapes: Shapes, token_list: Sequence[str], token_type: str, chunk_ms: int
 ) -> dict[str, str]:
-    """What a recogniser has to know besides the network."""
+    """Metadata of the ONNX model, which a recogniser needs besides the network."""
     values: dict[str, Any] = {
         "model_type": "distillw2v2_streaming_ctc",
         "sample_rate": 16000,
@@ -101,7 +109,7 @@ def metadata(
 
 
 def save(model: onnx.ModelProto, path: Path, properties: Mapping[str, str]) -> None:
-    """Write a model with its metadata, whole or not at all."""
+    """Write a model with its metadata; nothing is left after an error."""
     del model.metadata_props[:]
     onnx.helper.set_model_props(model, dict(properties))
     with atomic_write(path, "wb") as stream:

@@ -1,22 +1,22 @@
-"""The same step as a model of sherpa-onnx, whose runtimes cover phones, browsers and servers.
+"""The step of a student as a model for sherpa-onnx, whose runtimes cover phones, browsers and servers.
 
-Of sherpa-onnx's online CTC contracts, the one named T-one hands raw samples to the model, so a student of either front
-end fits, log-mel included. What it demands:
+Of sherpa-onnx's interfaces for streaming CTC models, the one named T-one passes raw samples to the model, which fits
+students of both front ends. It requires:
 
-- ``signal`` (1, 2400, 1) int32: a block of samples, each 32767 times what was given, rounded towards zero. So 16-bit
-  audio would be off by one; given :data:`GAIN` times as loud it arrives as it was.
-- ``state`` (1, D) float16, zeros at the beginning, which comes back as the second output; the first is ``log_probs``
-  (1, t, V).
+- ``signal`` (1, 2400, 1) int32: a block of samples, each multiplied by 32767 and rounded towards zero. 16-bit audio
+  would be off by one; scaled by :data:`GAIN` before, it arrives unchanged.
+- ``state`` (1, D) float16, initially zeros. The model's first output is ``log_probs`` (1, t, V), its second one the
+  next state.
 - metadata ``frame_length_ms``, ``state_dim``, ``sample_rate``.
 
-It takes the audio for 8 kHz and would resample any other rate: so samples at 16 kHz are declared to be at 8 kHz, and a
-block is 150 ms. Blocks are not chunks, so the model keeps samples until a step can be made; a block completes none, one
-or several. float16 would cost accuracy: each number is kept as the sum of two.
+It assumes 8 kHz and would resample any other rate. Therefore samples at 16 kHz are declared to be at 8 kHz, and a block
+is 150 ms. Blocks are not chunks: the model keeps samples until they suffice for a step, and a block may complete none,
+one or several. As float16 would cost accuracy, each number of the state is stored as the sum of two.
 
-The end of the audio changes what its last chunk sees, but the contract does not tell the model of it. Therefore a block
-that holds nothing but full-scale samples (1.0) means the end: the model then puts out what is left, as
-:meth:`distill.models.student.Student.stream` with ``final`` does. Full-scale samples at the end of a block are held
-back until the next block tells whether they are the end or clipped audio.
+The end of the audio affects the last chunk, but sherpa-onnx does not tell the model where it is. Therefore a block of
+nothing but full-scale samples (1.0) marks it: the model then returns the remaining frames, as
+:meth:`distill.models.student.Student.stream` does with ``final``. Full-scale samples at the end of a block are held
+back until the next block shows whether they are the mark or clipped audio.
 """
 
 from __future__ import annotations
@@ -33,14 +33,12 @@ from distill.export.step import Shapes
 
 BLOCK = 2400  # samples
 FULL_SCALE = 32767
-GAIN = (
-    1.00004  # k / 32768 becomes k and a fraction, whatever the 16-bit sample k, and float32's rounding leaves it there
-)
+GAIN = 1.00004  # 32767 * GAIN * k / 32768, rounded towards zero, is k for every 16-bit sample k
 DOMAIN = "distill"
 
 
 def sherpa_model(step: onnx.ModelProto, shapes: Shapes) -> onnx.ModelProto:
-    """Wrap a step, float32 or int8, in sherpa-onnx's contract. Metadata are left to :func:`sherpa_metadata`."""
+    """A model with sherpa-onnx's interface around a step, float32 or int8; without :func:`sherpa_metadata`."""
     model = onnx.parser.parse_model(_wrapper(step, shapes))
     model.functions.append(_function(step))
     for opset in step.opset_import:
@@ -50,13 +48,13 @@ def sherpa_model(step: onnx.ModelProto, shapes: Shapes) -> onnx.ModelProto:
 
 
 def sherpa_metadata(model: onnx.ModelProto) -> dict[str, str]:
-    """What sherpa-onnx asks for; it uses the state's size alone."""
+    """Metadata that sherpa-onnx requires, of which it uses only the size of the state."""
     size = model.graph.input[1].type.tensor_type.shape.dim[1].dim_value
     return {"frame_length_ms": "300", "state_dim": str(size), "sample_rate": "8000"}
 
 
 def sherpa_tokens(token_list: Sequence[str], token_type: str) -> str:
-    """tokens.txt: a token and its number on each line. sherpa-onnx joins tokens, with a space for each ``▁``."""
+    """Contents of tokens.txt: a token and its id on each line. sherpa-onnx replaces ``▁`` by a space."""
     lines = []
     for number, token in enumerate(token_list):
         if token == "<space>":
@@ -68,7 +66,7 @@ def sherpa_tokens(token_list: Sequence[str], token_type: str) -> str:
 
 
 def _function(step: onnx.ModelProto) -> onnx.FunctionProto:
-    """A step as a function of a model, its weights as constants."""
+    """A step as an ONNX function with its weights as constants."""
     graph = step.graph
     constants = [helper.make_node("Constant", [], [tensor.name], value=tensor) for tensor in graph.initializer]
     return helper.make_function(
@@ -86,7 +84,7 @@ def _dims(tensor: onnx.ValueInfoProto) -> list[int]:
 
 
 def _wrapper(step: onnx.ModelProto, shapes: Shapes) -> str:
-    """The model around a step, as text that :mod:`onnx.parser` reads."""
+    """The model around a step, in the text format of :mod:`onnx.parser`."""
     state = {tensor.name: _dims(tensor) for tensor in step.graph.input[3:]}
     sizes = {name: math.prod(dims) for name, dims in state.items()}
     vocab = _dims(step.graph.output[0])[1]
@@ -99,7 +97,7 @@ def _wrapper(step: onnx.ModelProto, shapes: Shapes) -> str:
     header = 4
     short, long = header + shapes.samples, sum(sizes.values())
     half = state["origin"][1]
-    borrowed = -(-shapes.window // hop)  # frames added before a division and taken away after it, which rounds to zero
+    borrowed = -(-shapes.window // hop)  # added before a division and subtracted after it, as it rounds towards zero
     silence = (shapes.priming * chunk + chunk + ahead + 4) * hop + shapes.tail + shapes.samples
 
     def ints(**values: int | Sequence[int]) -> str:
@@ -125,14 +123,14 @@ def _wrapper(step: onnx.ModelProto, shapes: Shapes) -> str:
     first_origin = f"first_origin = Constant <value = float[2,{half}] {{{', '.join(['1'] * half + ['0'] * half)}}}> ()"
     begun = ", ".join("origin_begun" if name == "origin" else f"{name}_kept" for name in names)
     convs = [name for name in names if name.startswith("conv_")]
-    # Before the first chunk, nothing is remembered but what was looked ahead at.
+    # Steps before the first chunk only fill the look-ahead; they leave the other caches unchanged.
     keep = "\n".join(
         f"{name}_next = Where (is_real, {name}_made, {name})"
         if name in convs
         else f"{name}_next = Identity ({name}_made)"
         for name in names
     )
-    # At the end the convolutions' past becomes that of a new stream; what attention remembers is not counted any more.
+    # At the end the convolutions' caches are reset for a new stream; those of attention are masked by ``past``.
     pack = "origin_packed = Sub (origin_after, first_origin)\n"
     pack += "\n".join(f"{name}_packed = Mul ({name}_after, goes_on)" for name in convs)
     packed = {name: f"{name}_packed" if name in (*convs, "origin") else f"{name}_after" for name in names}

@@ -1,17 +1,17 @@
-"""One step of a streaming student as a network of fixed shapes: the audio of one more chunk goes in, its log-posteriors
-come out, and everything that is remembered is an input and an output.
+"""One step of a streaming student as a network of fixed shapes: the audio of the next chunk goes in, its log-posteriors
+come out, and all caches are both inputs and outputs.
 
-A step computes what :meth:`distill.models.student.Student.stream` does for one chunk, arranged for a runtime that has
-no state of its own:
+A step computes what :meth:`distill.models.student.Student.stream` does for one chunk, arranged for a runtime without
+state:
 
-- Caches are of a fixed size. Keys and values are in rings: a chunk is written over the oldest frames, which nothing
-  sees any more, and nothing else moves; where the memory is that of the step before, that is all that is written.
-- Keys are cached rotated, each by the position it had when it was new, so that old ones need no work. Positions would
-  grow with the stream; but only their angles matter, so it is the angles of the stream's origin that are remembered,
-  turned at every step and brought back to length one.
-- What is linear is one matrix: mean, pre-emphasis, window and Fourier transform of the log-mel; the 0.5 of the
-  feed-forwards and the scale of attention within their weights.
-- Activations are (time, channel), so that nothing is transposed but the heads of attention.
+- Caches have a fixed size. Keys and values are in ring buffers: a chunk overwrites the oldest frames, which no later
+  frame attends to, and nothing else moves. If a cache's output uses its input's memory, nothing else is written.
+- Keys are cached after their rotary rotation, so they are rotated only once. Positions would grow with the stream, but
+  only their angles matter: the angles of the chunk's first frame are a cache of their own, which each step rotates
+  further and normalises to length one.
+- Linear operations are merged: mean removal, pre-emphasis, window and Fourier transform of the log-mel are one matrix;
+  the factor 0.5 of the feed-forward modules and the scale of attention are in the weights.
+- Activations are (time, channel), so only the heads of attention are transposed.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from distill.models.conformer import (
 from distill.models.fbank import FFT, FRAME, SHIFT, FbankFrontEnd
 from distill.models.student import Student
 
-HIDDEN = -1e9  # score of what must not be seen
+HIDDEN = -1e9  # attention score of a masked frame
 
 
 @dataclass(frozen=True)
@@ -45,13 +45,13 @@ class Shapes:
 
     Attributes:
         chunk: encoder frames of a step.
-        lookahead: frames beyond them that it sees.
-        left: frames of history.
-        samples: audio of a step, at 16 kHz.
-        hop: samples between frames.
-        window: samples that a frame sees.
-        tail: samples of silence that belong to the end of the audio.
-        logits_per_frame: frames of log-posteriors that a step puts out for each of its encoder frames.
+        lookahead: encoder frames of look-ahead beyond them.
+        left: encoder frames of history.
+        samples: audio samples of a step, at 16 kHz.
+        hop: samples between two encoder frames.
+        window: samples in the field of view of an encoder frame.
+        tail: samples of silence that are appended to the audio.
+        logits_per_frame: frames of log-posteriors for each encoder frame.
     """
 
     chunk: int
@@ -65,29 +65,29 @@ class Shapes:
 
     @property
     def ring(self) -> int:
-        """Frames that there is room for: the history and the chunk."""
+        """Frames of a ring buffer: history and chunk."""
         return self.left + self.chunk
 
     @property
     def priming(self) -> int:
-        """Steps before the first chunk, which only fill its look-ahead; what they put out means nothing."""
+        """Number of steps before the first chunk, which only fill its look-ahead; their log-posteriors are ignored."""
         return -(-self.lookahead // self.chunk)
 
     @property
     def leading(self) -> int:
-        """Samples of silence before the first of the stream, so that the look-ahead is filled by whole steps."""
+        """Samples of silence before the stream's first sample, so that whole steps fill the look-ahead."""
         return (self.priming * self.chunk - self.lookahead) * self.hop
 
 
 def shapes_of(student: Student, chunk: int, left: int, lookahead: int) -> Shapes:
-    """The sizes of a step of so many frames."""
+    """Sizes of a step with these numbers of encoder frames."""
     front = student.front_end
     samples = front.hop * chunk + front.window - front.hop
     return Shapes(chunk, lookahead, left, samples, front.hop, front.window, front.tail, student.logits_per_frame)
 
 
 class LogMel(nn.Module):
-    """(n,) audio in [-1, 1] -> (frames, bins) as :meth:`FbankFrontEnd.encode` feeds them to its convolutions."""
+    """(n,) audio in [-1, 1] -> (frames, bins), equal to the input of the convolutions in :class:`FbankFrontEnd`."""
 
     fourier: Tensor
     filters: Tensor
@@ -95,13 +95,13 @@ class LogMel(nn.Module):
     def __init__(self, front_end: FbankFrontEnd) -> None:
         super().__init__()
         filters = front_end.filters.double()
-        heard = filters.sum(1).nonzero().flatten()
+        used = filters.sum(1).nonzero().flatten()  # frequencies in any mel bin
         eye = torch.eye(FRAME, dtype=torch.float64) * 32768.0
         frames = eye - eye.mean(1, keepdim=True)
         before = F.pad(frames[None], (1, 0), mode="replicate")[0, :, :-1]
-        spectrum = torch.fft.rfft((frames - 0.97 * before) * front_end.povey.double(), n=FFT)[:, heard]
+        spectrum = torch.fft.rfft((frames - 0.97 * before) * front_end.povey.double(), n=FFT)[:, used]
         self.register_buffer("fourier", torch.cat((spectrum.real, spectrum.imag), 1).float())
-        self.register_buffer("filters", filters[heard].float())
+        self.register_buffer("filters", filters[used].float())
 
     def forward(self, samples: Tensor) -> Tensor:
         count = (samples.shape[0] - FRAME) // SHIFT + 1
@@ -109,12 +109,12 @@ class LogMel(nn.Module):
         rest = samples[2 * SHIFT : 2 * SHIFT + count * SHIFT]
         rest = F.pad(rest, (0, count * SHIFT - rest.shape[0])).view(count, SHIFT)[:, : FRAME - 2 * SHIFT]
         real, imaginary = (torch.cat((blocks[:count], blocks[1 : count + 1], rest), 1) @ self.fourier).chunk(2, 1)
-        # Energies below 1 are less than the rounding to int16, and their logarithm would be clamped to 0.
+        # Energies below 1 are below the rounding error of 16-bit audio.
         return (((real * real + imaginary * imaginary) @ self.filters).clamp(min=1.0).log() - 12.0) * 0.2
 
 
 def strided(x: Tensor, layer: nn.Module) -> Tensor:
-    """A layer of a front end, (T, Cin) -> ((T - kernel) // stride + 1, Cout): one matrix product."""
+    """A convolution layer of a front end as one matrix product: (T, Cin) -> ((T - kernel) // stride + 1, Cout)."""
     conv = cast(nn.Conv1d, layer.conv)
     kernel, stride, channels = conv.kernel_size[0], conv.stride[0], x.shape[1]
     count = (x.shape[0] - kernel) // stride + 1
@@ -127,23 +127,23 @@ def strided(x: Tensor, layer: nn.Module) -> Tensor:
 
 
 def rotated(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotary positions of (heads, T, dim) by (T, dim) cosines and sines, those of the first half negative."""
+    """Rotate (heads, T, dim) by rotary positions: (T, dim) cosines, and sines whose first half is negated."""
     first, second = x.chunk(2, -1)
     return x * cos + torch.cat((second, first), -1) * sin
 
 
 class StreamStep(nn.Module):
-    """A step of a student; weights are copies.
+    """A step of a student, with a copy of its weights.
 
-    Inputs and outputs of :meth:`forward`, with C frames of a chunk, R of look-ahead, L of history, W the width:
+    Inputs of :meth:`forward` in step k, with chunks of C encoder frames, look-ahead R, history L, and width W:
 
-    - samples (n,): audio from the first sample of frame C k + R on, k the step, n as :class:`Shapes` says.
-    - frames (): of the C + R frames of this step, how many there are: fewer only at the end of the stream.
-    - past (): frames before this chunk, of which at most L are seen; modulo L + C they say where the chunk goes, so it
-      may be less by a multiple of that, but not below L + C.
-    - origin (2, dim / 2): cosines and sines of the angles of the chunk's first frame; 1 and 0 at the beginning.
+    - samples (n,): audio from the first sample of encoder frame C k + R on; n is ``samples`` of :class:`Shapes`.
+    - frames (): how many of the step's C + R frames exist; fewer than all only at the end of the stream.
+    - past (): number of frames before this chunk, of which at most L are attended to. Modulo L + C it is the chunk's
+      position in the ring buffers, so a multiple of L + C may be subtracted as long as it remains at least L + C.
+    - origin (2, dim / 2): cosines and sines of the angles of the chunk's first frame; initially 1 and 0.
     - ahead (R, W): frames [C k, C k + R) from the front end; absent if R is 0.
-    - keys, values (heads, L + C, dim) and conv (kernel - 1, W) of each block, zeros at the beginning.
+    - keys, values (heads, L + C, dim) and conv (kernel - 1, W) of each block; initially zeros.
 
     Output: log-posteriors (C times logits_per_frame, V), then the next origin, ahead, keys, values and conv.
     """
@@ -172,14 +172,14 @@ class StreamStep(nn.Module):
         self.register_buffer("sin", sin)
 
     def names(self) -> tuple[list[str], list[str]]:
-        """Names of inputs and outputs, in order."""
+        """Names of inputs and of outputs, in order."""
         state = ["origin"] + (["ahead"] if self.shapes.lookahead else [])
         for number in range(len(self.blocks)):
             state += [f"keys_{number}", f"values_{number}", f"conv_{number}"]
         return ["samples", "frames", "past", *state], ["log_probs", *(f"next_{name}" for name in state)]
 
     def first_inputs(self) -> tuple[Tensor, ...]:
-        """Silence at the beginning of a stream."""
+        """Inputs of the first step of a silent stream."""
         shapes, zeros = self.shapes, torch.zeros
         origin = torch.stack((torch.ones(self.dim // 2), zeros(self.dim // 2)))
         state = [origin] + ([zeros(shapes.lookahead, self.width)] if shapes.lookahead else [])
@@ -203,7 +203,7 @@ class StreamStep(nn.Module):
             x = torch.cat((state[0], x))
             result.append(x[shapes.chunk :])
             state = state[1:]
-        # The chunk's places in the ring, and when each place was written, in frames from the chunk's first.
+        # Positions of the chunk in the ring buffers, and the frame in each position relative to the chunk's first.
         newest = torch.remainder(torch.arange(shapes.chunk) + past, shapes.ring)
         places = torch.arange(self.heads)[:, None], newest
         time = torch.remainder(torch.arange(shapes.ring) - past - shapes.chunk, shapes.ring) - shapes.left
@@ -259,19 +259,23 @@ class StreamStep(nn.Module):
         return module.out(context.transpose(0, 1).reshape(time, self.width)), keys, values
 
     def _remember(self, ring: Tensor, new: Tensor, places: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-        """Put the chunk's frames of (heads, T, dim) in their places, and return what all T frames see besides."""
+        """Write the chunk's frames of (heads, T, dim) to the ring buffer.
+
+        Returns:
+            the ring buffer, and all that the T frames attend to: it and the look-ahead.
+        """
         if not self.shapes.lookahead:
             ring = ring.index_put(places, new)
             return ring, ring
-        own, ahead = new.split((self.shapes.chunk, self.shapes.lookahead), 1)
-        ring = ring.index_put(places, own)
+        chunk, ahead = new.split((self.shapes.chunk, self.shapes.lookahead), 1)
+        ring = ring.index_put(places, chunk)
         return ring, torch.cat((ring, ahead), 1)
 
     def _convolution(self, module: CausalConvolution, x: Tensor, past: Tensor) -> tuple[Tensor, Tensor]:
         x = torch.cat((past, F.glu(module.gate(module.norm(x)), -1)))
         chunk = self.shapes.chunk
         kept = x[chunk : chunk + module.kernel - 1]
-        # Written out, as runtimes are two to three times as slow with a depthwise convolution of so few frames.
+        # Not as a convolution: runtimes need two to three times as long for a depthwise one of so few frames.
         taps = module.depthwise.weight[:, 0].t()
         seen = torch.arange(x.shape[0] - module.kernel + 1)[:, None] + torch.arange(module.kernel)
         x = (x[seen] * taps).sum(1) + cast(Tensor, module.depthwise.bias)
@@ -280,7 +284,7 @@ class StreamStep(nn.Module):
 
 @torch.no_grad()
 def halve(module: FeedForward) -> None:
-    """The factor 0.5 of a half-step feed-forward, in its weights."""
+    """Multiply the factor 0.5 of a half-step feed-forward module into its weights."""
     contract = cast(nn.Linear, module[4])
     contract.weight.mul_(0.5)
     contract.bias.mul_(0.5)
@@ -288,6 +292,6 @@ def halve(module: FeedForward) -> None:
 
 @torch.no_grad()
 def scale_queries(module: Attention, scale: float) -> None:
-    """The scale of attention's scores, in the weights of its queries."""
+    """Multiply the scale of attention scores into the weights of the queries."""
     module.qkv.weight.chunk(3)[0].mul_(scale)
     module.qkv.bias.chunk(3)[0].mul_(scale)

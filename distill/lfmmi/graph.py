@@ -149,7 +149,7 @@ class DenominatorGraph:
     def _k2(self) -> Denominator:
         from distill.lfmmi.k2_backend import K2Denominator
 
-        return K2Denominator(self.automaton)
+        return K2Denominator.exact(self.automaton)
 
     def check(self, log_probs: Tensor, lengths: Tensor) -> None:
         """Refuse a batch that does not belong to this graph."""

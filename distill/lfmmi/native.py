@@ -153,13 +153,11 @@ class NativeDenominator:
     ) -> tuple[tuple[Sums, tuple[Tensor, Tensor]], tuple[Sums, tuple[Tensor, Tensor]]]:
         """Forward and backward recursion over all frames."""
         frames = len(x.token)
-        if x.token.is_cpu and entry[0].numel() >= topo.SIDE_BY_SIDE and torch.get_num_threads() > 1:
-            return topo.side_by_side(
-                lambda: topo.forward(transitions, x, 0, frames, entry, True),
-                lambda: topo.backward(transitions, x, 0, frames, end),
-            )
-        alpha = topo.forward(transitions, x, 0, frames, entry, True)
-        return alpha, topo.backward(transitions, x, 0, frames, end)
+        return topo.both(
+            lambda: topo.forward(transitions, x, 0, frames, entry, True),
+            lambda: topo.backward(transitions, x, 0, frames, end),
+            x.token.is_cpu and entry[0].numel() >= topo.SIDE_BY_SIDE and torch.get_num_threads() > 1,
+        )
 
 
 def _in_blocks(

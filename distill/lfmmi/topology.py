@@ -211,20 +211,23 @@ def occupancies(transitions: Transitions, alpha: Sums, beta: Sums, vocab_size: i
     return token.div_(token.sum(1, keepdim=True).clamp_(min=torch.finfo(token.dtype).tiny))
 
 
-def side_by_side(first: Callable[[], Any], second: Callable[[], Any]) -> tuple[Any, Any]:
-    """Both results, computed at the same time with half of torch's threads each.
+def both(first: Callable[[], Any], second: Callable[[], Any], at_once: bool) -> tuple[Any, Any]:
+    """Both results: at the same time with half of torch's threads each, or one after the other with one thread.
 
-    A product with a few columns gains little from a second thread; two recursions over frames gain all of it.
+    A product with a few columns gains little from a second thread, and loses much where the cores are busy; two
+    recursions over frames at the same time gain all of it.
     """
     threads = torch.get_num_threads()
 
     def limited(work: Callable[[], Any]) -> Any:
-        torch.set_num_threads(threads // 2)  # of the calling thread
+        torch.set_num_threads(max(1, threads // 2) if at_once else 1)  # of the calling thread
         return work()
 
-    with ThreadPoolExecutor(1) as pool:
-        try:
+    try:
+        if not at_once:
+            return limited(first), limited(second)
+        with ThreadPoolExecutor(1) as pool:
             other = pool.submit(limited, second)
             return limited(first), other.result()
-        finally:
-            torch.set_num_threads(threads)
+    finally:
+        torch.set_num_threads(threads)

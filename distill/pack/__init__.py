@@ -1,1 +1,1 @@
-"""A trained model in one file: written, described by a model card, and loaded without trust."""
+"""Pack a trained model into one file, with a model card."""

@@ -1,4 +1,4 @@
-"""The model card: README.md with the front matter of Hugging Face's hub, from results.json and the configuration."""
+"""The model card: README.md with the front matter of Hugging Face's hub."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ METHODS = {
 
 
 class Licence(NamedTuple):
-    """Of the weights: a name as Hugging Face's hub knows them, such as cc-by-4.0, and what LICENSE.txt says."""
+    """Licence of the weights: its identifier on Hugging Face's hub, such as cc-by-4.0, and the text of LICENSE.txt."""
 
     name: str
     text: str
@@ -41,7 +41,20 @@ def model_card(
     has_torch: bool,
     has_onnx: bool,
 ) -> str:
-    """The card of ``system`` in ``file_name``; what is None is left out."""
+    """Text of the card of ``system``, packed in ``file_name``.
+
+    Args:
+        file_name: of the archive.
+        system: name of the training, such as student_stream.
+        licence: of the weights.
+        language: ISO 639 code; None leaves it out.
+        config: of the training; None leaves it out.
+        params: number of parameters; None leaves it out.
+        results: content of results.json; None leaves it out.
+        bench: content of bench.json; None leaves it out.
+        has_torch: whether the archive has the weights for torch.
+        has_onnx: whether the archive has exported models.
+    """
     rows = in_one_unit([row for row in (results or {}).get("rows", []) if row["system"] in ("teacher", system)])
     title = system if results is None else f"{system} of {results['recipe']}"
     lines = ["---", front_matter(title, system, licence, language, rows, (results or {}).get("recipe")), "---", ""]
@@ -54,7 +67,10 @@ def model_card(
         lines += ["", "## Latency", "", *latency_table(bench)]
     short = len(licence.text) < 1000
     lines += ["", "## Licence", "", licence.text.strip() if short else f"{licence.name}, see LICENSE.txt"]
-    lines += ["", "The toolkit that made it extends [ESPnet](https://github.com/espnet/espnet), which is Apache-2.0."]
+    lines += [
+        "",
+        "The model was trained with an extension of [ESPnet](https://github.com/espnet/espnet), which is Apache-2.0.",
+    ]
     if config is not None:
         shown = {key: value for key, value in config.items() if key != "token_list"}
         text = yaml.safe_dump(shown, sort_keys=False, allow_unicode=True)
@@ -67,7 +83,7 @@ def model_card(
 def front_matter(
     title: str, system: str, licence: Licence, language: str | None, rows: list[dict], recipe: str | None
 ) -> str:
-    """YAML that hubs read: licence, language, task, and WERs of greedy decoding as a model index."""
+    """YAML for the hub: licence, language, task, and the WERs of greedy decoding as a model index."""
     about: dict[str, Any] = {"license": licence.name}
     if language:
         about["language"] = language
@@ -77,9 +93,9 @@ def front_matter(
     if system.startswith("student_stream"):
         about["tags"] += ["streaming"]
     about["pipeline_tag"] = "automatic-speech-recognition"
-    mine = [row for row in rows if row["system"] == system and row["decoder"] == "greedy"]
-    if mine:
-        found = [
+    greedy = [row for row in rows if row["system"] == system and row["decoder"] == "greedy"]
+    if greedy:
+        results = [
             {
                 "task": {"type": "automatic-speech-recognition", "name": "Automatic Speech Recognition"},
                 "dataset": {"type": recipe, "name": recipe, "split": row["test_set"]},
@@ -91,9 +107,9 @@ def front_matter(
                     }
                 ],
             }
-            for row in mine
+            for row in greedy
         ]
-        about["model-index"] = [{"name": title, "results": found}]
+        about["model-index"] = [{"name": title, "results": results}]
     return yaml.safe_dump(about, sort_keys=False, allow_unicode=True).rstrip()
 
 
@@ -103,7 +119,7 @@ def latency_name(row: Mapping[str, Any]) -> str:
 
 
 def facts(config: Mapping[str, Any] | None, params: int | None, rows: list[dict], system: str) -> list[str]:
-    """Size, tokens and chunks as a list."""
+    """Size, tokens and chunks, as lines of a list."""
     lines = []
     teacher = next((row for row in rows if row["system"] == "teacher"), None)
     if params is not None:
@@ -121,7 +137,7 @@ def facts(config: Mapping[str, Any] | None, params: int | None, rows: list[dict]
 
 
 def usage(file_name: str, has_torch: bool, has_onnx: bool) -> list[str]:
-    """How to recognise a file with it."""
+    """How to recognise a file with the model."""
     lines = [
         "With the toolkit installed (`pip install .` in its directory):",
         "",
@@ -157,7 +173,7 @@ def results_table(rows: list[dict]) -> list[str]:
 
 
 def latency_table(bench: Mapping[str, Any]) -> list[str]:
-    """What a frame waits for, and computation, by chunk length."""
+    """How long a frame waits, and computation, by chunk length."""
     lines = [
         "| chunk | a frame waits, at worst and on average, ms | computation per chunk, ms | token delay, median, ms |",
         "|---" * 4 + "|",

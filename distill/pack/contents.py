@@ -1,4 +1,4 @@
-"""What is packed of an experiment: weights without pickle, configuration and results without this machine's paths."""
+"""What is packed of an experiment: weights without pickle, configuration and results without local paths."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from distill.models.student import Student
     from distill.models.teacher import Teacher
 
-# What recognition reads, and then how the model was trained.
+# Keys of a training's configuration that recognition needs, and those that tell how the model was trained.
 RECOGNITION = ("network", "network_conf", "chunk_conf", "token_type", "token_list")
 TRAINING = (
     "distill_conf",
@@ -39,7 +39,7 @@ BPE_MODEL = "bpe.model"
 
 
 def without_paths(value: Any) -> Any:
-    """The same with the last part alone of every path that leads out of the experiment, tokens excepted."""
+    """Shorten every path that leads out of the experiment to its last part; tokens stay as they are."""
     if isinstance(value, Mapping):
         return {key: item if key == "token_list" else without_paths(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -50,7 +50,11 @@ def without_paths(value: Any) -> Any:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object of an experiment, such as results.json, without paths of this machine."""
+    """Read a JSON object of an experiment, such as results.json, without local paths.
+
+    Raises:
+        UserError: not found, or not a JSON object.
+    """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -63,12 +67,12 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def public_config(config: Mapping[str, Any]) -> dict[str, Any]:
-    """What of a training's configuration means something elsewhere."""
+    """The part of a training's configuration that has a meaning on other machines."""
     return without_paths({key: config[key] for key in RECOGNITION + TRAINING if config.get(key) is not None})
 
 
 def training_members(directory: Path, config: dict[str, Any], network: Student | Teacher) -> dict[str, bytes | Path]:
-    """model.safetensors, config.yaml, tokens.txt and bpe.model of a training."""
+    """Content of model.safetensors, config.yaml, tokens.txt and bpe.model of a training."""
     from safetensors.torch import save
 
     weights = {f"network.{key}": tensor.contiguous().clone() for key, tensor in network.state_dict().items()}
@@ -90,7 +94,7 @@ def training_members(directory: Path, config: dict[str, Any], network: Student |
 
 
 def export_members(directory: Path) -> dict[str, bytes | Path]:
-    """Every file of an export."""
+    """Every file of an export, by name."""
     members: dict[str, bytes | Path] = {
         path.relative_to(directory).as_posix(): path for path in sorted(directory.rglob("*")) if path.is_file()
     }
@@ -101,5 +105,5 @@ def export_members(directory: Path) -> dict[str, bytes | Path]:
 
 
 def json_bytes(content: Mapping[str, Any]) -> bytes:
-    """As the stages write it."""
+    """JSON as the stages write it."""
     return (json.dumps(content, indent=1) + "\n").encode()

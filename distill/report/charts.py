@@ -27,7 +27,6 @@ def latency_plot(rows: Sequence[Row], test_set: str) -> Plot | None:
     top = max([row["wer_high"] for row in streams] + [row["wer"] for row in full_context])
     plot = Plot(
         title=f"{streams[0]['unit'].upper()} against latency, {test_set}",
-        description="",
         width=400,
         height=270,
         left=48,
@@ -36,8 +35,6 @@ def latency_plot(rows: Sequence[Row], test_set: str) -> Plot | None:
         bottom=222,
         x_label="chunk length",
         y_label=f"{streams[0]['unit'].upper()} %",
-        x_ticks=[],
-        y_ticks=[],
     )
     y = Scale(0, 1.08 * top or 1, plot.bottom, plot.top)
     step = (plot.right - plot.left) / len(latencies)
@@ -98,7 +95,6 @@ def bubble_plot(rows: Sequence[Row], main: Row, speeds: Speeds) -> Plot | None:
         return None
     plot = Plot(
         title=f"Size, speed and {teacher['unit'].upper()}",
-        description="",
         width=400,
         height=310,
         left=48,
@@ -107,8 +103,6 @@ def bubble_plot(rows: Sequence[Row], main: Row, speeds: Speeds) -> Plot | None:
         bottom=262,
         x_label="times as fast as the teacher",
         y_label=f"{teacher['unit'].upper()} %",
-        x_ticks=[],
-        y_ticks=[],
     )
     claimed = [teacher["wer"] * (1 + loss / 100) for loss in PAPER_LOSS]
     speeds_shown = [faster for _, faster, _, _ in points] + [PUBLISHED["faster"]]
@@ -155,7 +149,6 @@ def loss_plots(curves: Curves) -> list[Plot]:
             continue
         plot = Plot(
             title=TERMS[term],
-            description="",
             width=200,
             height=140,
             left=44,
@@ -163,9 +156,6 @@ def loss_plots(curves: Curves) -> list[Plot]:
             top=10,
             bottom=112,
             x_label="epoch",
-            y_label="",
-            x_ticks=[],
-            y_ticks=[],
         )
         log = min(values) > 0 and max(values) > 10 * min(values)
         x = Scale(min(epochs), max(epochs), plot.left, plot.right)

@@ -1,4 +1,4 @@
-"""Losses of a training by term and epoch, from what ESPnet's trainer keeps in its last checkpoint."""
+"""Losses of a training by term and epoch, from the last checkpoint of ESPnet's trainer."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 from distill.errors import UserError
 
-# What a training reports besides time and memory, in the order of the page.
+# Reported by a training besides time and memory, in the order of the page.
 TERMS = {
     "loss": "total loss",
     "loss_hidden": "hidden layers (MSE)",
@@ -17,13 +17,13 @@ TERMS = {
     "ter": "token error rate",
 }
 
-Curves = dict[str, dict[str, list[tuple[int, float]]]]
+Curves = dict[str, dict[str, list[tuple[int, float]]]]  # term -> train or valid -> (epoch, mean over the epoch)
 
 
 def read_history(directory: Path) -> Curves:
-    """Term -> ``train`` or ``valid`` -> (epoch, mean over the epoch); empty if nothing was trained there.
+    """Read the losses of a training directory; empty if it has no checkpoint.
 
-    Weights and optimiser in the checkpoint are not read.
+    The weights and the optimiser's state in the checkpoint are not read.
     """
     import torch
 

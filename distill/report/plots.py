@@ -1,4 +1,4 @@
-"""Plots as coordinates; plots.html draws them as SVG, in the colours of the page, light or dark."""
+"""Plots as coordinates in px; plots.html draws them as SVG."""
 
 from __future__ import annotations
 
@@ -11,13 +11,15 @@ from matplotlib.ticker import MaxNLocator
 
 @dataclass
 class Tick:
+    """A tick of an axis, at ``at`` px."""
+
     at: float  # px
     label: str
 
 
 @dataclass
 class Mark:
-    """A point: centre and radius in px, the ends of its interval (None: has none), and what it says when pointed at."""
+    """A point: centre and radius, ends of its interval (None: no interval), tooltip (``title``) and label."""
 
     x: float
     y: float
@@ -31,7 +33,7 @@ class Mark:
 
 @dataclass
 class Line:
-    """A series. ``style`` names its colour and stroke in style.css."""
+    """A series; ``style`` is the CSS class of its colour and stroke, ``path`` the SVG path through its points."""
 
     name: str
     style: str
@@ -41,10 +43,9 @@ class Line:
 
 @dataclass
 class Plot:
-    """Everything that is drawn, in px of a ``width`` x ``height`` picture."""
+    """A plot of ``width`` x ``height``; its axes enclose ``left`` to ``right`` and ``top`` to ``bottom``."""
 
     title: str
-    description: str
     width: int
     height: int
     left: float
@@ -52,16 +53,17 @@ class Plot:
     top: float
     bottom: float
     x_label: str
-    y_label: str
-    x_ticks: list[Tick]
-    y_ticks: list[Tick]
+    y_label: str = ""
+    description: str = ""  # for screen readers
+    x_ticks: list[Tick] = field(default_factory=list)
+    y_ticks: list[Tick] = field(default_factory=list)
     lines: list[Line] = field(default_factory=list)
-    box: tuple[float, float, float, float] | None = None  # x, y, width, height of an area that stands out
+    box: tuple[float, float, float, float] | None = None  # x, y, width, height of a highlighted area
     box_label: str = ""
 
 
 class Scale:
-    """From values to px, linear or logarithmic; ``start`` is where ``low`` is drawn."""
+    """Map values to px, linearly or logarithmically: ``low`` to ``start``, ``high`` to ``end``."""
 
     def __init__(self, low: float, high: float, start: float, end: float, log: bool = False) -> None:
         self.log = log
@@ -78,7 +80,7 @@ class Scale:
         return round(self.start + share * (self.end - self.start), 1)
 
     def ticks(self, count: int = 5) -> list[Tick]:
-        """Round values, at most about ``count``."""
+        """Ticks at round values, at most about ``count``."""
         if not self.log:
             values = [float(v) for v in MaxNLocator(count, steps=[1, 2, 2.5, 5, 10]).tick_values(self.low, self.high)]
         else:
@@ -92,17 +94,17 @@ class Scale:
 
 
 def number(value: float) -> str:
-    """Short, without a trailing zero."""
+    """Format a value in short, without trailing zeros."""
     return f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"
 
 
 def polyline(marks: Sequence[Mark]) -> str:
-    """The path of an SVG line through marks."""
+    """SVG path of a line through marks."""
     return " ".join(f"{'L' if index else 'M'}{mark.x:g} {mark.y:g}" for index, mark in enumerate(marks))
 
 
 def separate_labels(marks: Sequence[Mark], height: float = 13, character: float = 6.5) -> None:
-    """Move labels, which are centred above their marks, upwards until none lies on another."""
+    """Move labels, which are centred above their marks, upwards until none overlaps another."""
     placed: list[Mark] = []
     for mark in sorted(marks, key=lambda mark: -mark.label_y):
         moved = True

@@ -1,4 +1,4 @@
-"""How alike the layers of two networks are."""
+"""Similarity of the layers of two networks."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ def linear_cka(x: Tensor, y: Tensor) -> float:
         CKA(X, Y) = ‖Yᵀ X‖² / (‖Xᵀ X‖ ‖Yᵀ Y‖)
 
     with Frobenius norms and columns of zero mean (Kornblith, Norouzi, Lee, Hinton, "Similarity of neural network
-    representations revisited", ICML 2019). 1 for what differs by rotation and scale alone; 0 for what has nothing
-    linear in common, or does not vary.
+    representations revisited", ICML 2019). It is 1 if they differ by rotation and scale alone, and 0 if they have
+    nothing linear in common or do not vary.
     """
     x, y = x.double() - x.double().mean(0), y.double() - y.double().mean(0)
     scale = (x.T @ x).norm() * (y.T @ y).norm()
@@ -36,36 +36,38 @@ def layer_similarity(
 ) -> list[list[float]]:
     """CKA of every student layer (rows) with every teacher layer (columns) over all frames of ``utterances``.
 
-    A streaming student hears the audio in chunks of ``chunk_ms``. The teacher's frames are averaged where the
+    A streaming student computes in chunks of ``chunk_ms``. The teacher's frames are averaged where the
     student's are longer.
     """
-    small, _, config = load_network(student)
-    large = load_network(teacher).network
+    student_network, _, config = load_network(student)
+    teacher_network = load_network(teacher).network
     chunk = read_conf(ChunkConf, "chunk_conf", config.get("chunk_conf") or None)
     streaming = {}
-    if chunk is not None and chunk_ms is not None and isinstance(small, Student):
-        hop, left, ahead = chunk.in_frames(chunk_ms // small.encoder_frame_ms, small.encoder_frame_ms)
+    if chunk is not None and chunk_ms is not None and isinstance(student_network, Student):
+        hop, left, ahead = chunk.in_frames(
+            chunk_ms // student_network.encoder_frame_ms, student_network.encoder_frame_ms
+        )
         streaming = {"chunk_frames": hop, "left_frames": left, "lookahead_frames": ahead}
-    factor = small.encoder_frame_ms // large.encoder_frame_ms
-    mine: list[list[Tensor]] = []
-    theirs: list[list[Tensor]] = []
+    factor = student_network.encoder_frame_ms // teacher_network.encoder_frame_ms
+    student_layers: list[list[Tensor]] = []  # by utterance, then by layer, (frames, width)
+    teacher_layers: list[list[Tensor]] = []
     for audio in utterances:
         speech, lengths = torch.from_numpy(audio)[None], torch.tensor([len(audio)])
-        of_student = small(speech, lengths, **streaming)
-        of_teacher = large(speech, lengths)
+        of_student = student_network(speech, lengths, **streaming)
+        of_teacher = teacher_network(speech, lengths)
         layers = of_teacher.hidden
         if factor > 1:
             layers = [average_frames(h, of_teacher.hidden_lengths, factor)[0] for h in layers]
         frames = min(of_student.hidden[0].shape[1], layers[0].shape[1])
-        mine.append([h[0, :frames] for h in of_student.hidden])
-        theirs.append([h[0, :frames] for h in layers])
-    rows = [torch.cat(layer) for layer in zip(*mine, strict=True)]
-    columns = [torch.cat(layer) for layer in zip(*theirs, strict=True)]
+        student_layers.append([h[0, :frames] for h in of_student.hidden])
+        teacher_layers.append([h[0, :frames] for h in layers])
+    rows = [torch.cat(layer) for layer in zip(*student_layers, strict=True)]
+    columns = [torch.cat(layer) for layer in zip(*teacher_layers, strict=True)]
     return [[linear_cka(row, column) for column in columns] for row in rows]
 
 
 def compared_layers(config: Mapping[str, Any], layers: int, teacher_layers: int) -> list[int]:
-    """Layer of ``exp/teacher`` that each student layer was trained to resemble, from 1; empty if none was."""
+    """Layer (from 1) of ``exp/teacher`` that each student layer was trained with; empty without a teacher."""
     conf = read_conf(DistillConf, "distill_conf", config.get("distill_conf") or None) or DistillConf()
     if Path(config.get("teacher") or "").name != "teacher" or conf.alpha == 1:
         return []

@@ -50,8 +50,9 @@ def write_results(expdir: Path, test_sets: str, recipe: str) -> None:
 
 def find_systems(expdir: Path) -> list[str]:
     """Names of the systems an experiment may hold, with the students for one chunk length that are there."""
-    fixed = sorted((path.name for path in expdir.glob(f"{FIXED}[0-9]*")), key=lambda name: int(name[len(FIXED) :]))
-    return [*SYSTEMS, *fixed]
+    chunks = [path.name.removeprefix(FIXED) for path in expdir.glob(f"{FIXED}*")]
+    # Not what a changed training was moved aside to: student_stream_fixed320.old-<date>
+    return [*SYSTEMS, *(f"{FIXED}{chunk}" for chunk in sorted(filter(str.isdecimal, chunks), key=int))]
 
 
 def collect(expdir: Path, test_sets: list[str]) -> list[Row]:

@@ -76,7 +76,7 @@ def test_no_half_of_a_file_is_left(tmp_path):
 def test_members_that_escape_are_refused(tmp_path, name):
     path = tmp_path / "bad.zip"
     forged(path, {**MEMBERS, name: b"x"})
-    with pytest.raises(UserError, match="bad.zip: member .*evil.txt' is no plain relative path"):
+    with pytest.raises(UserError, match="bad.zip: member .*evil.txt' is not a plain relative path"):
         model_directory(path)
 
 
@@ -85,7 +85,7 @@ def test_a_model_that_escapes_is_refused(tmp_path):
     checksums = {name: hashlib.sha256(content).hexdigest() for name, content in MEMBERS.items()}
     for place in ("../..", "/etc"):
         forged(path, MEMBERS, {"models": {"torch": place}, "checksums": checksums})
-        with pytest.raises(UserError, match="no plain relative path"):
+        with pytest.raises(UserError, match="not a plain relative path"):
             model_directory(path)
 
 
@@ -103,7 +103,7 @@ def test_links_are_refused(tmp_path):
 def test_pickles_are_refused(tmp_path):
     path = tmp_path / "bad.zip"
     forged(path, {**MEMBERS, "exp/student/model.pth": b"x"})
-    with pytest.raises(UserError, match="model.pth' is of a kind that no packed model holds"):
+    with pytest.raises(UserError, match="model.pth' is not of a type that packed models have"):
         model_directory(path)
 
 

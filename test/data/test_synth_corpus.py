@@ -69,21 +69,22 @@ def test_an_unknown_speaker_is_refused(tmp_path):
 def test_every_voice_is_the_same_in_another_process(tmp_path):
     (tmp_path / "say.py").write_text(
         "import hashlib\n"
-        "from distill.data.synth import TEST_SPEAKERS, TRAIN_SPEAKERS, Synthesiser, voices\n"
+        "from distill.data.synth import TEST_SPEAKERS, TRAIN_SPEAKERS, VALID_SPEAKERS, Synthesiser, voices\n"
         "say = Synthesiser()\n"
-        "for voice in voices(TRAIN_SPEAKERS) + voices(TEST_SPEAKERS):\n"
+        "for voice in voices(TRAIN_SPEAKERS + VALID_SPEAKERS + TEST_SPEAKERS):\n"
         "    print(voice.name, hashlib.sha256(say('call anna and robert', voice, 200, 50)).hexdigest())\n"
     )
     first = python("say.py", cwd=tmp_path).stdout
-    assert first.count("\n") == 36 and first == python("say.py", cwd=tmp_path).stdout
+    assert first.count("\n") == 144 and first == python("say.py", cwd=tmp_path).stdout
 
 
-def test_test_voices_are_new():
-    seen, unseen = synth.voices(synth.TRAIN_SPEAKERS), synth.voices(synth.TEST_SPEAKERS)
-    assert not {voice.speaker for voice in seen} & {voice.speaker for voice in unseen}
-    assert len({voice.name for voice in seen + unseen}) == len(seen) + len(unseen) == 36
-    for voices in (seen, unseen):
-        assert {voice.accent for voice in voices} == set(synth.ACCENTS)
+def test_every_set_has_speakers_that_no_other_set_has():
+    sets = (synth.TRAIN_SPEAKERS, synth.VALID_SPEAKERS, synth.TEST_SPEAKERS)
+    everybody = [voice for speakers in sets for voice in synth.voices(speakers)]
+    assert len({voice.speaker for voice in everybody}) == sum(map(len, sets)) == 72
+    assert len({voice.name for voice in everybody}) == len(everybody) == 144
+    for speakers in sets:
+        assert {voice.accent for voice in synth.voices(speakers)} == set(synth.ACCENTS)
 
 
 def test_sentences():

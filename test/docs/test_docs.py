@@ -9,6 +9,7 @@ import functools
 import importlib
 import io
 import json
+import os
 import re
 import shlex
 import subprocess
@@ -30,10 +31,10 @@ TOP = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")]
 DOCUMENTS = [*TOP, *sorted(ROOT.glob("docs/*.md")), *sorted(ROOT.glob("egs2/*/asr_distill1/README.md"))]
 STARTS = (
     r"(\w+=\S+ )?(\./run\.sh|distill|\$python|python3|make|cd|\. \./path\.sh|python=\$\(make)( |$)"
-    r"|egs2/TEMPLATE/\S+/setup.sh"
+    r"|egs2/TEMPLATE/\S+/setup.sh|\$distill/local/"
 )
-EXTERNAL = {"arecord", "hf", "sclite", "cp", "export", "pip"}  # programs of others: their options are not checked
-DATA_PREPARATION = {"librispeech", "gigaspeech", "fsdd"}  # recipes whose --local_data_opts are prepare_NAME's
+# Programs of others: their options are not checked.
+EXTERNAL = {"arecord", "hf", "sclite", "cp", "export", "pip", "decode-faster"}
 TOKENS = ["<blank>", "<unk>", *"abcdefg", "<space>", "<sos/eos>"]
 
 
@@ -109,9 +110,25 @@ def options_of(module: str) -> frozenset[str]:
 
 @functools.cache
 def options_of_recipes() -> frozenset[str]:
-    """Long options that ./run.sh --help lists, and those that egs2/kaldi_dir adds."""
+    """Long options that ./run.sh --help lists, and those that the run.sh of a recipe reads itself."""
     done = subprocess.run([ROOT / "egs2/TEMPLATE/asr_distill1/distill.sh", "--help"], capture_output=True, text=True)
-    return frozenset(re.findall(r"--\w+", done.stdout)) | {"--source_train", "--source_valid", "--source_test"}
+    added = [
+        option
+        for script in ROOT.glob("egs2/*/asr_distill1/run.sh")
+        for option in re.findall(r'(?m)^ *(?:if \[ "\$1" = )?(--\w+)(?:\)| \])', script.read_text())
+    ]
+    return frozenset([*re.findall(r"--\w+", done.stdout), *added])
+
+
+@functools.cache
+def options_of_script(name: str) -> frozenset[str]:
+    """Long options that a script of the top-level local/ lists."""
+    done = subprocess.run([ROOT / "local" / name, "--help"], capture_output=True, text=True, check=True)
+    return frozenset(re.findall(r"--[\w-]+", done.stdout))
+
+
+def scripts() -> list[str]:
+    return sorted(path.name for path in (ROOT / "local").glob("*.sh") if os.access(path, os.X_OK))
 
 
 def given(words: list[str]) -> set[str]:
@@ -123,7 +140,8 @@ def check_recipe(command: Command, words: list[str]) -> None:
     """Options of ./run.sh, and the options within its options."""
     assert given(words) <= options_of_recipes(), command
     corpus = command.document.parents[1].name
-    data = f"distill.bin.prepare_{corpus}" if corpus in DATA_PREPARATION else "distill.bin.import_data"
+    prepare = ROOT / f"distill/bin/prepare_{corpus}.py"
+    data = f"distill.bin.{prepare.stem}" if prepare.is_file() else "distill.bin.import_data"
     inner = {"--local_data_opts": data, "--decode_options": "distill.bin.decode", "--plan_options": "distill.bin.plan"}
     inner["--pack_options"] = "distill.bin.pack"
     for option, value in zip(words, words[1:], strict=False):
@@ -148,12 +166,13 @@ def check(command: Command) -> None:
         AssertionError: one does not; the message is the command with its document.
     """
     words = command.words
-    while re.match(r"\w+=[^$]", words[0]):  # variables of this command's environment
+    while len(words) > 1 and re.match(r"\w+=[^$]", words[0]):  # variables of this command's environment
         words = words[1:]
     program, rest = words[0], words[1:]
     if program == "?":
         recipes = given(rest) <= options_of_recipes()
-        assert recipes or any(given(rest) <= options_of(module) for module in modules()), command
+        of_a_script = any(given(rest) <= options_of_script(name) for name in scripts())
+        assert recipes or of_a_script or any(given(rest) <= options_of(module) for module in modules()), command
     elif program == "./run.sh":
         check_recipe(command, rest)
     elif program == "make":
@@ -175,6 +194,11 @@ def check(command: Command) -> None:
     elif program == "cd":
         new_recipe = "egs2/TEMPLATE/asr_distill1/setup.sh" in command.block
         assert new_recipe or (ROOT / rest[0]).is_dir(), command
+    elif program.startswith("$distill/local/"):
+        name = program.removeprefix("$distill/local/")
+        assert {word for word in rest if word.startswith("--")} <= options_of_script(name), command
+    elif "$distill/local/" in command.block and re.match(r"\w+=", program):  # a variable of the block
+        assert not rest, command
     elif program.startswith("egs2/"):
         assert (ROOT / program).is_file(), command
     else:
@@ -184,7 +208,8 @@ def check(command: Command) -> None:
 
 def modules() -> list[str]:
     """Every module with options, the one last whose help takes ESPnet."""
-    names = [f"distill.bin.{path.stem}" for path in ROOT.glob("distill/bin/*.py") if path.stem != "__init__"]
+    files = [path for path in ROOT.glob("distill/bin/*.py") if path.stem not in ("__init__", "arguments", "main")]
+    names = [f"distill.bin.{path.stem}" for path in files]
     return sorted(names, key=lambda name: (name == "distill.bin.train", name))
 
 
@@ -298,17 +323,11 @@ def python_blocks() -> list[tuple[Path, str]]:
 
 @pytest.mark.parametrize(("document", "block"), python_blocks(), ids=lambda value: getattr(value, "name", ""))
 def test_python_examples(document, block, clone, monkeypatch, capsys):
-    from distill.streaming import StreamingRecognizer
-
     monkeypatch.chdir(clone / "egs2/fsdd/asr_distill1")
     samples = 0.1 * np.random.default_rng(2).standard_normal(20000).astype(np.float32)
-    one = StreamingRecognizer.from_pretrained("exp/student_stream")
-    other = StreamingRecognizer(one.network, one.token_list, {"chunk_conf": {"chunk_ms": 480}})
-    one = StreamingRecognizer(one.network, one.token_list, {"chunk_conf": {"chunk_ms": 480}})
     scores = torch.randn(2, 30, 5).log_softmax(-1)
     names = {
         "samples": samples,
-        "sessions": [one, other],
         "pieces": [samples, samples[:9000]],
         "token_ids_of_each_line": [[1, 2], [3, 1, 1]],
         "V": 5,

@@ -1,12 +1,7 @@
 """docs/licences.md names every direct dependency, with the licence that the installed package states."""
 
-import sys
-from pathlib import Path
-
-import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "utils"))
 import licences
+import pytest
 
 
 def test_the_page_is_what_the_script_writes():

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import tomllib
 from pathlib import Path
 
 import pytest
+
+from distill import configuration
 
 ROOT = Path(__file__).parents[2]
 TOP = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")]
@@ -79,6 +82,44 @@ def test_the_readmes_word_error_rates_are_those_of_the_results():
         assert table_row("README.md", f"run {run}")[1:] == expected
 
 
+def test_the_method_page_lists_every_key_of_a_training():
+    text = (ROOT / "docs/method.md").read_text(encoding="utf-8")
+    sections = [kind for kind in vars(configuration).values() if dataclasses.is_dataclass(kind)]
+    assert len(sections) >= 3
+    for key in (field.name for section in sections for field in dataclasses.fields(section)):
+        assert f"`{key}`" in text, key
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_files_that_documents_name_are_there(document):
+    """Paths in backquotes; local/ may be that of the document's recipe."""
+    text = document.read_text(encoding="utf-8")
+    for path in re.findall(r"`((?:distill|local|utils|egs2|test)/[\w/.]+\.\w+)`", text):
+        places = [ROOT, document.parent, ROOT / "egs2/TEMPLATE/asr_distill1"]
+        assert any((place / path).exists() for place in places), f"{document}: {path}"
+
+
+def test_extras_that_documents_name_are_those_of_setup_py():
+    for document in DOCUMENTS:
+        for extra in re.findall(r"pip install ['\"]?\.\[(\w+)\]", document.read_text(encoding="utf-8")):
+            assert f'"{extra}": [' in (ROOT / "setup.py").read_text(encoding="utf-8"), f"{document}: {extra}"
+
+
+def test_the_performance_page_is_what_its_figures_give(tmp_path):
+    """But for the section on LF-MMI, whose figures are of an earlier form of its benchmark."""
+    from distill.bench import page
+
+    for name, report in json.loads((ROOT / "docs/performance.json").read_text(encoding="utf-8")).items():
+        if name != "lfmmi":
+            (tmp_path / f"{name}.json").write_text(json.dumps(report), encoding="utf-8")
+    page.main(["--results", str(tmp_path), "--output", str(tmp_path / "page/performance.md")])
+    expected, written = (
+        re.sub(r"(?ms)in one run on \d+ \w+ \d+|^## LF-MMI\n.*?(?=^## )", "", path.read_text(encoding="utf-8"))
+        for path in (tmp_path / "page/performance.md", ROOT / "docs/performance.md")
+    )
+    assert written == expected
+
+
 def test_every_page_is_in_the_index():
     index = (ROOT / "docs/README.md").read_text(encoding="utf-8")
     for page in (ROOT / "docs").glob("*.md"):
@@ -93,7 +134,7 @@ def test_the_layout_of_contributing_is_that_of_the_layers():
         if contract["type"] == "layers"
     )
     level = {name.strip(): height for height, row in enumerate(reversed(contract["layers"])) for name in row.split("|")}
-    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8").split("Beside the package")[0]
     cells = re.findall(r"(?m)^\| ((?:`[\w.]+(?:\.py|/)`(?:, )?)+) \|", text)
     listed = [name for cell in cells for name in re.findall(r"`(\w+)(?:\.py|/)`", cell)]
     assert set(listed) == level.keys()

@@ -6,9 +6,9 @@ kills it as often (default: 2). The moments are spread over an undisturbed run o
 equal part of it. To save time, a run that is to be killed begins with what the undisturbed one had left after the stage
 before.
 
-    DISTILL_KILLS_IN_A_ROW=100 python -m pytest -s test/faults/test_recipe_faults.py
+    DISTILL_KILLS_IN_A_ROW=100 python -m pytest -s -m endurance test/faults/test_recipe_faults.py
 
-kills runs that begin with nothing, again and again until they end all the same: so often in all.
+kills runs that begin with nothing, again and again until they end all the same: so often in all (default: 10).
 """
 
 from __future__ import annotations
@@ -137,11 +137,11 @@ def test_a_killed_run_goes_on_to_the_same_results(undisturbed: Undisturbed) -> N
         assert_nothing_lost(undisturbed, where)
 
 
-@pytest.mark.skipif("DISTILL_KILLS_IN_A_ROW" not in os.environ, reason="takes 20 s a kill")
+@pytest.mark.endurance
 def test_a_run_that_is_killed_again_and_again_ends_in_the_same_results(undisturbed: Undisturbed) -> None:
     generator = random.Random(int(os.environ.get("DISTILL_SEED", "0")))
     kills = 0
-    while kills < int(os.environ["DISTILL_KILLS_IN_A_ROW"]):
+    while kills < int(os.environ.get("DISTILL_KILLS_IN_A_ROW", "10")):
         put_back(undisturbed.recipe, undisturbed.before[1])
         moments: list[float] = []
         while killed(undisturbed.recipe, 1, seconds := generator.uniform(0, undisturbed.seconds / 5)):

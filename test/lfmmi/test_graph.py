@@ -214,3 +214,35 @@ def test_refuses_what_is_no_graph(tmp_path, content):
         DenominatorGraph.load(path)
     with pytest.raises(UserError, match="stage 6"):
         DenominatorGraph.load(tmp_path / "none.npz")
+
+
+def test_an_older_file_is_refused_with_the_cure(tmp_path):
+    np.savez(tmp_path / "den.npz", log_p=np.zeros((3, 3)), next_state=np.zeros((3, 3), int), last=np.arange(3))
+    with pytest.raises(UserError, match="older version.*stage 6"):
+        DenominatorGraph.load(tmp_path / "den.npz")
+
+
+def test_the_file_of_a_large_vocabulary_is_small(tmp_path):
+    rng = np.random.default_rng(0)
+    lines = [(rng.zipf(1.3, 20) % 9999 + 1).tolist() for _ in range(500)]
+    for order in (2, 4):
+        graph = DenominatorGraph.from_text(lines, order=order, vocab_size=10_000)
+        graph.save(tmp_path / "den.npz")
+        assert (tmp_path / "den.npz").stat().st_size < 1_000_000  # a dense table would have 800 MB and more
+        assert len(graph.automaton.arc_node) < 10_000 + 10_000 * order
+
+
+def test_log_prob_of_any_batch():
+    """Every sequence as it would be alone, token by token through the dense table."""
+    for order in (1, 2, 3, 4):
+        graph = DenominatorGraph.from_text(random_text(6, 40), order=order, vocab_size=6)
+        sequences = random_text(6, 15, seed=3) + [[], [5] * 9]
+        width = max(map(len, sequences))
+        tokens = torch.tensor([row + [-1] * (width - len(row)) for row in sequences])
+        found = graph.log_prob(tokens, torch.tensor([len(row) for row in sequences]))
+        for row, value in zip(sequences, found.tolist(), strict=True):
+            state, total = 0, 0.0
+            for token in row:
+                total += float(graph.log_p[state, token])
+                state = int(graph.next_state[state, token])
+            assert value == pytest.approx(total + float(graph.log_p[state, 0]))

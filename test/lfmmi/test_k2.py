@@ -8,7 +8,8 @@ from small_graphs import random_bigram, random_text, written_out
 from distill.lfmmi import DenominatorGraph, LFMMILoss
 
 k2 = pytest.importorskip("k2", reason="k2 is not in this environment; make test runs these in its own (make env-k2)")
-from distill.lfmmi.k2_backend import K2Denominator  # noqa: E402
+from distill.bench.lfmmi import both_ways  # noqa: E402
+from distill.lfmmi.k2_backend import K2Denominator, icefall_graph  # noqa: E402
 
 EXACT = 1e4  # an output beam that leaves no path out
 
@@ -53,7 +54,7 @@ def k2_numerator(x, lengths, tokens, token_lengths):
 @pytest.mark.parametrize("seed", range(200))
 def test_random_case(seed):
     graph, x, lengths, tokens, token_lengths = random_case(seed)
-    theirs, their_occupancies = K2Denominator(graph.automaton, EXACT)(x, lengths)
+    theirs, their_occupancies = K2Denominator.exact(graph.automaton, EXACT)(x, lengths)
     scores, occupancies = graph.native(x, lengths)
     assert_scores(scores, theirs)
     torch.testing.assert_close(occupancies.float(), their_occupancies, rtol=0, atol=1e-5)
@@ -106,5 +107,17 @@ def test_k2_does_without_an_utterance_that_no_path_fits():
     graph = random_bigram(4)
     x = torch.randn(2, 5, 4)
     x[1, 3] = float("-inf")
-    scores, occupancies = K2Denominator(graph.automaton)(x, torch.tensor([5, 5]))
+    scores, occupancies = K2Denominator.exact(graph.automaton)(x, torch.tensor([5, 5]))
     assert scores[1] == float("-inf") and (occupancies[1] == 0).all() and torch.isfinite(scores[0])
+
+
+def test_icefalls_graph_counts_a_listed_token_both_ways(tmp_path):
+    graph = DenominatorGraph.from_text(random_text(6, 30), order=2, vocab_size=6)
+    graph.to_openfst(tmp_path / "P.fst.txt")
+    peer = K2Denominator(icefall_graph((tmp_path / "P.fst.txt").read_text(), 6), EXACT)
+    x, lengths = torch.randn(2, 15, 6).log_softmax(2), torch.tensor([15, 8])
+    scores, occupancies = peer(x, lengths)
+    expected, expected_occupancies = both_ways(graph.automaton).native(x.double(), lengths)
+    assert_scores(scores, expected)
+    torch.testing.assert_close(occupancies.double(), expected_occupancies, rtol=0, atol=1e-5)
+    assert (graph.native(x, lengths)[0] < expected - 0.1).all()

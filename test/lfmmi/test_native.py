@@ -219,3 +219,14 @@ def test_both_recursions_at_once_change_nothing(monkeypatch):
         torch.set_num_threads(before)
     for apart, at_once in zip(*results, strict=True):
         torch.testing.assert_close(at_once, apart, atol=1e-6, rtol=1e-6)
+
+
+@pytest.mark.parametrize("absent", [0.0, 0.5])
+@pytest.mark.parametrize("block", [1, 2, 7, 16, 49])
+def test_sums_kept_block_by_block_change_nothing(monkeypatch, block, absent):
+    graph = DenominatorGraph.from_text(random_text(6, 30), 3, 6) if not absent else random_bigram(6, absent=absent)
+    x, lengths = emissions(3, 50, 6, scale=3), torch.tensor([50, 31, 1])
+    whole = graph.native(x, lengths)
+    monkeypatch.setattr(topology, "KEPT_BYTES", block * 4 * graph.states * 3 * 8)
+    for kept, apart in zip(whole, graph.native(x, lengths), strict=True):
+        torch.testing.assert_close(apart, kept, rtol=1e-12, atol=1e-12)

@@ -133,6 +133,21 @@ def test_librispeech(librispeech: Path, tmp_path: Path) -> None:
     check_results(recipe, words, {"wer", "cer"})
 
 
+@pytest.mark.skipif(shutil.which("sox") is None, reason="sox, which speeds audio up, is not installed")
+def test_speed_perturbation_trebles_the_training_set_but_not_the_text_of_the_language_model(
+    librispeech: Path, tmp_path: Path
+) -> None:
+    recipe = recipe_of("mini_librispeech", tmp_path)
+    (recipe / "conf/speakers.txt").write_text("1089 test\n1688 valid\n* train\n")
+    corpus = f"--corpus {librispeech} --cut conf/speakers.txt"
+    run(recipe, "--local_data_opts", corpus, "--speed_perturb_factors", "0.9 1.0 1.1", "--stop_stage", "6")
+    original = (recipe / "data/train/text").read_text().splitlines()
+    perturbed = (recipe / "dump/raw/train_sp/text").read_text().splitlines()
+    assert len(perturbed) == 3 * len(original) and (recipe / "exp/graph/den.npz").is_file()
+    words = [line.split(maxsplit=1)[1] for line in original]
+    assert [line.split(maxsplit=1)[1] for line in (recipe / "dump/raw/lm_train.txt").read_text().splitlines()] == words
+
+
 # -------------------------------------------------------------------------------------------------- GigaSpeech
 @pytest.fixture(scope="module")
 def gigaspeech(tmp_path_factory: pytest.TempPathFactory, recordings: Recordings) -> Path:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from distill.bin import results
+from distill.scoring.results import find_systems
 from distill.scoring.significance import bootstrap, matched_pairs
 
 
@@ -159,3 +160,10 @@ def test_scores_of_different_utterances_are_not_compared(tmp_path, capsys):
     with pytest.raises(SystemExit) as end:
         results.main(["--expdir", str(tmp_path), "--test_sets", "test", "--recipe", "egs2/x"])
     assert end.value.code == 2 and "student_full/decode_full/test: scores of 3 utterances" in capsys.readouterr().err
+
+
+def test_trainings_that_were_moved_aside_are_no_systems(tmp_path):
+    for name in ("student_stream_fixed1280", "student_stream_fixed320", "student_stream_fixed320.old-20260101-120000"):
+        (tmp_path / name).mkdir()
+    fixed = [name for name in find_systems(tmp_path) if "fixed" in name]
+    assert fixed == ["student_stream_fixed320", "student_stream_fixed1280"]

@@ -199,7 +199,7 @@ extract() {
 }
 if wanted 8 && ${extract_targets}; then
     streams=$(extract --show-streams true | sort -u)
-    # What was lost or cut off since, or was made from audio that is another by now, is made again.
+    # Shards that are missing, damaged, or made from audio that has changed since are made again.
     [ ! -e "${stamps}/8" ] || extract --check true || rm -f "${stamps}/8" "${stamps}/8.begun"
     # Only stale shards are made again, in place: there is seldom room for two sets of targets.
     if [ "${force_stage}" = 8 ]; then aside=${targets}; else aside=; fi
