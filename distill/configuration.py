@@ -36,10 +36,7 @@ class DistillConf:
     as softmax ignores it; without one ``loss = loss_mmi (only if target is transcript) + weight_ctc loss_ctc``.
 
     ``target_delay_ms`` compares frame t of the teacher with the student's frame that much later: a streaming student
-    then sees as much of the future as it needs, but emits tokens later. With ``delay_tolerance_ms`` each utterance's
-    logits may be that much later still: of all delays up to it, the one with the smallest ``loss_logits`` counts.
-
-    ``weight_intermediate`` adds CTC on the logits that the middle layer would give (Lee and Watanabe 2021).
+    then sees as much of the future as it needs, but emits tokens later.
 
     ``posterior_top_k`` (target posterior) keeps the teacher's k most probable tokens of every frame and spreads the
     rest of the probability evenly over the others; it saves the teacher's forward-backward for large vocabularies.
@@ -59,8 +56,6 @@ class DistillConf:
     weight_ctc: float = 0.0
     graph: str | None = None
     target_delay_ms: float = 0.0
-    delay_tolerance_ms: float = 0.0
-    weight_intermediate: float = 0.0
     posterior_top_k: int | None = None
     nbest: int = 1
 
@@ -77,7 +72,7 @@ class DistillConf:
             raise UserError(f"distill_conf.posterior_top_k: {top_k} must be positive, and target posterior")
         if self.nbest < 1 or (self.nbest > 1 and self.target != "pseudo"):
             raise UserError(f"distill_conf.nbest: {self.nbest} must be positive; above 1 it needs target pseudo")
-        for name in ("weight_ctc", "den_scale", "target_delay_ms", "delay_tolerance_ms", "weight_intermediate"):
+        for name in ("weight_ctc", "den_scale", "target_delay_ms"):
             if getattr(self, name) < 0:
                 raise UserError(f"distill_conf.{name}: {getattr(self, name)} must not be negative")
 
@@ -175,33 +170,6 @@ class MaskConf:
             raise UserError(f"mask_conf.band_share: {self.band_share} is not between 0 and 1")
 
 
-BRANCHES = ("augmented", "full_context")
-
-
-@dataclass(frozen=True)
-class BranchConf:
-    """A second computation of every training batch, and how much the first must agree with it.
-
-    ``kind: augmented`` computes the batch with other augmentation and masks; each of the two is drawn to the other
-    (consistency regularisation of CTC, Yao et al. 2024, CR-CTC). ``kind: full_context`` computes it without chunks; the
-    streaming computation is drawn to it (in-place distillation, Yu et al. 2021, dual-mode ASR). The loss is the mean of
-    both branches' losses plus ``weight`` times the frame-level Kullback-Leibler divergence per frame.
-    ``hidden_in: second`` compares the hidden layers of the second branch alone with the teacher's.
-    """
-
-    kind: str = "full_context"
-    weight: float = 0.2
-    hidden_in: str = "both"
-
-    def __post_init__(self) -> None:
-        if self.kind not in BRANCHES:
-            raise UserError(f"branch_conf.kind: {self.kind!r} is none of {', '.join(BRANCHES)}")
-        if self.weight < 0:
-            raise UserError(f"branch_conf.weight: {self.weight} must not be negative")
-        if self.hidden_in not in ("both", "second"):
-            raise UserError(f"branch_conf.hidden_in: {self.hidden_in!r} is neither both nor second")
-
-
 def student_frame_ms(network_conf: Mapping[str, Any]) -> tuple[int, int]:
     """Milliseconds between logit frames and between encoder frames of a student, from its ``network_conf``."""
     front_end = network_conf.get("front_end", "cnn")
@@ -222,7 +190,7 @@ def frames_of_chunk(chunk_ms: int, frame_ms: int) -> int:
     return chunk_ms // frame_ms
 
 
-Conf = TypeVar("Conf", DistillConf, ChunkConf, AugmentConf, MaskConf, BranchConf)
+Conf = TypeVar("Conf", DistillConf, ChunkConf, AugmentConf, MaskConf)
 
 
 def read_conf(kind: type[Conf], section: str, values: Mapping[str, Any] | None) -> Conf | None:

@@ -40,7 +40,6 @@ class DistillLoss(nn.Module):
         self.layer_maps = [source.layer_map for source in sources]
         self.frame_delay = int(conf.target_delay_ms // network.frame_ms)
         self.hidden_delay = int(conf.target_delay_ms // network.encoder_frame_ms)
-        self.tolerance = int(conf.delay_tolerance_ms // network.frame_ms)
         widths = [source.width for source in sources for _ in source.layer_map]
         self.projections = nn.ModuleList(nn.Linear(network.width, width) for width in widths)
         teachers = [source for source in sources for _ in source.layer_map]
@@ -48,7 +47,6 @@ class DistillLoss(nn.Module):
             if source.is_student and source.width == network.width:  # usually the one that training starts from
                 nn.init.eye_(cast(nn.Linear, projection).weight)
                 nn.init.zeros_(cast(nn.Linear, projection).bias)
-        self._network = [network]  # a list, as its parameters are not this module's
         self._mmi: list[Any] = []  # a list, so that the graph is in no checkpoint
         self._skipped_logged = False
 
@@ -74,7 +72,6 @@ class DistillLoss(nn.Module):
         text: Tensor,
         text_lengths: Tensor,
         utterances: list[str],
-        hidden: bool = True,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss of a batch, and every term by name, both means over the utterances.
 
@@ -83,7 +80,6 @@ class DistillLoss(nn.Module):
             targets: of each teacher; none: ``loss_mmi`` against the transcript, if asked for, and CTC alone.
             text, text_lengths: (B, U) token ids padded with -1, and (B,).
             utterances: ids, for messages.
-            hidden: whether hidden layers are compared, if ``conf`` says so.
         """
         conf = self.conf
         output = output._replace(logits=output.logits.float())
@@ -92,17 +88,12 @@ class DistillLoss(nn.Module):
         if conf.weight_ctc > 0:
             stats["loss_ctc"] = losses.ctc(output.logits, output.lengths, text, text_lengths).mean()
             loss = loss + conf.weight_ctc * stats["loss_ctc"]
-        if conf.weight_intermediate > 0:
-            assert isinstance(self._network[0], Student)
-            logits = self._network[0].logits(output.hidden[(len(output.hidden) - 1) // 2])
-            stats["loss_intermediate"] = losses.ctc(logits, output.lengths, text, text_lengths).mean()
-            loss = loss + conf.weight_intermediate * stats["loss_intermediate"]
         weights = {"loss_mmi": 1.0}
         if targets:
             projections = iter(self.projections)
             terms: list[dict[str, Tensor]] = []
             for of_teacher, layer_map in zip(targets, self.layer_maps, strict=True):
-                comparisons = [(next(projections), layer) for layer in layer_map] if hidden else []
+                comparisons = [(next(projections), layer) for layer in layer_map]
                 terms.append(self._compare(output, of_teacher, comparisons, utterances, text, text_lengths))
             stats.update({name: torch.stack([term[name] for term in terms]).mean() for name in terms[0]})
             weights = {
@@ -134,9 +125,9 @@ class DistillLoss(nn.Module):
             terms["loss_hidden"] = self._hidden(output, targets, comparisons, utterances)
         teacher, teacher_lengths = targets.frame_logits()
         pairs = pair_frames(output.lengths, teacher_lengths, self.frame_delay, utterances)
-        if conf.alpha > 0 and conf.beta < 1:
-            terms["loss_logits"] = self._logits(output, teacher, teacher_lengths, utterances)
         student, teacher = output.logits[:, pairs.student], teacher[:, pairs.teacher]
+        if conf.alpha > 0 and conf.beta < 1:
+            terms["loss_logits"] = losses.centred_mse(student, teacher, pairs.lengths).mean()
         if conf.alpha * conf.beta == 0:
             return terms
         if conf.target == "frame_kl":
@@ -158,15 +149,6 @@ class DistillLoss(nn.Module):
         elif conf.target == "transcript":
             terms["loss_mmi"] = self._sequence_mmi(output, text, text_lengths)
         return terms
-
-    def _logits(self, output: NetworkOutput, teacher: Tensor, lengths: Tensor, utterances: list[str]) -> Tensor:
-        """Squared error of the logits, at the best of the delays that are tolerated; mean over utterances."""
-        each = []
-        for delay in range(self.frame_delay, self.frame_delay + self.tolerance + 1):
-            pairs = pair_frames(output.lengths, lengths, delay, utterances)
-            distance = losses.centred_mse(output.logits[:, pairs.student], teacher[:, pairs.teacher], pairs.lengths)
-            each.append(distance.masked_fill((pairs.lengths == 0) & (delay > self.frame_delay), float("inf")))
-        return torch.stack(each).amin(0).mean()
 
     def _hidden(
         self,

@@ -11,7 +11,7 @@ from espnet2.torch_utils.device_funcs import force_gatherable
 from espnet2.train.abs_espnet_model import AbsESPnetModel
 from torch import Tensor
 
-from distill.configuration import AugmentConf, BranchConf, ChunkConf, DistillConf, MaskConf
+from distill.configuration import AugmentConf, ChunkConf, DistillConf, MaskConf
 from distill.errors import UserError
 from distill.models.cnn import SAMPLE_RATE
 from distill.models.output import NetworkOutput
@@ -44,7 +44,6 @@ class DistillModel(AbsESPnetModel):
         chunk: attention chunks of a streaming student, None for full context.
         augmentation: of the student's training audio; teachers always get the clean audio.
         masking: of the student's features in training.
-        branch: a second computation of every training batch, None for one alone.
     """
 
     # Lengths are all that collect_stats needs.
@@ -61,16 +60,13 @@ class DistillModel(AbsESPnetModel):
         chunk: ChunkConf | None = None,
         augmentation: AugmentConf | None = None,
         masking: MaskConf | None = None,
-        branch: BranchConf | None = None,
     ) -> None:
         super().__init__()
         self.network = network
         self.token_list = token_list
         self.conf = conf
         self.chunk = chunk
-        self.augmentation, self.masking, self.branch = augmentation, masking, branch
-        if branch is not None and branch.kind == "full_context" and chunk is None:
-            raise UserError("branch_conf.kind: full_context needs a streaming student; give chunk_conf, or augmented")
+        self.augmentation, self.masking = augmentation, masking
         if masking is not None and not isinstance(network, Student):
             raise UserError("mask_conf: is for students; a teacher's config.json has mask_time_prob")
         self.not_finite, self.not_finite_in_a_row = 0, 0
@@ -129,20 +125,9 @@ class DistillModel(AbsESPnetModel):
             loss, every term by name, and the batch size as the trainer's weight.
         """
         targets = [source.targets(speech, speech_lengths, streams) for source in self.teachers]
-        chunk = self.draw_chunk()
-        output = self._compute(speech, speech_lengths, chunk)
-        second = self._second_branch(speech, speech_lengths, chunk)
+        output = self._compute(speech, speech_lengths)
         with torch.autocast(speech.device.type, enabled=False):
-            texts = text, text_lengths, utt_id or []
-            if second is None or self.branch is None:
-                loss, stats = self.criterion(output, targets, *texts)
-            else:
-                first_loss, stats = self.criterion(output, targets, *texts, hidden=self.branch.hidden_in == "both")
-                second_loss, stats_of_second = self.criterion(second, targets, *texts)
-                stats = stats_of_second | stats
-                stats["loss_branches"] = self._disagreement(output, second)
-                loss = (first_loss + second_loss) / 2 + self.branch.weight * stats["loss_branches"]
-                stats["loss_branches"] = stats["loss_branches"].detach()
+            loss, stats = self.criterion(output, targets, text, text_lengths, utt_id or [])
         if not self.training:
             references = [row[:n] for row, n in zip(text.tolist(), text_lengths.tolist(), strict=True)]
             hypotheses = losses.greedy_tokens(output.logits, output.lengths)
@@ -152,11 +137,11 @@ class DistillModel(AbsESPnetModel):
         stats = {"loss": loss.detach(), **stats}
         return force_gatherable((loss, stats, len(speech)), loss.device)
 
-    def _compute(self, speech: Tensor, lengths: Tensor, chunk: dict[str, int | None]) -> NetworkOutput:
+    def _compute(self, speech: Tensor, lengths: Tensor) -> NetworkOutput:
         """The network's output for audio that is augmented and whose features are masked, in training."""
         if self.training and self.augmentation is not None:
             speech = augment(speech, lengths, self.augmentation)
-        masking = self.masking
+        chunk, masking = self.draw_chunk(), self.masking
         if not self.training or masking is None:
             return self.network(speech, lengths, **chunk)
 
@@ -164,26 +149,6 @@ class DistillModel(AbsESPnetModel):
             return mask_features(features, lengths // hop, 1000 * hop / SAMPLE_RATE, masking)
 
         return self.network(speech, lengths, **chunk, mask=mask)
-
-    def _second_branch(self, speech: Tensor, lengths: Tensor, chunk: dict[str, int | None]) -> NetworkOutput | None:
-        """Output of the second branch of a training batch; None where it would be the first one's."""
-        if not self.training or self.branch is None:
-            return None
-        if self.branch.kind == "augmented":
-            return self._compute(speech, lengths, chunk)
-        return self._compute(speech, lengths, {}) if chunk else None
-
-    def _disagreement(self, first: NetworkOutput, second: NetworkOutput) -> Tensor:
-        """Frame-level divergence of the first branch from the second; of both, halved, if both are augmented.
-
-        Gradients reach only the branch that is drawn to the other.
-        """
-        assert self.branch is not None
-        one, other = first.logits.float(), second.logits.float()
-        divergence = losses.frame_kl(one, other.detach(), first.lengths).mean()
-        if self.branch.kind == "augmented":
-            divergence = (divergence + losses.frame_kl(other, one.detach(), first.lengths).mean()) / 2
-        return divergence
 
     def _note_not_finite(self, loss: Tensor, stats: dict[str, Tensor], utterances: list[str]) -> None:
         """Log a training batch whose loss is not a finite number, and stop when there are too many in a row."""

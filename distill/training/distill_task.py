@@ -19,7 +19,7 @@ from espnet2.utils.types import str_or_none
 from distill.audio import read_audio, read_wav_scp
 from distill.checkpoints.load import build_network, load_criterion, load_network, load_weights
 from distill.checkpoints.resume import usable_checkpoint
-from distill.configuration import AugmentConf, BranchConf, ChunkConf, DistillConf, MaskConf, read_conf
+from distill.configuration import AugmentConf, ChunkConf, DistillConf, MaskConf, read_conf
 from distill.errors import UserError
 from distill.models.student import Student
 from distill.models.teacher import Teacher
@@ -67,9 +67,6 @@ class DistillTask(ASRTask):
         group.add_argument("--chunk_conf", action=NestedDictAction, default=None, help="attention chunks of a student")
         group.add_argument("--augment_conf", action=NestedDictAction, default=None, help="gain and noise in training")
         group.add_argument("--mask_conf", action=NestedDictAction, default=None, help="masks of features in training")
-        group.add_argument(
-            "--branch_conf", action=NestedDictAction, default=None, help="a second computation of every batch"
-        )
         group.add_argument(
             "--model_conf",
             action=NestedDictAction,
@@ -126,7 +123,6 @@ class DistillTask(ASRTask):
             chunk=chunk,
             augmentation=read_conf(AugmentConf, "augment_conf", args.augment_conf),
             masking=read_conf(MaskConf, "mask_conf", args.mask_conf),
-            branch=read_conf(BranchConf, "branch_conf", args.branch_conf),
         )
 
     @classmethod

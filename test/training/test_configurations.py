@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from distill.configuration import AugmentConf, BranchConf, ChunkConf, DistillConf, MaskConf, read_conf
+from distill.configuration import AugmentConf, ChunkConf, DistillConf, MaskConf, read_conf
 
 ROOT = Path(__file__).parents[2]
 LARGE = ("librispeech", "gigaspeech", "kaldi_dir")
@@ -14,7 +14,6 @@ SECTIONS = {
     "chunk_conf": ChunkConf,
     "augment_conf": AugmentConf,
     "mask_conf": MaskConf,
-    "branch_conf": BranchConf,
 }
 
 

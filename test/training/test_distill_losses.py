@@ -4,7 +4,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from distill.configuration import AugmentConf, BranchConf, ChunkConf, DistillConf, MaskConf, layer_map, read_conf
+from distill.configuration import AugmentConf, ChunkConf, DistillConf, MaskConf, layer_map, read_conf
 from distill.errors import UserError
 from distill.targets.frames import average_frames
 from distill.training import losses
@@ -172,11 +172,8 @@ def test_unknown_and_impossible_settings_are_refused():
     for kind, section, values in (
         (MaskConf, "mask_conf", {"band_share": 1.5}),
         (MaskConf, "mask_conf", {"time_ms": -1}),
-        (BranchConf, "branch_conf", {"kind": "third"}),
-        (BranchConf, "branch_conf", {"weight": -1}),
-        (BranchConf, "branch_conf", {"hidden_in": "first"}),
         (AugmentConf, "augment_conf", {"gain_db": [6, -6]}),
-        (DistillConf, "distill_conf", {"weight_intermediate": -0.1}),
+        (DistillConf, "distill_conf", {"weight_ctc": -0.1}),
     ):
         with pytest.raises(UserError, match=f"{section}.{next(iter(values))}"):
             read_conf(kind, section, values)

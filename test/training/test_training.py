@@ -15,11 +15,9 @@ import yaml
 from tiny_training import STUDENT, TEACHER, TOKENS, changed, speech_of
 
 from distill.checkpoints.load import checkpoint_path, load_network, network_shape
-from distill.configuration import AugmentConf, BranchConf, ChunkConf, DistillConf, MaskConf
+from distill.configuration import DistillConf
 from distill.errors import UserError
-from distill.models.output import NetworkOutput
 from distill.targets import store
-from distill.training import losses
 from distill.training.distill_model import DistillModel
 from distill.training.losses import normalise_frames
 from distill.training.teacher_targets import TeacherTargets
@@ -211,76 +209,10 @@ def criterion_of(world, online, **conf):
     return model.criterion, output, targets, text
 
 
-def test_a_tolerated_delay_costs_nothing_and_a_longer_one_does(world, online):
-    for tolerance, late, free in ((0, 0, True), (0, 2, False), (60, 2, True), (60, 3, True), (20, 2, False)):
-        criterion, output, targets, text = criterion_of(world, online, delay_tolerance_ms=tolerance)
-        output = output._replace(logits=output.logits.roll(late, 1))
-        _, stats = criterion(output, [targets], *text, [])
-        assert (stats["loss_logits"].item() < 1e-8) == free
-
-
 def test_a_constant_added_to_the_logits_of_a_frame_costs_nothing(world, online):
     criterion, output, targets, text = criterion_of(world, online)
     shifted = output._replace(logits=output.logits + torch.randn(*output.logits.shape[:2], 1))
     assert criterion(shifted, [targets], *text, [])[1]["loss_logits"].item() < 1e-8
-
-
-def test_intermediate_ctc_is_that_of_the_middle_layers_logits(world, online):
-    criterion, output, targets, text = criterion_of(world, online, weight_intermediate=0.3)
-    loss, stats = criterion(output, [targets], *text, [])
-    middle = output._replace(logits=load_network(online).network.output(output.hidden[0]))
-    expected = losses.ctc(middle.logits, output.lengths, *text).mean()
-    assert stats["loss_intermediate"].item() == pytest.approx(expected.item())
-    assert loss.item() == pytest.approx(0.5 * stats["loss_logits"].item() + 0.3 * expected.item())
-
-
-@pytest.mark.parametrize("kind", ["augmented", "full_context"])
-@pytest.mark.parametrize("hidden_in", ["both", "second"])
-def test_a_second_branch_agrees_and_learns(world, teacher, online, kind, hidden_in):
-    """Both branches have gradients; a full-context branch is not drawn to the streaming one."""
-    conf = DistillConf(**STUDENT["distill_conf"], graph=str(world.root / "den.npz"))
-    student = load_network(online).network.train()
-    model = DistillModel(
-        student,
-        TOKENS,
-        conf,
-        teacher=str(teacher),
-        chunk=ChunkConf(chunk_ms=80),
-        augmentation=AugmentConf(prob=1.0),
-        masking=MaskConf(),
-        branch=BranchConf(kind, 0.7, hidden_in),
-    ).train()
-    calls = []
-    compute, network = model.criterion.forward, student.forward
-
-    def chunked(*arguments, **options):
-        calls.append(options.get("chunk_frames"))
-        return network(*arguments, **options)
-
-    parts = []
-
-    def recorded(*arguments, hidden=True):
-        result = compute(*arguments, hidden=hidden)
-        parts.append((hidden, result))
-        return result
-
-    student.forward, model.criterion.forward = chunked, recorded
-    text = torch.full((4, 2), 2), torch.full((4,), 2)
-    loss, stats, _ = model(*speech_of(world), *text)
-    assert calls == [4, 4 if kind == "augmented" else None]
-    assert [hidden for hidden, _ in parts] == [hidden_in == "both", True]
-    assert stats["loss_branches"] > 0
-    mean = (parts[0][1][0] + parts[1][1][0]) / 2
-    assert loss.item() == pytest.approx((mean + 0.7 * stats["loss_branches"]).item(), rel=1e-5)
-    assert "loss_hidden" in stats
-    model.eval()
-    calls.clear()
-    assert "loss_branches" not in model(*speech_of(world), *text)[1] and len(calls) == 1
-    one, other = (torch.randn(2, 5, 6, requires_grad=True) for _ in range(2))
-    lengths = torch.tensor([5, 3])
-    first, second = (NetworkOutput(logits, lengths, [], lengths) for logits in (one, other))
-    model._disagreement(first, second).backward()
-    assert one.grad is not None and (other.grad is not None) == (kind == "augmented")
 
 
 def test_stage_2_keeps_the_trained_projections_of_stage_1(world, teacher, online):

@@ -220,13 +220,13 @@ if [ "${teacher_targets}" = stored ]; then
     fi
 fi
 # On the CPU, where networks as small as these gain little from one more thread, student_full_no_kd, for which no other
-# student waits, is trained beside the others, each with half of the threads.
+# student waits, is trained beside the others, each with half of the threads. It too begins with the teacher's CNN.
 beside=
 trap '[ -z "${beside}" ] || pkill -TERM -P "${beside}" || true' EXIT
 if wanted 10 && ${no_kd} && begin "${stamps}/10_no_kd" "the same student without a teacher" \
     "${seed}${student_full_args:+ ${student_full_args}}" "${expdir}/student_full_no_kd" "${student_full_config}" \
-    "${stamps}/6" "${stamps}/9"; then
-    no_kd_train=(train student_full_no_kd "${student_full_config}"
+    "${stamps}/6" "${stamps}/9" "${stamps}/7"; then
+    no_kd_train=(train student_full_no_kd "${student_full_config}" --init "${expdir}/teacher"
         --train-args "${student_full_args} --distill_conf target=transcript")
     if [ "${ngpu}" = 0 ] && [ "${threads}" -gt 1 ]; then
         progress=${expdir}/student_full_no_kd/progress.log threads=$((threads / 2))
