@@ -20,7 +20,7 @@ PER_EPOCH = re.compile(r"^num_iters_per_epoch: (\d+)", re.MULTILINE)
 STEP = re.compile(r"(\d+)epoch:train:\d+-(\d+)batch: (.*)")
 RESULT = re.compile(r"(\d+)epoch results: (.*)")
 # Of the warnings only those of this package's own modules
-WARNING = re.compile(r"\((?:resume|distill_task|distill_model|distill_loss|teacher_targets):\d+\) WARNING: (.*)")
+WARNING = re.compile(r"\((?:resume|distill_task|distill_model|loss|teacher_targets):\d+\) WARNING: (.*)")
 # ESPnet leaves out a comma here and there ("iter_time=0.004loss=1.2"); loss_scale is that of mixed precision.
 VALUE = re.compile(r"(?<![a-z_])(loss(?!_scale)(?:_[a-z]+)?|ter)=([^, ]+)")
 BAR = "{desc}: epoch {n:.1f}/{total} {percentage:3.0f}% [{elapsed}, {remaining} left{postfix}]"

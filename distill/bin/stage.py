@@ -12,7 +12,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from distill import stages
+from distill import stamps
 from distill.bin.arguments import new_parser
 from distill.errors import cli
 
@@ -28,10 +28,10 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--force", action="store_true", help="run the stage again even if nothing has changed")
     args = parser.parse_intermixed_args(argv)
     if args.action == "finish":
-        stages.finish(args.stamp)
+        stamps.finish(args.stamp)
     else:
         output = Path(args.output) if args.output else None
-        sys.exit(stages.begin(args.stamp, args.options, args.inputs, output, args.force))
+        sys.exit(stamps.begin(args.stamp, args.options, args.inputs, output, args.force))
 
 
 if __name__ == "__main__":

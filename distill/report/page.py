@@ -15,8 +15,8 @@ from distill.errors import UserError
 from distill.files import atomic_write
 from distill.pack.contents import public_config, read_json
 from distill.report import charts, figures
-from distill.report.errors import Utterance, worst_utterances
 from distill.report.history import read_history
+from distill.report.worst_utterances import Utterance, worst_utterances
 from distill.scoring.results import find_systems
 from distill.scoring.tables import format_latency, in_one_unit
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from distill.configuration import AugmentConf, MaskConf
-from distill.training.losses import frame_mask
+from distill.training.loss_terms import frame_mask
 
 
 def _uniform(low: float, high: float, like: Tensor) -> Tensor:

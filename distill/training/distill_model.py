@@ -16,9 +16,9 @@ from distill.errors import UserError
 from distill.models.cnn import SAMPLE_RATE
 from distill.models.output import NetworkOutput
 from distill.models.student import Student
-from distill.training import losses
+from distill.training import loss_terms
 from distill.training.augment import augment, mask_features
-from distill.training.distill_loss import DistillLoss
+from distill.training.loss import DistillLoss
 from distill.training.teacher_targets import TeacherSource
 
 if TYPE_CHECKING:
@@ -130,8 +130,8 @@ class DistillModel(AbsESPnetModel):
             loss, stats = self.criterion(output, targets, text, text_lengths, utt_id or [])
         if not self.training:
             references = [row[:n] for row, n in zip(text.tolist(), text_lengths.tolist(), strict=True)]
-            hypotheses = losses.greedy_tokens(output.logits, output.lengths)
-            stats["ter"] = torch.tensor(losses.token_error_rate(hypotheses, references))
+            hypotheses = loss_terms.greedy_tokens(output.logits, output.lengths)
+            stats["ter"] = torch.tensor(loss_terms.token_error_rate(hypotheses, references))
         else:
             self._note_not_finite(loss, stats, utt_id or [])
         stats = {"loss": loss.detach(), **stats}

@@ -18,7 +18,7 @@ from distill.models.student import Student
 from distill.targets.frames import average_frames
 from distill.targets.nbest import best_sequences, unpack
 from distill.targets.store import hidden_stream
-from distill.training import losses
+from distill.training import loss_terms
 
 if TYPE_CHECKING:
     from distill.lfmmi import DenominatorGraph
@@ -102,7 +102,7 @@ class TeacherTargets:
 
     def best_sequence(self) -> tuple[Tensor, Tensor]:
         """Tokens (B, U), padded with -1, and (B,) lengths of the teacher's best path."""
-        return losses.pad_tokens(losses.greedy_tokens(self.logits, self.lengths), self.logits.device)
+        return loss_terms.pad_tokens(loss_terms.greedy_tokens(self.logits, self.lengths), self.logits.device)
 
     def best_sequences(self, graph: DenominatorGraph, count: int) -> tuple[Tensor, Tensor, Tensor]:
         """``count`` token sequences (B, N, U), their lengths and weights (B, N)."""

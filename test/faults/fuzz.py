@@ -98,7 +98,7 @@ def ark(data: bytes, folder: Path) -> None:
 
 
 def manifest(data: bytes, folder: Path) -> None:
-    from distill.stages import begin
+    from distill.stamps import begin
     from distill.targets.checks import find_change, find_damage, find_loose_ends
     from distill.targets.store import read_manifest
 

@@ -17,9 +17,9 @@ from browser import CHROMIUM, browse
 
 from distill.bin import report
 from distill.report import figures
-from distill.report.errors import aligned
 from distill.report.history import read_history
 from distill.report.similarity import linear_cka
+from distill.report.worst_utterances import aligned
 
 
 class Elements(HTMLParser):

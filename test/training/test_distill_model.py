@@ -11,7 +11,7 @@ from distill.checkpoints.load import checkpoint_path, load_network
 from distill.lfmmi import DenominatorGraph, LFMMILoss
 from distill.training.distill_model import DistillModel
 from distill.training.distill_task import DistillTask
-from distill.training.losses import greedy_tokens, pad_tokens
+from distill.training.loss_terms import greedy_tokens, pad_tokens
 
 NO_TEACHER = {"target": "transcript", "alpha": 1.0, "beta": 1.0}
 LATE_MS = 60  # the samples a frame of the tiny student needs beyond its own 20 ms, rounded up

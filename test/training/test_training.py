@@ -19,7 +19,7 @@ from distill.configuration import DistillConf
 from distill.errors import UserError
 from distill.targets import store
 from distill.training.distill_model import DistillModel
-from distill.training.losses import normalise_frames
+from distill.training.loss_terms import normalise_frames
 from distill.training.teacher_targets import TeacherTargets
 
 
@@ -302,13 +302,13 @@ def test_without_a_teacher_the_same_student_trains_on_transcripts(world):
 def test_a_batch_without_a_finite_loss_changes_nothing_and_is_named(world, monkeypatch, capsys, caplog):
     from distill.training import distill_model
 
-    real, calls = distill_model.losses.ctc, []
+    real, calls = distill_model.loss_terms.ctc, []
 
     def sometimes(logits, *rest):
         calls.append(len(logits))
         return real(logits, *rest) * (float("nan") if len(calls) == 2 else 1.0)
 
-    monkeypatch.setattr(distill_model.losses, "ctc", sometimes)
+    monkeypatch.setattr(distill_model.loss_terms, "ctc", sometimes)
     with caplog.at_level("WARNING"):
         out = world.train("not_finite", TEACHER, "--max_epoch", "1")
     (line,) = [r.message for r in caplog.records if "not finite" in r.message]
@@ -316,7 +316,7 @@ def test_a_batch_without_a_finite_loss_changes_nothing_and_is_named(world, monke
     state = torch.load(out / "1epoch.pth", weights_only=True)
     assert all(bool(torch.isfinite(x).all()) for x in state.values())
     assert np.isfinite(reporter(out)[1]["train"]["loss"])
-    monkeypatch.setattr(distill_model.losses, "ctc", lambda logits, *rest: real(logits, *rest) * float("nan"))
+    monkeypatch.setattr(distill_model.loss_terms, "ctc", lambda logits, *rest: real(logits, *rest) * float("nan"))
     monkeypatch.setattr(distill_model, "MAX_NOT_FINITE", 2)
     with pytest.raises(SystemExit) as failure:
         world.train("never_finite", TEACHER, "--max_epoch", "2")

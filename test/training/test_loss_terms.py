@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from distill.configuration import AugmentConf, ChunkConf, DistillConf, MaskConf, layer_map, read_conf
 from distill.errors import UserError
 from distill.targets.frames import average_frames
-from distill.training import losses
+from distill.training import loss_terms
 from distill.training.augment import augment, mask_features, pink
 
 
@@ -17,7 +17,7 @@ def test_masked_mse_matches_numpy_and_ignores_padding():
     lengths = [7, 3, 1]
     expected = [((student[b, :n] - target[b, :n]) ** 2).mean() for b, n in enumerate(lengths)]
     student[1, 3:] = 1e6
-    got = losses.masked_mse(torch.tensor(student), torch.tensor(target), torch.tensor(lengths))
+    got = loss_terms.masked_mse(torch.tensor(student), torch.tensor(target), torch.tensor(lengths))
     np.testing.assert_allclose(got.numpy(), expected, rtol=1e-10)
 
 
@@ -34,12 +34,12 @@ def test_masked_cosine_and_frame_kl_match_numpy():
     p, q = (np.exp(x) / np.exp(x).sum(-1, keepdims=True) for x in (target, student))
     divergence = mean((p * np.log(p / q)).sum(-1))
     tensors = torch.tensor(student), torch.tensor(target), torch.tensor(lengths)
-    np.testing.assert_allclose(losses.masked_cosine(*tensors).numpy(), cosine, rtol=1e-10)
-    np.testing.assert_allclose(losses.frame_kl(*tensors).numpy(), divergence, rtol=1e-10)
-    assert losses.frame_kl(tensors[0], tensors[0], tensors[2]).abs().max() < 1e-12
+    np.testing.assert_allclose(loss_terms.masked_cosine(*tensors).numpy(), cosine, rtol=1e-10)
+    np.testing.assert_allclose(loss_terms.frame_kl(*tensors).numpy(), divergence, rtol=1e-10)
+    assert loss_terms.frame_kl(tensors[0], tensors[0], tensors[2]).abs().max() < 1e-12
 
 
-@pytest.mark.parametrize("loss", [losses.masked_mse, losses.masked_cosine, losses.frame_kl])
+@pytest.mark.parametrize("loss", [loss_terms.masked_mse, loss_terms.masked_cosine, loss_terms.frame_kl])
 def test_padding_gets_no_gradient_even_where_it_is_not_finite(loss):
     student = torch.tensor([0.5, -0.2]).repeat(1, 4, 1).requires_grad_()
     target = torch.ones(1, 4, 2)
@@ -53,7 +53,7 @@ def test_padding_gets_no_gradient_even_where_it_is_not_finite(loss):
 def test_normalise_frames_matches_numpy():
     h = np.random.default_rng(1).normal(size=(2, 3, 8)).astype(np.float32) * 30 + 5
     expected = (h - h.mean(-1, keepdims=True)) / np.sqrt(h.var(-1, keepdims=True) + 1e-5)
-    np.testing.assert_allclose(losses.normalise_frames(torch.tensor(h)).numpy(), expected, atol=1e-5)
+    np.testing.assert_allclose(loss_terms.normalise_frames(torch.tensor(h)).numpy(), expected, atol=1e-5)
 
 
 def test_average_frames_pairs_neighbours_and_drops_the_odd_one():
@@ -86,15 +86,15 @@ def test_ctc_is_the_sum_over_all_paths_per_frame():
     log_probs = torch.randn(1, 3, 3).log_softmax(-1)
     total = 0.0
     for path in np.ndindex(3, 3, 3):
-        if losses.greedy_tokens(torch.eye(3)[list(path)][None], torch.tensor([3])) == [[1, 2]]:
+        if loss_terms.greedy_tokens(torch.eye(3)[list(path)][None], torch.tensor([3])) == [[1, 2]]:
             total += np.exp(sum(float(log_probs[0, t, k]) for t, k in enumerate(path)))
-    got = losses.ctc(log_probs, torch.tensor([3]), torch.tensor([[1, 2]]), torch.tensor([2]))
+    got = loss_terms.ctc(log_probs, torch.tensor([3]), torch.tensor([[1, 2]]), torch.tensor([2]))
     np.testing.assert_allclose(float(got), -np.log(total) / 3, rtol=1e-5)
 
 
 def test_ctc_without_a_path_counts_nothing():
     logits = torch.randn(1, 2, 4, requires_grad=True)
-    loss = losses.ctc(logits, torch.tensor([2]), torch.tensor([[1, 1, 2]]), torch.tensor([3]))
+    loss = loss_terms.ctc(logits, torch.tensor([2]), torch.tensor([[1, 1, 2]]), torch.tensor([3]))
     loss.sum().backward()
     assert loss.item() == 0 and torch.isfinite(logits.grad).all()
 
@@ -102,9 +102,9 @@ def test_ctc_without_a_path_counts_nothing():
 def test_greedy_tokens_and_token_error_rate():
     path = [0, 1, 1, 0, 1, 2, 2, 3]
     logits = torch.eye(4)[path][None]
-    assert losses.greedy_tokens(logits, torch.tensor([7])) == [[1, 1, 2]]
-    assert losses.token_error_rate([[1, 1, 2], []], [[1, 2], [3]]) == pytest.approx(2 / 3)
-    padded, lengths = losses.pad_tokens([[1, 1, 2], []], torch.device("cpu"))
+    assert loss_terms.greedy_tokens(logits, torch.tensor([7])) == [[1, 1, 2]]
+    assert loss_terms.token_error_rate([[1, 1, 2], []], [[1, 2], [3]]) == pytest.approx(2 / 3)
+    padded, lengths = loss_terms.pad_tokens([[1, 1, 2], []], torch.device("cpu"))
     assert padded.tolist() == [[1, 1, 2], [-1, -1, -1]] and lengths.tolist() == [3, 0]
 
 
@@ -113,7 +113,7 @@ def test_greedy_tokens_and_token_error_rate():
 def test_noise_has_the_snr_asked_for_and_leaves_padding_alone(seed, snr):
     torch.manual_seed(seed)
     lengths = torch.tensor([4000, 2500])
-    speech = torch.randn(2, 4000).masked_fill(~losses.frame_mask(lengths, 4000), 0.0) * 0.1
+    speech = torch.randn(2, 4000).masked_fill(~loss_terms.frame_mask(lengths, 4000), 0.0) * 0.1
     noisy = augment(speech, lengths, AugmentConf(gain_db=0.0, noise_snr_db=snr, prob=1.0))
     noise = noisy - speech
     assert torch.equal(noisy[1, 2500:], torch.zeros(1500))

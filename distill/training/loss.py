@@ -16,7 +16,7 @@ from distill.lfmmi.loss import spread_occupancies
 from distill.models.output import NetworkOutput
 from distill.models.student import Student
 from distill.models.teacher import Teacher
-from distill.training import losses
+from distill.training import loss_terms
 from distill.training.teacher_targets import TeacherSource, TeacherTargets, pair_frames
 
 
@@ -86,7 +86,7 @@ class DistillLoss(nn.Module):
         stats: dict[str, Tensor] = {}
         loss = output.logits.new_zeros(())
         if conf.weight_ctc > 0:
-            stats["loss_ctc"] = losses.ctc(output.logits, output.lengths, text, text_lengths).mean()
+            stats["loss_ctc"] = loss_terms.ctc(output.logits, output.lengths, text, text_lengths).mean()
             loss = loss + conf.weight_ctc * stats["loss_ctc"]
         weights = {"loss_mmi": 1.0}
         if targets:
@@ -127,11 +127,11 @@ class DistillLoss(nn.Module):
         pairs = pair_frames(output.lengths, teacher_lengths, self.frame_delay, utterances)
         student, teacher = output.logits[:, pairs.student], teacher[:, pairs.teacher]
         if conf.alpha > 0 and conf.beta < 1:
-            terms["loss_logits"] = losses.centred_mse(student, teacher, pairs.lengths).mean()
+            terms["loss_logits"] = loss_terms.centred_mse(student, teacher, pairs.lengths).mean()
         if conf.alpha * conf.beta == 0:
             return terms
         if conf.target == "frame_kl":
-            terms["loss_kl"] = losses.frame_kl(student, teacher, pairs.lengths).mean()
+            terms["loss_kl"] = loss_terms.frame_kl(student, teacher, pairs.lengths).mean()
         elif conf.target == "posterior":
             criterion = self.mmi(student.device)
             if conf.posterior_top_k is None:
@@ -159,11 +159,11 @@ class DistillLoss(nn.Module):
     ) -> Tensor:
         """Mean distance of the projected student layers to the teacher's."""
         pairs = pair_frames(output.hidden_lengths, targets.hidden_lengths, self.hidden_delay, utterances)
-        distance = losses.masked_mse if self.conf.hidden_loss == "mse" else losses.masked_cosine
+        distance = loss_terms.masked_mse if self.conf.hidden_loss == "mse" else loss_terms.masked_cosine
         layers = []
         for (projection, layer), h in zip(comparisons, output.hidden, strict=True):
             target = targets.hidden[layer][:, pairs.teacher]
-            target = losses.normalise_frames(target) if self.conf.hidden_norm else target
+            target = loss_terms.normalise_frames(target) if self.conf.hidden_norm else target
             layers.append(distance(projection(h[:, pairs.student].float()), target, pairs.lengths).mean())
         return torch.stack(layers).mean()
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from distill import stages as stage
+from distill import stamps as stage
 from distill.bin import stage as command
 from distill.errors import UserError
 
