@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import re
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +13,10 @@ from test_server import serving
 from tiny_networks import speech
 
 from distill.decode.text import tokens_to_text
+from distill.serve import rounds
 from distill.streaming import StreamingRecognizer
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed (apt-get install chromium)")
-FSDD = Path(__file__).parents[2] / "egs2/fsdd/asr_distill1"
 TEXT = "[...document.querySelectorAll('#captions .word > span')].map((w) => w.textContent)"
 TIMES = "[...document.querySelectorAll('#captions .word')].map((w) => w.title)"
 STATE = "document.body.dataset.state"
@@ -139,40 +138,41 @@ def test_resampling_keeps_speech_and_removes_what_would_fold_back(model, tmp_pat
     run(scenario())
 
 
-@pytest.mark.skipif(not (FSDD / "exp/student_stream").exists(), reason="egs2/fsdd has not been run here")
-def test_captions_of_a_microphone(tmp_path):
-    """Connected digits at 48 kHz: the recogniser's words, their times, and how late the first one is."""
-    lines = (FSDD / "dump/raw/test/wav.scp").read_text().splitlines()
-    texts = dict(line.split(maxsplit=1) for line in (FSDD / "dump/raw/test/text").read_text().splitlines())
-    audio = np.zeros(8000, np.float32)
-    spoken, starts = [], []
-    for line in lines[:3]:
-        utterance, file = line.split(maxsplit=1)
-        starts.append(len(audio) / 16000)
-        audio = np.concatenate((audio, soundfile.read(FSDD / file, dtype="float32")[0], np.zeros(20000, np.float32)))
-        spoken += texts[utterance].split()
-    soundfile.write(tmp_path / "mic.wav", soxr.resample(audio, 16000, 48000), 48000)
-    expected = recognized(FSDD / "exp/student_stream", audio)
-    heard = [token["token"] for token in expected]
+def envelope(audio: np.ndarray) -> np.ndarray:
+    """Level (RMS) of every 20 ms of 16 kHz audio."""
+    return np.sqrt(np.square(audio[: len(audio) // 320 * 320].reshape(-1, 320)).mean(1))
+
+
+def test_the_microphone_reaches_the_recogniser_at_the_right_speed(model, tmp_path, monkeypatch):
+    """Bursts of tones at 48 kHz: the recogniser gets their envelope, wherever the recording began."""
+    rng = np.random.default_rng(0)
+    bursts = zip(rng.uniform(300, 1500, 24), rng.uniform(0.1, 0.5, 24), strict=True)
+    pieces = [
+        0.5 * np.sin(2 * np.pi * hertz * np.arange(int(seconds * 48000)) / 48000) * (number % 2)
+        for number, (hertz, seconds) in enumerate(bursts)
+    ]
+    source = np.concatenate(pieces).astype(np.float32)
+    soundfile.write(tmp_path / "mic.wav", source, 48000)
+    received: list[np.ndarray] = []
+    real = rounds.accept_together
+
+    def record(sessions, samples):
+        received.extend(np.asarray(piece) for piece in samples)
+        return real(sessions, samples)
+
+    monkeypatch.setattr(rounds, "accept_together", record)
 
     async def scenario():
         flags = (*FAKE, f"--use-file-for-fake-audio-capture={tmp_path / 'mic.wav'}%noloop")
-        async with serving(FSDD / "exp/student_stream") as (_, url):
-            async with browse(site(url), tmp_path / "profile", *flags) as page:
-                await page.evaluate(SPEAK)
-                await page.until(f"{STATE} === 'listening'")
-                await asyncio.sleep(len(audio) / 16000)
-                await page.until(f"{TEXT}.length >= {len(heard)}")
-                await page.evaluate(SPEAK)
-                await page.until(f"{STATE} === 'idle'")
-                words = await page.evaluate(TEXT)
-                assert words == heard and sum(a == b for a, b in zip(words, spoken, strict=True)) >= 0.8 * len(spoken)
-                begins = [float(re.match(r"[\d.]+", title)[0]) for title in await page.evaluate(TIMES)]
-                offsets = np.array(begins) - [token["start_s"] for token in expected]
-                assert np.ptp(offsets) <= 0.5, "the microphone may begin late, but runs at the right speed"
-                shown = await page.evaluate("document.querySelector('#figures').innerText.replace(/\\n+/g, ' ')")
-                print(shown)
-                first = float(re.search(r"First word ([\d.]+) s", shown)[1])
-                assert first < 0.48 + 0.25, shown
+        async with serving(model) as (_, url), browse(site(url), tmp_path / "profile", *flags) as page:
+            await page.evaluate(SPEAK)
+            await page.until(f"{STATE} === 'listening'")
+            await asyncio.sleep(len(source) / 48000)
+            await page.evaluate(SPEAK)
+            await page.until(f"{STATE} === 'idle'")
 
     run(scenario())
+    expected, heard = envelope(soxr.resample(source, 48000, 16000)), envelope(np.concatenate(received))
+    middle = expected[100:200]  # two seconds that are there, however late the recording began
+    matches = [np.corrcoef(middle, heard[start : start + 100])[0, 1] for start in range(len(heard) - 99)]
+    assert np.nanmax(matches) > 0.9
