@@ -32,7 +32,7 @@ RESCALE = {torch.float32: 2, torch.float64: 8}
 TINY = {torch.float32: 1e-30, torch.float64: 1e-290}  # a sum of 0 is divided by this instead
 # From so many numbers a frame on, the forward and the backward recursion run at the same time on half the threads each;
 # smaller frames lose more to waiting for the interpreter than a second thread brings
-SIDE_BY_SIDE = 16_000
+SIDE_BY_SIDE = 4_000
 # What the recursions may keep; beyond that the forward one is computed again, block of frames by block
 KEPT_BYTES = 600_000_000
 
