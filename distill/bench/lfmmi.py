@@ -11,6 +11,7 @@ and with icefall's beams; its error is the difference of its score from the exac
 from __future__ import annotations
 
 import argparse
+import datetime
 import io
 import json
 import statistics
@@ -246,7 +247,8 @@ def main(argv: list[str] | None = None) -> None:
     sizes = {"sentences": len(lines[CASES[0].pieces]), "tokens": {v: sum(map(len, ls)) for v, ls in lines.items()}}
     if args.output is not None:
         with atomic_write(args.output) as stream:
-            json.dump({"threads": args.threads, "text": sizes, "rows": rows}, stream, indent=1)
+            report = {"date": f"{datetime.date.today():%d %B %Y}", "threads": args.threads, "text": sizes, "rows": rows}
+            json.dump(report, stream, indent=1)
 
 
 if __name__ == "__main__":

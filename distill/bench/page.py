@@ -49,7 +49,7 @@ def lfmmi(report: dict[str, Any]) -> list[str]:
         "## LF-MMI",
         "",
         f"Score and gradient of the denominator for a batch of B utterances of T frames, {report['threads']} threads, "
-        f"medians (least); n-grams of {report['text']['sentences']} sentences of real text in V - 1 sentencepieces. "
+        f"medians (least), measured on {report['date']}; n-grams of {report['text']['sentences']} sentences of real text in V - 1 sentencepieces. "
         "Error: the largest difference of a score from the exact one, in nats; for k2 from the exact score of its own "
         "graph, which is icefall's and counts a listed bigram by back-off as well. ctc_loss is torch's, which has no "
         "denominator to sum over.",
@@ -117,13 +117,13 @@ def sessions(report: dict[str, Any]) -> list[str]:
 @cli
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--results", type=Path, required=True, help="directory with speed.json and others")
+    parser.add_argument("--results", type=Path, required=True, help="directory with the benchmarks' JSON files")
     parser.add_argument("--output", type=Path, required=True, help="Markdown; the figures go beside it as JSON")
     args = parser.parse_args(argv)
     reports = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in args.results.glob("*.json")}
-    if "speed" not in reports:
-        raise UserError(f"{args.results}: has no speed.json; run make bench")
-    about, speed = reports["speed"]["machine"], Speed(reports["speed"])
+    if "teacher_and_students" not in reports:
+        raise UserError(f"{args.results}: has no teacher_and_students.json; run make bench")
+    about, speed = reports["teacher_and_students"]["machine"], Speed(reports["teacher_and_students"])
     lines = [
         "# Performance",
         "",

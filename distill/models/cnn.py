@@ -15,7 +15,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-SAMPLE_RATE = 16000
 # Hides parts of features (B, T, D) whose frames are so many samples apart, in training.
 FeatureMask = Callable[[Tensor, int], Tensor]
 

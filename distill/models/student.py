@@ -10,9 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from distill.audio import SAMPLE_RATE
 from distill.errors import UserError
 from distill.models.chunk_mask import chunk_mask, copied_frames
-from distill.models.cnn import SAMPLE_RATE, ConvFrontEnd, ConvLayer, FeatureMask, frame_counts
+from distill.models.cnn import ConvFrontEnd, ConvLayer, FeatureMask, frame_counts
 from distill.models.conformer import BlockCache, ConformerBlock, for_rotation, rotary_tables
 from distill.models.fbank import FbankFrontEnd
 from distill.models.output import NetworkOutput

@@ -9,15 +9,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from distill.audio import read_audio
+from distill.audio import SAMPLE_RATE, read_audio
 from distill.checkpoints.load import load_network
 from distill.lfmmi.loss import top_occupancies
 from distill.targets import store
 from distill.targets.frames import average_frames
 from distill.targets.nbest import best_sequences, pack
 from distill.targets.wanted import Wanted
-
-SAMPLE_RATE = 16000
 
 
 def batches(lengths: dict[str, int], samples: int) -> list[list[str]]:

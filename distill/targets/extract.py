@@ -14,14 +14,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from distill.audio import read_audio, read_wav_scp
+from distill.audio import SAMPLE_RATE, read_audio, read_wav_scp
 from distill.checkpoints.load import load_network, model_checksum, network_shape, read_config
 from distill.errors import UserError
 from distill.files import sha256
 from distill.targets import checks, space, store
 from distill.targets.wanted import wanted
 
-SAMPLE_RATE = 16000
 MEASURED_MIN = 10.0  # minutes of audio: below this the plan does not predict the time, as measuring takes as long
 
 

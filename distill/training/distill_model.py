@@ -11,9 +11,9 @@ from espnet2.torch_utils.device_funcs import force_gatherable
 from espnet2.train.abs_espnet_model import AbsESPnetModel
 from torch import Tensor
 
+from distill.audio import SAMPLE_RATE
 from distill.configuration import AugmentConf, ChunkConf, DistillConf, MaskConf
 from distill.errors import UserError
-from distill.models.cnn import SAMPLE_RATE
 from distill.models.output import NetworkOutput
 from distill.models.student import Student
 from distill.training import loss_terms

@@ -105,6 +105,13 @@ def test_extras_that_documents_name_are_those_of_setup_py():
             assert f'"{extra}": [' in (ROOT / "setup.py").read_text(encoding="utf-8"), f"{document}: {extra}"
 
 
+def test_make_bench_runs_what_the_performance_page_shows():
+    recipe = (ROOT / "Makefile").read_text(encoding="utf-8").split("\nbench: env\n")[1].split("\nclean:")[0]
+    benchmarks = set(re.findall(r"\bbench (\w+)", recipe))
+    assert benchmarks == json.loads((ROOT / "docs/performance.json").read_text(encoding="utf-8")).keys()
+    assert all((ROOT / f"distill/bench/{name}.py").is_file() for name in benchmarks)
+
+
 def test_the_performance_page_is_what_its_figures_give(tmp_path):
     """But for the section on LF-MMI, whose figures are of an earlier form of its benchmark."""
     from distill.bench import page
