@@ -49,7 +49,8 @@ def lfmmi(report: dict[str, Any]) -> list[str]:
         "## LF-MMI",
         "",
         f"Score and gradient of the denominator for a batch of B utterances of T frames, {report['threads']} threads, "
-        f"medians (least), measured on {report['date']}; n-grams of {report['text']['sentences']} sentences of real text in V - 1 sentencepieces. "
+        f"medians (least), measured on {report['date']}; n-grams of {report['text']['sentences']} sentences of real "
+        "text in V - 1 sentencepieces. "
         "Error: the largest difference of a score from the exact one, in nats; for k2 from the exact score of its own "
         "graph, which is icefall's and counts a listed bigram by back-off as well. ctc_loss is torch's, which has no "
         "denominator to sum over.",
