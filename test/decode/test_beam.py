@@ -174,6 +174,19 @@ def test_words_of_a_character_model_are_scored_when_they_end(tmp_path):
     assert fusion.end(prefix) == pytest.approx(2 * (first + second + lm.end(state)) + 1.0)
 
 
+def test_words_of_word_pieces_are_scored_when_the_next_begins(tmp_path):
+    write_arpa([["ab", "b"], ["ab", "b"], ["b"]], 2, tmp_path / "lm.arpa")
+    lm = NgramLM(tmp_path / "lm.arpa")
+    fusion = Fusion(["<blank>", "\u2581a", "b", "\u2581b"], "bpe", lm, 2.0, 0.5)
+    prefix = fusion.empty()
+    for token in (1, 2, 3):
+        prefix = fusion.extend(prefix, token)
+    first, state = lm.score(lm.start, "ab")
+    assert prefix.score == pytest.approx(2 * first + 0.5)
+    second, state = lm.score(state, "b")
+    assert fusion.end(prefix) == pytest.approx(2 * (first + second + lm.end(state)) + 1.0)
+
+
 def test_the_n_best_have_different_texts():
     tokens = ["<blank>", "<space>", "a", "b"]
     search = BeamSearch(Fusion(tokens, "char"), beam=5000, nbest=10)

@@ -166,6 +166,23 @@ def test_foreign_n_grams_are_refused(arpa):
         GraphBuilder(arpa.with_name("none.arpa"), LEXICON, TOKENS)
 
 
+@pytest.mark.parametrize("beam", [0, -1])
+def test_a_beam_that_is_not_positive_is_refused(arpa, beam):
+    with pytest.raises(UserError, match="must be positive"):
+        WfstSearch(GraphBuilder(arpa, LEXICON, TOKENS).build(0.5), beam=beam)
+
+
+def test_without_a_lexicon_every_word_of_the_n_gram_is_spelt(tmp_path):
+    """Also one that only ends sentences, and so begins no longer n-gram."""
+    write_arpa([["xy", "z"], ["xy", "z"]], 2, tmp_path / "lm.arpa")
+    conf = DecodeConf("wfst", lm=tmp_path / "lm.arpa")
+    tokens = ["<blank>", "x", "y", "z", "<space>"]
+    graph = graph_builder(conf, tokens, {"token_type": "char"}).build(0.1)
+    search = WfstSearch(graph)
+    search.accept(9.0 * torch.eye(5)[[1, 2, 4, 3]])
+    assert [word.text for word in search.finish()[0].words] == ["xy", "z"]
+
+
 def test_phones_need_a_lexicon(tmp_path, arpa):
     with pytest.raises(UserError, match="give --lexicon FILE"):
         graph_builder(DecodeConf("wfst", lm=arpa), TOKENS, {"token_type": "phn"})
