@@ -29,7 +29,7 @@ import torch
 from distill.errors import UserError, cli
 from distill.files import atomic_write
 from distill.lfmmi import DenominatorGraph
-from distill.lfmmi.automaton import Automaton
+from distill.lfmmi.ngram_automaton import Automaton
 
 BEAMS = (8.0, 15.0)
 BUDGET_S = 4.0  # of timing a case, after one run to warm up

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from distill.bin.arguments import add_decoding, decode_conf, new_parser
 from distill.errors import cli
-from distill.recognition.decoding_graph import write_decoding_graph
+from distill.recognition.write_decoding_graph import write_decoding_graph
 
 
 @cli

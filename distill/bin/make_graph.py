@@ -10,7 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from distill.bin.arguments import new_parser
-from distill.data.denominator import make_denominator_graph
+from distill.data.denominator_from_text import make_denominator_graph
 from distill.errors import cli
 
 

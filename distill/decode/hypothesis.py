@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from distill.decode.text import tokens_to_text
+from distill.decode.token_text import tokens_to_text
 
 if TYPE_CHECKING:
     from torch import Tensor

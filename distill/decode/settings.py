@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 from distill.errors import UserError, require
 
 if TYPE_CHECKING:
-    from distill.decode.graph import GraphBuilder
     from distill.decode.hypothesis import Search
+    from distill.decode.tlg_graph import GraphBuilder
 
 DECODERS = ("greedy", "beam", "wfst")
 
@@ -106,7 +106,7 @@ def search_factory(conf: DecodeConf, token_list: Sequence[str], config: Mapping[
 def graph_builder(conf: DecodeConf, token_list: Sequence[str], config: Mapping[str, Any]) -> GraphBuilder:
     """The builder of graphs from the settings' n-gram and lexicon; arguments as of :func:`search_factory`."""
     require("kaldi_decoder", "kaldifst", "kaldilm", extra="decode")
-    from distill.decode.graph import GraphBuilder, read_lexicon, spell
+    from distill.decode.tlg_graph import GraphBuilder, read_lexicon, spell
     from distill.lfmmi.ngram import arpa_entries
 
     assert conf.lm is not None

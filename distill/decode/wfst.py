@@ -1,4 +1,4 @@
-"""Search through a decoding graph (:mod:`distill.decode.graph`) with Kaldi's decoders."""
+"""Search through a decoding graph (:mod:`distill.decode.tlg_graph`) with Kaldi's decoders."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import kaldifst
 import numpy as np
 from torch import Tensor
 
-from distill.decode.graph import Graph
 from distill.decode.hypothesis import Hypothesis, Token, Word, join_word
+from distill.decode.tlg_graph import Graph
 from distill.errors import UserError
 
 

@@ -24,7 +24,7 @@ import onnxruntime
 from distill.audio import SAMPLE_RATE
 from distill.checkpoints.archive import model_directory
 from distill.decode.greedy import GreedySearch
-from distill.decode.results import Result, StreamDecoder
+from distill.decode.stream_results import Result, StreamDecoder
 from distill.errors import UserError
 
 

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from distill.lfmmi.automaton import Automaton
-from distill.lfmmi.factors import Factors
+from distill.lfmmi.backoff_factors import Factors
+from distill.lfmmi.ngram_automaton import Automaton
 
 
 class _Shared:
@@ -95,7 +95,7 @@ def is_rank_one(automaton: Automaton) -> bool:
 
 
 class Factored(_Shared):
-    """Any n-gram, by the three matrices of :mod:`distill.lfmmi.factors`."""
+    """Any n-gram, by the three matrices of :mod:`distill.lfmmi.backoff_factors`."""
 
     def __init__(self, automaton: Automaton, factors: Factors, device: torch.device, dtype: torch.dtype) -> None:
         super().__init__(automaton, device, dtype)

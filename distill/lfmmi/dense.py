@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from distill.lfmmi.automaton import Automaton
+from distill.lfmmi.ngram_automaton import Automaton
 
 
 class Dense:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from distill.errors import UserError
-from distill.lfmmi.automaton import Automaton
+from distill.lfmmi.ngram_automaton import Automaton
 
 NEVER = -1e10  # stands for -inf in log probabilities, of which k2's gradients are not numbers
 
@@ -68,7 +68,7 @@ def _acceptor(log_p: Tensor, next_state: Tensor) -> Any:
 
 
 class K2Denominator:
-    """The sums of :class:`distill.lfmmi.native.NativeDenominator`, by k2's ``intersect_dense``.
+    """The sums of :class:`distill.lfmmi.denominator_score.NativeDenominator`, by k2's ``intersect_dense``.
 
     Args:
         graph: :func:`exact_graph` or :func:`icefall_graph`.

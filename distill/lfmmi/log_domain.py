@@ -1,6 +1,7 @@
 """The same sums in the log domain, an utterance at a time: slow, and right for any range of numbers.
 
-Products with the matrices of :mod:`distill.lfmmi.factors` become sums of logs, and sums logs of sums of exponentials.
+Products with the matrices of :mod:`distill.lfmmi.backoff_factors` become sums of logs, and sums become logs of sums of
+exponentials.
 """
 
 from __future__ import annotations
@@ -8,8 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from distill.lfmmi.automaton import Automaton
-from distill.lfmmi.factors import Factors, Sparse
+from distill.lfmmi.backoff_factors import Factors, Sparse
+from distill.lfmmi.ngram_automaton import Automaton
 
 MINUS_INFINITY = float("-inf")
 

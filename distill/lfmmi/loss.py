@@ -6,8 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from distill.errors import UserError
-from distill.lfmmi.functions import CTCScore, Divergence, Score
-from distill.lfmmi.graph import DenominatorGraph
+from distill.lfmmi.autograd import Divergence, Score
+from distill.lfmmi.denominator_graph import DenominatorGraph
+from distill.lfmmi.numerator import CTCScore
 
 
 class LFMMILoss(nn.Module):

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from distill.errors import UserError
-from distill.lfmmi.automaton import Automaton
+from distill.lfmmi.ngram_automaton import Automaton
 
 START, END = -1, 0  # in histories the sentence start is -1; as a token that follows, 0 is the sentence end
 MAX_ARCS = 50_000_000

@@ -17,7 +17,7 @@ import numpy as np
 
 from distill.errors import UserError
 from distill.files import atomic_write
-from distill.lfmmi.automaton import Automaton
+from distill.lfmmi.ngram_automaton import Automaton
 
 MAX_STATES = 1 << 31
 MAX_NODES = 20_000_000

@@ -32,7 +32,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from distill.lfmmi.automaton import Automaton
+from distill.lfmmi.ngram_automaton import Automaton
 from distill.lfmmi.topology import RESCALE
 
 MINUS_INFINITY = float("-inf")

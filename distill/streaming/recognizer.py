@@ -15,8 +15,8 @@ from distill.audio import SAMPLE_RATE
 from distill.configuration import ChunkConf, frames_of_chunk, read_conf
 from distill.decode.greedy import GreedySearch
 from distill.decode.hypothesis import Hypothesis, Search
-from distill.decode.results import Result, StreamDecoder, TokenResult
 from distill.decode.settings import DecodeConf, search_factory
+from distill.decode.stream_results import Result, StreamDecoder, TokenResult
 from distill.errors import UserError
 from distill.models.student import StreamState, Student
 from distill.models.teacher import Teacher

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from distill.decode.hypothesis import Hypothesis, Token, words_of
-from distill.decode.text import tokens_to_text
+from distill.decode.token_text import tokens_to_text
 
 TOKENS = {
     "char": ["<blank>", "<space>", "a", "b", "<unk>", "<sos/eos>"],

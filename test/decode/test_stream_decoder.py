@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from distill.decode.greedy import GreedySearch
-from distill.decode.results import StreamDecoder
+from distill.decode.stream_results import StreamDecoder
 from distill.errors import UserError
 
 TOKENS = ["<blank>", "a", "b", "<space>"]

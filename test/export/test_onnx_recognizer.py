@@ -6,7 +6,7 @@ import pytest
 import torch
 from tiny_exports import FRONT_ENDS, TOKENS, audio, config, export, student
 
-from distill.decode.results import StreamDecoder
+from distill.decode.stream_results import StreamDecoder
 from distill.errors import UserError
 from distill.export.recognizer import LogProbStream, OnnxModel, OnnxRecognizer
 from distill.streaming import StreamingRecognizer

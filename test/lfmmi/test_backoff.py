@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 from small_graphs import dense_witten_bell, enumerate_paths, random_text, written_out
 
 from distill.decode.lm import write_arpa
-from distill.lfmmi import DenominatorGraph, native
-from distill.lfmmi.automaton import Automaton
+from distill.lfmmi import DenominatorGraph, denominator_score
 from distill.lfmmi.backoff import Factored, RankOne
+from distill.lfmmi.backoff_factors import _tree_nodes
 from distill.lfmmi.dense import Dense
-from distill.lfmmi.factors import _tree_nodes
+from distill.lfmmi.ngram_automaton import Automaton
 
 DOUBLE = torch.device("cpu"), torch.float64
 
@@ -54,14 +54,14 @@ def random_automaton(seed: int, vocab_size: int, states: int) -> Automaton:
 @pytest.mark.parametrize("order", [1, 2, 3, 4])
 @pytest.mark.parametrize("vocab_size,lines", [(4, 6), (12, 40), (40, 150)])
 def test_equals_the_dense_sums(monkeypatch, order, vocab_size, lines):
-    monkeypatch.setattr(native, "DENSE_VOCAB", 0)
+    monkeypatch.setattr(denominator_score, "DENSE_VOCAB", 0)
     graph = DenominatorGraph.from_text(random_text(vocab_size, lines), order=order, vocab_size=vocab_size)
     assert_same(graph, written_out(graph), vocab_size)
 
 
 @pytest.mark.parametrize("order", [1, 2, 3, 4])
 def test_equals_the_sum_over_all_paths(monkeypatch, order):
-    monkeypatch.setattr(native, "DENSE_VOCAB", 0)
+    monkeypatch.setattr(denominator_score, "DENSE_VOCAB", 0)
     graph = DenominatorGraph.from_text(random_text(4, 9, seed=order), order=order, vocab_size=4)
     x = torch.randn(1, 6, 4, generator=torch.Generator().manual_seed(1), dtype=torch.double)
     score, occupancies = enumerate_paths(graph, x[0])

@@ -7,8 +7,8 @@ from small_graphs import collapse, random_bigram, random_text
 
 from distill.errors import UserError
 from distill.lfmmi import DenominatorGraph, LFMMILoss
-from distill.lfmmi.functions import CTCScore
 from distill.lfmmi.loss import spread_occupancies, top_occupancies
+from distill.lfmmi.numerator import CTCScore
 
 TOKENS = torch.tensor([[1, 2, 2], [3, -1, -1], [2, 1, -1]])
 TOKEN_LENGTHS = torch.tensor([3, 1, 2])

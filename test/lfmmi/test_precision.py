@@ -8,7 +8,7 @@ import torch
 from small_graphs import random_bigram, random_text, written_out
 
 from distill.lfmmi import DenominatorGraph, precision
-from distill.lfmmi.native import NativeDenominator
+from distill.lfmmi.denominator_score import NativeDenominator
 
 
 def futures(graph: DenominatorGraph, x: torch.Tensor) -> np.ndarray:

@@ -23,7 +23,6 @@ from distill.checkpoints.load import LoadedNetwork, load_network
 from distill.decode.lm import write_arpa
 from distill.decode.settings import DecodeConf
 from distill.errors import UserError
-from distill.recognition.decoding_graph import write_decoding_graph
 from distill.recognition.posteriors import (
     chunk_of,
     compute_posteriors,
@@ -34,6 +33,7 @@ from distill.recognition.posteriors import (
     write_matrices,
     write_priors,
 )
+from distill.recognition.write_decoding_graph import write_decoding_graph
 from distill.streaming import StreamingRecognizer
 
 ROOT = Path(__file__).parents[2]

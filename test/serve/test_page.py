@@ -12,7 +12,7 @@ from browser import CHROMIUM, browse
 from test_server import serving
 from tiny_networks import speech
 
-from distill.decode.text import tokens_to_text
+from distill.decode.token_text import tokens_to_text
 from distill.serve import rounds
 from distill.streaming import StreamingRecognizer
 

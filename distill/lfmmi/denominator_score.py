@@ -10,11 +10,11 @@ from torch import Tensor
 
 from distill.lfmmi import precision
 from distill.lfmmi import topology as topo
-from distill.lfmmi.automaton import Automaton
 from distill.lfmmi.backoff import Factored, RankOne, is_rank_one
+from distill.lfmmi.backoff_factors import Factors, factorise
 from distill.lfmmi.dense import Dense
-from distill.lfmmi.factors import Factors, factorise
 from distill.lfmmi.log_domain import LogDomain
+from distill.lfmmi.ngram_automaton import Automaton
 from distill.lfmmi.topology import Sums, Transitions
 
 # A bigram is a dense matrix up to so many tokens; above, sparse products take less time (docs/lfmmi.md has the times)

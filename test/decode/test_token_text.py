@@ -1,6 +1,6 @@
 import pytest
 
-from distill.decode.text import tokens_to_text
+from distill.decode.token_text import tokens_to_text
 from distill.errors import UserError
 
 

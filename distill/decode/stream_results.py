@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, TypedDict
 
 from distill.audio import SAMPLE_RATE
 from distill.decode.hypothesis import Hypothesis, Search
-from distill.decode.text import tokens_to_text
+from distill.decode.token_text import tokens_to_text
 from distill.errors import UserError
 
 if TYPE_CHECKING:

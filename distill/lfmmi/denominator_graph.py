@@ -14,9 +14,9 @@ from torch import Tensor
 from distill.errors import UserError
 from distill.files import atomic_write
 from distill.lfmmi import ngram, openfst
-from distill.lfmmi.automaton import Automaton
-from distill.lfmmi.functions import Denominator, Score
-from distill.lfmmi.native import NativeDenominator
+from distill.lfmmi.autograd import Denominator, Score
+from distill.lfmmi.denominator_score import NativeDenominator
+from distill.lfmmi.ngram_automaton import Automaton
 
 ARRAYS = ("last", "final", "arc_node", "arc_token", "arc_target", "arc_log_p", "backoff", "log_weight")
 

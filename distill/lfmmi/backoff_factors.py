@@ -23,7 +23,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from distill.lfmmi.automaton import Automaton
+from distill.lfmmi.ngram_automaton import Automaton
 
 
 class Sparse(NamedTuple):
