@@ -11,7 +11,8 @@ from test_denominator_graph import ARPA, TOKEN_LIST, log_prob
 from distill.errors import UserError
 from distill.lfmmi import DenominatorGraph
 
-# The ARPA file of test_denominator_graph, order 2, as kaldilm prints it: state 0 after <s>, 1 after a, 2 after b, 3 the back-off.
+# The ARPA file of test_denominator_graph, order 2, as kaldilm prints it:
+# state 0 after <s>, 1 after a, 2 after b, 3 the back-off.
 TEN = math.log(10)
 COSTS = [
     (0, 1, 1, 0.2), (0, 3, 4, 0.30103), (1, 2, 2, 0.4), (1, 1, 1, 0.7), (1, 3, 4, 0.30103), (2, 1, 1, 0.9),
