@@ -31,6 +31,7 @@ from distill.configuration import (
 from distill.errors import UserError
 
 CHOICES = {
+    "from_scratch": ("", "small", "medium"),
     "audio_format": ("flac", "wav", "flac.ark"),
     "token_type": ("char", "bpe", "word", "phn"),
     "teacher_targets": ("stored", "online"),
@@ -39,6 +40,9 @@ CHOICES = {
     "scoring": ("plain", "gigaspeech"),
 }
 DECODERS = ("greedy", "beam", "wfst")
+DURATIONS: dict[str, tuple[str, ...]] = {  # seconds, and the words that may stand instead
+    "min_wav_duration": (), "max_wav_duration": (), "teacher_init_max_s": ("", "auto"),
+}  # fmt: skip
 FLAGS = ("check", "dry_run", "allow_pipes", "unlabelled", "resample", "teacher_tokens", "no_kd")
 LEAST = {  # whole numbers and their smallest values
     "stage": 1, "stop_stage": 1, "nbpe": 1, "ngram_order": 1, "lm_order": 1, "num_nodes": 1, "nj": 1, "threads": 1,
@@ -128,16 +132,18 @@ def _values(options: Options) -> Iterator[str]:
     """Options whose values are not of their kind."""
     for name, choices in CHOICES.items():
         if options[name] not in choices:
-            yield f"--{name} {options[name]}: must be {' or '.join((', '.join(choices[:-1]), choices[-1]))}"
+            named = [choice for choice in choices if choice]
+            yield f"--{name} {options[name]}: must be {', '.join(named[:-1])} or {named[-1]}"
     for name in FLAGS:
         if options[name] not in ("true", "false"):
             yield f"--{name} {options[name]}: must be true or false"
     for name, least in LEAST.items():
         if not options[name].isascii() or not options[name].isdigit() or int(options[name]) < least:
             yield f"--{name} {options[name]}: must be a whole number, at least {least}"
-    for name in ("min_wav_duration", "max_wav_duration", "teacher_init_max_s"):
-        if options[name] and not _is_duration(options[name]):
-            yield f"--{name} {options[name]}: must be seconds above 0, such as 1.5"
+    for name, words in DURATIONS.items():
+        if options[name] not in words and not _is_duration(options[name]):
+            allowed = ["seconds above 0 such as 1.5", *filter(None, words)]
+            yield f"--{name} {options[name]}: must be {' or '.join(allowed)}"
     for name in ("latencies", "fixed_chunks", "export_chunks"):
         for chunk in options[name].split():
             if not (chunk.isascii() and chunk.isdigit() and int(chunk) > 0) and (name, chunk) != ("latencies", "full"):
@@ -340,7 +346,7 @@ def _data(options: Options) -> Iterator[str]:
             f"--min_wav_duration {limits[0]:g}, --max_wav_duration {limits[1]:g}: no utterance of "
             f"{options['train_set']} is that long; they take {min(durations):.1f} to {max(durations):.1f} s"
         )
-    if options["teacher_init_max_s"] and runs(options, 7) and kept and not options["teacher"]:
+    if options["teacher_init_max_s"] not in ("", "auto") and runs(options, 7) and kept and not options["teacher"]:
         most = float(options["teacher_init_max_s"])
         short = sum(seconds <= most for seconds in kept)
         if short < min(FEWEST, len(kept)):
@@ -384,7 +390,7 @@ def report(options: Options, write: Callable[[str], None] = print) -> None:
         f"{options['train_set']}: {len(durations)} utterances, {sum(durations) / 3600:.2f} h; {len(kept)} of "
         f"{limits[0]:g} to {limits[1]:g} s are trained on, {sum(kept) / 3600:.2f} h"
     )
-    if options["teacher_init_max_s"] and not options["teacher"]:
+    if options["teacher_init_max_s"] not in ("", "auto") and not options["teacher"]:
         most = float(options["teacher_init_max_s"])
         write(f"  the teacher's first training: {sum(s <= most for s in kept)} of at most {most:g} s")
     for line in histogram(durations):

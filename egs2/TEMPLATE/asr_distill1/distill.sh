@@ -14,7 +14,7 @@ stage=1 stop_stage=13 force_stage='' check=false dry_run=false plan_options=''
 train_set=train valid_set=valid test_sets="test" local_data_opts='' speed_perturb_factors='' audio_format=flac
 min_wav_duration=0.1 max_wav_duration=20 allow_pipes=false unlabelled=false resample=false
 token_type=bpe nbpe=500 lexicon='' lang_dir='' ngram_order=2 ngram_lm=''
-teacher='' teacher_tokens=false teacher_init_config='' teacher_init_max_s='' teacher_config=conf/train_teacher.yaml
+teacher='' from_scratch='' teacher_tokens=false teacher_init_config='' teacher_init_max_s='' teacher_config=conf/train_teacher.yaml
 teacher_targets=stored target_dtype=float32 targets=''
 student='' student_full_config=conf/train_student_full.yaml student_stream_config=conf/train_student_stream.yaml
 student_full_args='' student_stream_args='' stage2_teacher=teacher no_kd=true fixed_chunks=''
@@ -28,6 +28,11 @@ mapfile -t names < <(compgen -v | grep -vxF "${before}"$'\nbefore') # of these o
 [ $# -eq 0 ] || fail "distill.sh: unexpected argument '$1'; --help lists the options"
 . ./path.sh
 . ./cmd.sh
+if [ -n "${from_scratch}" ]; then
+    sizes=$(realpath --relative-to=. "${steps}/../conf/scratch/${from_scratch}") student='' teacher_init_max_s=${teacher_init_max_s:-auto}
+    teacher_init_config=${sizes}/train_teacher_init.yaml teacher_config=${sizes}/train_teacher.yaml
+    student_full_config=${sizes}/train_student_full.yaml student_stream_config=${sizes}/train_student_stream.yaml
+fi
 for name in "${names[@]}"; do values+=("${name}=${!name}"); done
 python3 -m distill.bin.check_recipe "${values[@]}" || exit 2
 if ${check}; then exit 0; fi
