@@ -149,13 +149,13 @@ def test_lexicon_files(tmp_path):
     path = tmp_path / "lexicon.txt"
     path.write_text("ex x\nexy x y\nex z\nex x\n")
     assert read_lexicon(path, TOKENS) == {"ex": [(1,), (3,)], "exy": [(1, 2)]}
-    for text, said in (
+    for text, message in (
         ("ex\n", r"lexicon.txt:1: expected"),
         ("ex x\ny q\n", r"lexicon.txt:2: token 'q'"),
         ("", "empty"),
     ):
         path.write_text(text)
-        with pytest.raises(UserError, match=said):
+        with pytest.raises(UserError, match=message):
             read_lexicon(path, TOKENS)
 
 

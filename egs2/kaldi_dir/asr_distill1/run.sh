@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Distil on any Kaldi data directories, as they are. ./run.sh --help lists every option; README.md tells the rest.
+# Distil on any Kaldi data directories, as they are. ./run.sh --help lists every option; README.md has the rest.
 #   ./run.sh --source_train /corpus/train --source_valid /corpus/dev --source_test "/corpus/test_a /corpus/test_b"
 set -euo pipefail
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Mini LibriSpeech: five hours of read English. ./run.sh --help lists every option; README.md tells the sets.
+# Mini LibriSpeech: five hours of read English. ./run.sh --help lists every option; README.md describes the sets.
 set -euo pipefail
 
 ./distill.sh \

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# speechocean762: read English of learners, half of them children. ./run.sh --help lists every option; README.md tells the sets.
+# speechocean762: read English of learners, half of them children. ./run.sh --help lists every option; README.md describes the sets.
 set -euo pipefail
 
 ./distill.sh \
