@@ -62,6 +62,18 @@ def test_rows_and_table(tmp_path, capsys):
     assert "|student_stream/decode_160ms/test|3|100|96.0|4.0|0.0|0.0|4.0|100.0|" in espnet.split("### CER")[1]
 
 
+def test_systems_that_recognise_nothing_are_not_compared(tmp_path):
+    make(tmp_path, "teacher", "decode_full", [[5, 5], [5, 0], [10, 8]], None)
+    make(tmp_path, "student_stream", "decode_480ms", [[5, 1], [5, 1], [10, 1]], 480)
+    results.main(["--expdir", str(tmp_path), "--test_sets", "test", "--recipe", "egs2/x"])
+    text = (tmp_path / "RESULTS.md").read_text()
+    assert "**Warning:** on test more than 60 % is wrong of teacher; they are not compared." in text
+    assert "take another" in text
+    (line,) = [line for line in text.splitlines() if line.startswith("| student_stream | 480 ms | 15.00 (")]
+    assert line.split(" | ")[4:6] == ["-", "-"]  # relative loss and p
+    assert "| student_stream | 480 ms | 15.00 | 0.12 M |" in text
+
+
 def test_the_published_figures_stand_below_the_480_ms_of_every_decoder(tmp_path):
     for decoder, suffix in (("greedy", ""), ("beam", "_beam")):
         make(tmp_path, "teacher", f"decode_full{suffix}", [[5, 1], [5, 0]], None, decoder)
