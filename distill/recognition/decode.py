@@ -84,7 +84,8 @@ def decode_sets(
     """Recognise Kaldi data directories with every decoder at every chunk length.
 
     Writes OUTPUT/decode_480ms/SET/hyp.JOB.jsonl, with a row per utterance (:func:`result_row`), and about.json in the
-    same directory (:func:`describe`). Files that exist are kept, and one that a killed job left is continued.
+    same directory (:func:`describe`). Files that exist are kept, as are directories with ``text``, which
+    :func:`distill.recognition.kaldi_text.write_kaldi_text` writes after all jobs; what a killed job left is continued.
 
     Args:
         model: a training's directory or a packed model.
@@ -114,7 +115,9 @@ def decode_sets(
     with tqdm(total=total, desc=model.name, unit="utt", mininterval=1) as progress, inference(loaded.network):
         for data_dir, audio in shares.items():
             paths = {s: (output or model) / s.folder / data_dir.name / f"hyp.{job}.jsonl" for s in settings}
-            missing = {setting: path for setting, path in paths.items() if not path.is_file()}
+            # A directory with text was complete before, whatever the number of jobs was then.
+            done = {s for s, path in paths.items() if path.is_file() or path.with_name("text").is_file()}
+            missing = {setting: path for setting, path in paths.items() if setting not in done}
             progress.update((len(paths) - len(missing)) * len(audio))
             for setting, path in missing.items() if job == 1 else ():
                 with atomic_write(path.with_name("about.json")) as stream:
