@@ -74,7 +74,8 @@ def block_conv(x: Tensor, weight: Tensor, bias: Tensor, stride: int) -> Tensor:
     if time % stride:
         x = F.pad(x, (0, 0, 0, -time % stride))
     count = x.shape[1] // stride
-    if x.device.type != "cpu":  # cuDNN is at its best with the convolution itself, and follows autocast
+    # cuDNN is at its best with the convolution itself, which also follows autocast; the products below do not
+    if x.device.type != "cpu" or torch.is_autocast_enabled("cpu"):
         x = F.pad(x, (0, 0, 0, max(0, kernel - stride)))
         return F.conv1d(x.transpose(1, 2), weight, bias, stride).transpose(1, 2)[:, :count]
     if channels == 1 and kernel > stride:
