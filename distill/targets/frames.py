@@ -19,5 +19,5 @@ def average_frames(x: Tensor, lengths: Tensor, factor: int) -> tuple[Tensor, Ten
     padded = F.pad(x, (0, 0, 0, max(0, factor - x.shape[1])))
     pooled = padded[:, : frames * factor].unflatten(1, (frames, factor)).mean(2)
     short = lengths < factor
-    pooled[short, 0] = x[short, 0]
+    pooled[:, 0] = torch.where(short[:, None], x[:, 0], pooled[:, 0])  # a mask as index would wait for the GPU
     return pooled, torch.div(lengths, factor, rounding_mode="floor").clamp(min=1)
