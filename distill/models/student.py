@@ -16,7 +16,8 @@ from distill.models.chunk_mask import chunk_mask, copied_frames
 from distill.models.cnn import ConvFrontEnd, ConvLayer, FeatureMask, frame_counts
 from distill.models.conformer import BlockCache, ConformerBlock, for_rotation, rotary_tables
 from distill.models.fbank import FbankFrontEnd
-from distill.models.output import NetworkOutput
+from distill.models.output import NetworkOutput, predict
+from distill.models.transfer import send
 
 if TYPE_CHECKING:
     from distill.models.teacher import Teacher
@@ -141,7 +142,7 @@ class Student(nn.Module):
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Logits (B, k T', V) of the last layer's output (B, T', width)."""
-        return self.output(hidden).view(len(hidden), -1, self.vocab_size)
+        return predict(self.output, hidden).view(len(hidden), -1, self.vocab_size)
 
     def _tables(self, length: int) -> tuple[Tensor, Tensor]:
         return for_rotation(*rotary_tables(length, self.width // self.heads, self.output.weight.device))
@@ -166,7 +167,7 @@ class Student(nn.Module):
         features, lengths = self.front_end(speech, speech_lengths, mask)
         x = self._project(features)
         frames = x.shape[1]
-        visible = chunk_mask(lengths, frames, chunk_frames, left_frames, lookahead_frames)
+        visible = chunk_mask(send(lengths, x.device), frames, chunk_frames, left_frames, lookahead_frames)
         tables = self._tables(frames + lookahead_frames + (chunk_frames or 0))
         if chunk_frames is not None and lookahead_frames:
             ahead = copied_frames(frames, chunk_frames, lookahead_frames, x.device).flatten()
