@@ -119,7 +119,7 @@ class Teacher(nn.Module):
         return NetworkOutput(predict(self.output, self.dropout(x)), lengths, hidden, lengths)
 
     def _encode(self, x: Tensor, mask: Tensor | None) -> tuple[Tensor, list[Tensor]]:
-        """Last and every layer's output of (B, T, width); ``mask`` (B, T) is True within the length, None: everywhere."""
+        """Last and every layer's output of (B, T, width); ``mask`` (B, T): within the length, None: all is."""
         hidden: list[Tensor] = []
 
         def keep(_module: nn.Module, _inputs: Any, output: Any) -> None:

@@ -1,4 +1,4 @@
-"""A device that is not there: tensors that lie on the CPU, but say they are elsewhere, and count what waits for a device.
+"""A device that is not there: tensors that lie on the CPU but say they do not, and count what waits for their device.
 
 Code that runs on them takes the branches that it takes on a GPU, with the CPU's numbers. What would make the host wait
 for a GPU is counted with the line of the project that asked for it:

@@ -86,7 +86,8 @@ TARGETS = {
 
 @pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize(
-    "sections", [{}, {"network_conf": FBANK}, {"chunk_conf": {"chunk_ms": [160, 480], "hop": 0.5}}],
+    "sections",
+    [{}, {"network_conf": FBANK}, {"chunk_conf": {"chunk_ms": [160, 480], "hop": 0.5}}],
     ids=["cnn", "fbank", "chunks"],
 )
 def test_a_step_with_an_online_teacher(world, teacher, target, sections):
@@ -108,7 +109,10 @@ def test_a_step_with_stored_targets(world, teacher, stored, target):
 
     streams = {"teacher_logits": stream(6), **{f"teacher_hidden_0{layer}": stream(24) for layer in (2, 4)}}
     if target == "top_k":
-        streams |= {"teacher_posterior_ids": torch.tensor([3, 0]).expand(len(frames), int(frames.max()), 2).clone(), "teacher_posterior": stream(2).sigmoid() / 2}
+        streams |= {
+            "teacher_posterior_ids": torch.tensor([3, 0]).expand(len(frames), int(frames.max()), 2).clone(),
+            "teacher_posterior": stream(2).sigmoid() / 2,
+        }
     streams |= {f"{name}_lengths": frames for name in streams}
     if target == "nbest":
         rows = [pack(torch.tensor([[2, 3], [4, 0]]), torch.tensor([2, 1]), torch.tensor([0.7, 0.3]))] * len(frames)
