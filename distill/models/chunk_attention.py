@@ -1,10 +1,10 @@
 """Attention in chunks with a limited history, on blocks of frames instead of a mask over all pairs of frames.
 
 Few of all pairs are visible: with chunks of 480 ms whose second half is look-ahead and 6 s of history, a tenth in an
-utterance of 30 s. Here some chunks in a row form a block, which attends to itself, the ``left`` frames before it and the
-copies that look ahead, under a mask of that size. What a frame sees is what
-:func:`distill.models.chunk_mask.chunk_mask` says. Frames beyond an utterance's length get other values, to be ignored as
-well.
+utterance of 30 s. Here some chunks in a row form a block, which attends to itself, the ``left`` frames before it and
+the copies that look ahead, under a mask of that size. What a frame sees is what
+:func:`distill.models.chunk_mask.chunk_mask` says. Frames beyond an utterance's length get other values, to be ignored
+as well.
 """
 
 from __future__ import annotations

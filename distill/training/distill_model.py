@@ -164,8 +164,8 @@ class DistillModel(AbsESPnetModel):
     def _check_last_step(self, finite: list[int]) -> None:
         """Log a training batch whose loss was not a finite number, and stop when there are too many in a row.
 
-        It is looked at with the next batch, of training or validation: to answer at once, a GPU would have to finish all
-        that it has been given.
+        It is looked at with the next batch, of training or validation: to answer at once, a GPU would have to finish
+        all that it has been given.
         """
         names, utterances = self._last_step
         self._finite = self._finite.new_empty(0)
