@@ -30,8 +30,8 @@ def test_bad_input(capsys):
     ("number", "cure"), [(errno.ENOSPC, "make room on that disk"), (errno.EROFS, "read-only"), (errno.EACCES, "perm")]
 )
 def test_what_the_machine_refuses(capsys, number, cure):
-    said = ended(OSError(number, os.strerror(number), "exp/x"), capsys)
-    assert said.startswith(f"error: exp/x: {os.strerror(number)}; ") and cure in said
+    output = ended(OSError(number, os.strerror(number), "exp/x"), capsys)
+    assert output.startswith(f"error: exp/x: {os.strerror(number)}; ") and cure in output
     assert ended(OSError(number, os.strerror(number)), capsys).startswith(f"error: {os.strerror(number)}; ")
 
 

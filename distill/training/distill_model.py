@@ -14,9 +14,9 @@ from torch import Tensor
 from distill.audio import SAMPLE_RATE
 from distill.configuration import AugmentConf, ChunkConf, DistillConf, MaskConf
 from distill.errors import UserError
+from distill.lfmmi import host
 from distill.models.output import NetworkOutput
 from distill.models.student import Student
-from distill.models.transfer import fetch
 from distill.training import loss_terms
 from distill.training.augment import augment, mask_features
 from distill.training.loss import DistillLoss
@@ -129,9 +129,8 @@ class DistillModel(AbsESPnetModel):
         """
         # What decides shapes is brought to the host once; from here on all lengths and tokens are there.
         names = [name for name in streams if name.endswith("_lengths")]
-        speech_lengths, text_lengths, text, finite, *others = fetch(
-            [speech_lengths, text_lengths, text, self._finite, *(streams[name] for name in names)]
-        )
+        known = host.read(speech_lengths, text_lengths, text, self._finite, *(streams[name] for name in names))
+        speech_lengths, text_lengths, text, finite, *others = map(torch.from_numpy, known)
         streams |= dict(zip(names, others, strict=True))
         self._check_last_step(finite.tolist())
         targets = [source.targets(speech, speech_lengths, streams) for source in self.teachers]

@@ -17,16 +17,16 @@ class Session:
 
     streaming, chunk_ms, step_ms, wait_ms = True, 160, 160, (165, 85)
 
-    def __init__(self, said, at):
-        self.said, self.at = said, at
+    def __init__(self, output, at):
+        self.output, self.at = output, at
 
     def reset(self):
         self.samples = self.chunks = 0
 
     def result(self, event):
         seconds = self.samples / 16000
-        known = sum(time <= seconds for time in self.at) if event == "partial" else len(self.said)
-        return {"event": event, "audio_s": seconds, "emitted_after_s": 0.004, "tokens": self.said[:known], "text": ""}
+        known = sum(time <= seconds for time in self.at) if event == "partial" else len(self.output)
+        return {"event": event, "audio_s": seconds, "emitted_after_s": 0.004, "tokens": self.output[:known], "text": ""}
 
     def accept_waveform(self, samples):
         self.samples += len(samples)
@@ -45,9 +45,9 @@ class Progress:
 
 
 def test_figures_by_hand():
-    said = tokens(("a", 0.20, 0.24), ("x", 0.40, 0.42), ("c", 0.70, 0.74))
+    output = tokens(("a", 0.20, 0.24), ("x", 0.40, 0.42), ("c", 0.70, 0.74))
     aligned = tokens(("a", 0.10, 0.14), ("b", 0.40, 0.44), ("c", 0.64, 0.70))
-    student, teacher = Session(said, [0.3, 0.5, 0.9]), Session(aligned, [])
+    student, teacher = Session(output, [0.3, 0.5, 0.9]), Session(aligned, [])
     row = latency.measure(student, teacher, [np.zeros(16000, np.float32)], Progress())
     # a is shown at 0.32 (180 ms after its end), c at 0.96 (260 ms); x is none of the teacher's
     assert row["tokens"] == 2 and row["chunks"] == 6

@@ -77,7 +77,7 @@ def test_rows(exp, capsys):
     models = [str(exp / "teacher"), str(exp / "student_stream")]
     main(["--models", *models, "--export", str(exp / "export"), "--data_dir", str(exp / "data"),
                 "--chunk_ms", "160", "480", "--rounds", "2", "--output", str(output)])  # fmt: skip
-    said = capsys.readouterr().out
+    printed = capsys.readouterr().out
     written = json.loads(output.read_text())
     assert written["latency"] == [1]
     rows = written["speed"]
@@ -91,7 +91,7 @@ def test_rows(exp, capsys):
     for row, network in zip(rows, (teacher(), *[student()] * 4), strict=True):
         assert row["params"] == sum(p.numel() for p in network.parameters())
         assert 0 < row["rtf_least"] <= row["rtf"] <= row["rtf_largest"]
-    assert all(f"{row['rtf']:.4f}" in said for row in rows)
+    assert all(f"{row['rtf']:.4f}" in printed for row in rows)
     assert rows[1]["model_bytes"] == 4 * rows[1]["params"]
     assert rows[4]["model_bytes"] == (exp / "export/student_160ms.int8.onnx").stat().st_size
 

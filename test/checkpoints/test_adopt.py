@@ -42,11 +42,11 @@ def test_an_adopted_teacher_puts_out_what_the_recogniser_did(tmp_path, name, cap
     audio, lengths = batch([8000, 8000])
     audio = (audio - audio.mean(1, keepdim=True)) / (audio.var(1, keepdim=True, correction=0) + 1e-7).sqrt()
     with torch.no_grad():
-        theirs, ours = model(audio).logits, network(audio, lengths)
+        reference, actual = model(audio).logits, network(audio, lengths)
         hidden = model(audio, output_hidden_states=True).hidden_states
     order = [VOCABULARY.index(token) for token in ("<pad>", "<unk>", "|", "A", "'", "T", "</s>")]
-    torch.testing.assert_close(ours.logits, theirs[:, :, order], atol=1e-4, rtol=0)
-    torch.testing.assert_close(ours.hidden[0], hidden[1], atol=1e-4, rtol=0)
+    torch.testing.assert_close(actual.logits, reference[:, :, order], atol=1e-4, rtol=0)
+    torch.testing.assert_close(actual.hidden[0], hidden[1], atol=1e-4, rtol=0)
 
 
 def test_the_models_own_tokens(tmp_path, capsys):
@@ -114,6 +114,6 @@ def test_true_sizes(tmp_path, name):
     assert sum(p.numel() for p in network.parameters()) / 1e6 == pytest.approx(millions, rel=0.01)
     audio, lengths = batch([4000])
     with torch.no_grad():
-        theirs, ours = model(audio).logits, network(audio, lengths).logits
+        reference, actual = model(audio).logits, network(audio, lengths).logits
     order = [VOCABULARY.index(token) for token in ("<pad>", "<unk>", "|", "A", "'", "T", "</s>")]
-    torch.testing.assert_close(ours, theirs[:, :, order], atol=1e-4, rtol=0)
+    torch.testing.assert_close(actual, reference[:, :, order], atol=1e-4, rtol=0)

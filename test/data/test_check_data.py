@@ -35,9 +35,9 @@ def refused(capsys, *argv: object) -> str:
     with pytest.raises(SystemExit) as stopped:
         main([str(word) for word in argv])
     assert stopped.value.code == 2
-    said = capsys.readouterr().err
-    assert said.startswith("error: ") and said.count("\n") == 1 and ";" in said, said
-    return said
+    output = capsys.readouterr().err
+    assert output.startswith("error: ") and output.count("\n") == 1 and ";" in output, output
+    return output
 
 
 def audio(samples: np.ndarray, rate: int = RATE, **options: str) -> Callable[[Path], None]:
@@ -91,7 +91,7 @@ def test_good_data_passes(data, capsys):
 
 
 @pytest.mark.parametrize(
-    ("change", "where", "said"),
+    ("change", "where", "expected"),
     [
         (lambda data: (data / "text").unlink(), "text", "not found"),
         (lambda data: (data / "wav.scp").unlink(), "wav.scp", "not found"),
@@ -142,10 +142,10 @@ def test_good_data_passes(data, capsys):
         (raw("utt2dur", b"ann-1 0.1\nann-2 0,1\n"), "utt2dur:2", "expected: ID SECONDS"),
     ],
 )
-def test_each_fault_is_named(data, capsys, change, where, said):
+def test_each_fault_is_named(data, capsys, change, where, expected):
     change(data)
     message = refused(capsys, "--data", data)
-    assert f"{data}/{where}: " in message and re.search(said, message), message
+    assert f"{data}/{where}: " in message and re.search(expected, message), message
 
 
 def test_missing_directory(tmp_path, capsys):
@@ -176,7 +176,7 @@ def test_a_cut_off_flac_is_found(data, capsys):
 
 
 @pytest.mark.parametrize(
-    ("command", "said"),
+    ("command", "expected"),
     [
         ("cat {} |", None),
         ("exit 3 |", "the command fails"),
@@ -185,15 +185,15 @@ def test_a_cut_off_flac_is_found(data, capsys):
         ("true |", "cannot be read as audio"),
     ],
 )
-def test_commands_run_when_allowed(data, capsys, command, said):
+def test_commands_run_when_allowed(data, capsys, command, expected):
     wav = f"{data.parent}/ann-2.wav"
     line("wav.scp", wav, command.format(wav))(data)
     argv = ("--data", str(data), "--allow_pipes", "true")
-    if said is None:
+    if expected is None:
         main(list(argv))
     else:
         message = refused(capsys, *argv)
-        assert said in message and "wav.scp:2: " in message
+        assert expected in message and "wav.scp:2: " in message
 
 
 def cut_into_segments(data: Path, segments: str) -> None:
@@ -208,7 +208,7 @@ def test_segments(data, capsys):
 
 
 @pytest.mark.parametrize(
-    ("second", "said"),
+    ("second", "expected"),
     [
         ("ann-2 tape 0.03", "expected: ID RECORDING START END"),
         ("ann-2 tape x 0.06", "expected: ID RECORDING START END"),
@@ -224,14 +224,14 @@ def test_segments(data, capsys):
         ("ann-2 tape 0.03 0.04", "shorter than one frame"),
     ],
 )
-def test_bad_segments(data, capsys, second, said):
+def test_bad_segments(data, capsys, second, expected):
     cut_into_segments(data, f"ann-1 tape 0 0.03\n{second}\nbob-1 tape 0.06 0.1\n")
     message = refused(capsys, "--data", data)
-    assert f"{data}/segments:2: " in message and said in message
+    assert f"{data}/segments:2: " in message and expected in message
 
 
 @pytest.mark.parametrize(
-    ("token_type", "tokens", "said"),
+    ("token_type", "tokens", "expected"),
     [
         ("word", "one two", None),
         ("word", "one", "'two'"),
@@ -240,15 +240,15 @@ def test_bad_segments(data, capsys, second, said):
         ("bpe", "_o n e", None),
     ],
 )
-def test_tokens_outside_the_list(data, tmp_path, capsys, token_type, tokens, said):
+def test_tokens_outside_the_list(data, tmp_path, capsys, token_type, tokens, expected):
     tokens_file = tmp_path / "tokens.txt"
     tokens_file.write_text("\n".join(["<blank>", *tokens.split(), "<sos/eos>"]) + "\n")
     argv = ("--data", str(data), "--token_list", str(tokens_file), "--token_type", token_type)
-    if said is None:
+    if expected is None:
         main(list(argv))
     else:
         message = refused(capsys, *argv)
-        assert f"{data}/text:1: {said} is not in {tokens_file}" in message
+        assert f"{data}/text:1: {expected} is not in {tokens_file}" in message
 
 
 def test_a_missing_token_list(data, capsys):

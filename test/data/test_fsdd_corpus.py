@@ -68,23 +68,23 @@ def test_no_set_hears_another_sets_recordings(fsdd_dir, tmp_path, monkeypatch):
             taken.add(key)
             return super().__getitem__(key)
 
-    heard: dict[str, set[tuple[str, int, int]]] = defaultdict(set)
+    recorded: dict[str, set[tuple[str, int, int]]] = defaultdict(set)
 
     def listen(directory, wav_dir, utterances) -> int:
         taken.clear()
         count = sum(1 for _ in utterances)
-        heard[directory.name] |= taken
+        recorded[directory.name] |= taken
         return count
 
     recordings = Watched(fsdd.read_recordings(fsdd_dir))
     monkeypatch.setattr(fsdd, "read_recordings", lambda directory: recordings)
     monkeypatch.setattr(write_dir, "write_data_dir", listen)
     prepare_fsdd(["--fsdd_dir", "x", "--num_train", "400", "--num_valid", "90", "--num_test", "90", *SIZES[-2:]])
-    assert {take for _, _, take in heard["train"]} == set(range(5, 45))
-    assert {take for _, _, take in heard["valid"]} == set(range(45, 50))
-    assert {take for _, _, take in heard["test"]} == set(range(5))
-    assert {speaker for speaker, _, _ in heard["train"] | heard["valid"] | heard["test"]} == {"ann", "bob"}
-    assert {speaker for speaker, _, _ in heard["test_unseen"]} == {"cyd"}
+    assert {take for _, _, take in recorded["train"]} == set(range(5, 45))
+    assert {take for _, _, take in recorded["valid"]} == set(range(45, 50))
+    assert {take for _, _, take in recorded["test"]} == set(range(5))
+    assert {speaker for speaker, _, _ in recorded["train"] | recorded["valid"] | recorded["test"]} == {"ann", "bob"}
+    assert {speaker for speaker, _, _ in recorded["test_unseen"]} == {"cyd"}
 
 
 def test_isolated_recordings_are_left_as_they_are(fsdd_dir, tmp_path, monkeypatch):
@@ -98,30 +98,30 @@ def test_isolated_recordings_are_left_as_they_are(fsdd_dir, tmp_path, monkeypatc
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "expected"),
     [
         (["--fsdd_dir", "/nowhere"], "/nowhere: holds no recordings"),
         (["--heldout_speaker", "zoe"], "must be one of ann, bob, cyd"),
     ],
 )
-def test_bad_options(fsdd_dir, tmp_path, monkeypatch, capsys, options, said):
+def test_bad_options(fsdd_dir, tmp_path, monkeypatch, capsys, options, expected):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit) as stopped:
         prepare_fsdd(["--fsdd_dir", str(fsdd_dir), *SIZES, *options])
     message = capsys.readouterr().err
-    assert stopped.value.code == 2 and said in message and message.count("\n") == 1
+    assert stopped.value.code == 2 and expected in message and message.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(
-    ("break_it", "said"),
+    ("break_it", "expected"),
     [
         (lambda path: path.unlink(), "not found"),
         (lambda path: path.write_bytes(b"no audio"), "cannot be read as audio"),
         (lambda path: soundfile.write(path, np.zeros(480), 16000), "16000 Hz"),
     ],
 )
-def test_a_damaged_copy_of_fsdd(tmp_path, fsdd_dir, capsys, break_it, said):
+def test_a_damaged_copy_of_fsdd(tmp_path, fsdd_dir, capsys, break_it, expected):
     copy = tmp_path / "fsdd" / "recordings"
     copy.mkdir(parents=True)
     for path in (fsdd_dir / "recordings").iterdir():
@@ -133,4 +133,4 @@ def test_a_damaged_copy_of_fsdd(tmp_path, fsdd_dir, capsys, break_it, said):
     with pytest.raises(SystemExit):
         prepare_fsdd(["--fsdd_dir", str(copy.parent), *SIZES, "--data", str(tmp_path / "data")])
     message = capsys.readouterr().err
-    assert str(broken) in message and said in message and not (tmp_path / "data").exists()
+    assert str(broken) in message and expected in message and not (tmp_path / "data").exists()

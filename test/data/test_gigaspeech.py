@@ -86,7 +86,7 @@ def lose_a_key(corpus: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("damage", "subset", "said"),
+    ("damage", "subset", "message"),
     [
         (cut_off, "XL", "GigaSpeech.json: not JSON with a list of audios, or cut off"),
         (lose_audio, "XL", "YOU3.opus, which is not there"),
@@ -94,10 +94,10 @@ def lose_a_key(corpus: Path) -> None:
         (lambda corpus: None, "S", "holds no speech of subset S"),
     ],
 )
-def test_faults(corpus, capsys, damage, subset, said):
+def test_faults(corpus, capsys, damage, subset, message):
     damage(corpus)
     with pytest.raises(SystemExit) as stopped:
         main(["--gigaspeech", str(corpus), "--subset", subset, "--data", str(corpus / "data")])
     assert stopped.value.code == 2
-    assert said in capsys.readouterr().err
+    assert message in capsys.readouterr().err
     assert not (corpus / "data").exists()

@@ -82,7 +82,7 @@ def shuffled(directory: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("damage", "where", "told"),
+    ("damage", "where", "expected"),
     [
         (shuffled, "text:2", "sorted"),
         (replace("utt2spk", "\n", "\r\n"), "utt2spk:1", "Windows line end; removed (8 in all)"),
@@ -98,14 +98,14 @@ def shuffled(directory: Path) -> None:
         (write("cmvn.scp", "ann-1 nowhere.ark:7\n"), None, None),
     ],
 )
-def test_what_is_repaired(corpus, capsys, damage, where, told):
+def test_what_is_repaired(corpus, capsys, damage, where, expected):
     damage(corpus / "train")
     imported(corpus)
-    said = [line for line in capsys.readouterr().out.splitlines() if line.startswith("repaired: ")]
-    if told is None:
-        assert not said
+    output = [line for line in capsys.readouterr().out.splitlines() if line.startswith("repaired: ")]
+    if expected is None:
+        assert not output
     else:
-        assert [line for line in said if f"train/{where}: " in line and told in line], said
+        assert [line for line in output if f"train/{where}: " in line and expected in line], output
     assert tables("train")["text"] == "".join(f"{s}-{n} café {n}\n" for s in SPEAKERS for n in (1, 2))
     assert check_data_dir(Path("data/train"))[0] == 8
     assert not {"utt2dur", "cmvn.scp"} & tables("train").keys()
@@ -120,7 +120,7 @@ def test_speakers_are_taken_from_spk2utt_if_that_is_all(corpus, capsys):
 
 
 @pytest.mark.parametrize(
-    ("damage", "told"),
+    ("damage", "expected"),
     [
         (replace("text", "ann-2 café 2\n", ""), "ann-2 is not in"),
         (replace("text", "ann-2 café 2\n", "ann-2\n"), "or empty there"),
@@ -128,10 +128,10 @@ def test_speakers_are_taken_from_spk2utt_if_that_is_all(corpus, capsys):
         (replace("wav.scp", "ann-2", "ann-3"), "ann-3 is not in"),
     ],
 )
-def test_incomplete_utterances_leave_a_training_but_no_test_set(corpus, tmp_path, capsys, damage, told):
+def test_incomplete_utterances_leave_a_training_but_no_test_set(corpus, tmp_path, capsys, damage, expected):
     damage(corpus / "train")
     imported(corpus)
-    assert told in capsys.readouterr().out
+    assert expected in capsys.readouterr().out
     assert check_data_dir(Path("data/train"))[0] == 7
     (corpus / "test").rename(corpus / "was_test")
     (corpus / "train").rename(corpus / "test")
@@ -139,8 +139,8 @@ def test_incomplete_utterances_leave_a_training_but_no_test_set(corpus, tmp_path
     with pytest.raises(SystemExit) as stopped:
         imported(corpus)
     assert stopped.value.code == 2
-    said = capsys.readouterr().err
-    assert said.startswith("error: ") and "ann-" in said and ";" in said and said.count("\n") == 1
+    output = capsys.readouterr().err
+    assert output.startswith("error: ") and "ann-" in output and ";" in output and output.count("\n") == 1
 
 
 def test_relative_paths_are_looked_for_where_the_recipe_was(corpus, capsys):
@@ -163,9 +163,9 @@ def test_segments_to_the_end_and_unused_recordings(corpus, capsys):
     cuts = [f"{s}-{n} tape {n / 100} {'-1' if n == 2 else n / 100 + 0.03}\n" for s in SPEAKERS for n in (1, 2)]
     (train / "segments").write_text("".join(cuts))
     imported(corpus)
-    said = capsys.readouterr().out
-    assert "segments:2: an end of -1; taken as the recording's end (4 in all)" in said
-    assert "wav.scp:2: a recording that no segment is cut from; left out" in said
+    output = capsys.readouterr().out
+    assert "segments:2: an end of -1; taken as the recording's end (4 in all)" in output
+    assert "wav.scp:2: a recording that no segment is cut from; left out" in output
     assert tables("train")["segments"].startswith("ann-1 tape 0.01 0.04\nann-2 tape 0.02 0.1\n")
     assert check_data_dir(Path("data/train"))[0] == 8
 
@@ -174,15 +174,15 @@ def refused(capsys: pytest.CaptureFixture, corpus: Path, *options: str, valid: b
     with pytest.raises(SystemExit) as stopped:
         imported(corpus, *options, valid=valid)
     assert stopped.value.code == 2
-    said = capsys.readouterr().err
-    assert said.startswith("error: ") and said.count("\n") == 1 and ";" in said, said
-    return said
+    output = capsys.readouterr().err
+    assert output.startswith("error: ") and output.count("\n") == 1 and ";" in output, output
+    return output
 
 
 def test_a_set_that_shares_utterances_or_audio_with_the_training_is_refused(corpus, capsys):
     (corpus / "test").rename(corpus / "old_test")
     make(corpus / "test", ("ann",))
-    assert "test/utt2spk:" in (said := refused(capsys, corpus)) and "is in" in said
+    assert "test/utt2spk:" in (output := refused(capsys, corpus)) and "is in" in output
     audio = corpus / "train/ann-1.wav"
     replace("wav.scp", f"{corpus}/dev/eve-1.wav", str(audio))(corpus / "dev")
     (corpus / "test").rename(corpus / "shared_test")
@@ -191,7 +191,7 @@ def test_a_set_that_shares_utterances_or_audio_with_the_training_is_refused(corp
 
 
 @pytest.mark.parametrize(
-    ("damage", "said"),
+    ("damage", "message"),
     [
         (replace("text", "ann-2 café", "ann-1 café"), "ann-1 is there already in line 1"),
         (lambda d: (d / "text").write_bytes("ann-1 café\n".encode("latin-1")), "text:1: not UTF-8"),
@@ -201,9 +201,9 @@ def test_a_set_that_shares_utterances_or_audio_with_the_training_is_refused(corp
         (write("segments", "ann-1 ann-1 0.0 x\n"), "segments:1: "),
     ],
 )
-def test_what_has_two_readings_is_refused(corpus, capsys, damage, said):
+def test_what_has_two_readings_is_refused(corpus, capsys, damage, message):
     damage(corpus / "train")
-    assert said in refused(capsys, corpus)
+    assert message in refused(capsys, corpus)
     assert not Path("data").exists()
 
 

@@ -54,7 +54,7 @@ def test_a_lang_directory(lang_dir):
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "said"),
+    ("name", "content", "message"),
     [
         ("phones.txt", None, r"phones.txt: not found; is it a lang directory\?"),
         ("phones/align_lexicon.txt", None, "align_lexicon.txt: not found.*--lexicon"),
@@ -62,17 +62,17 @@ def test_a_lang_directory(lang_dir):
         ("phones/align_lexicon.txt", "<eps> <eps> SIL\n", "has no word with phones"),
     ],
 )
-def test_damaged_lang_directories(lang_dir, name, content, said):
+def test_damaged_lang_directories(lang_dir, name, content, message):
     if content is None:
         (lang_dir / name).unlink()
     else:
         (lang_dir / name).write_text(content)
-    with pytest.raises(UserError, match=said):
+    with pytest.raises(UserError, match=message):
         read_lang_dir(lang_dir)
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
         (b"cat K AE T\nread\n", "lexicon.txt:2: expected a word"),
         (b"", "lexicon.txt: empty"),
@@ -81,10 +81,10 @@ def test_damaged_lang_directories(lang_dir, name, content, said):
         (None, "lexicon.txt: not found"),
     ],
 )
-def test_damaged_lexicons(tmp_path, content, said):
+def test_damaged_lexicons(tmp_path, content, message):
     if content is not None:
         (tmp_path / "lexicon.txt").write_bytes(content)
-    with pytest.raises(UserError, match=said):
+    with pytest.raises(UserError, match=message):
         read_lexicon(tmp_path / "lexicon.txt")
 
 
@@ -100,15 +100,15 @@ def test_texts_get_the_first_pronunciation_and_unknown_words_are_told(tmp_path, 
     tokens = (tmp_path / "phn/tokens.txt").read_text().split()
     assert tokens == ["<blank>", "<unk>", "AE", "AH", "D", "DH", "EH", "IY", "K", "R", "SPN", "T", "<sos/eos>"]
     assert (tmp_path / "phn/lexicon.txt").read_text() == LEXICON
-    said = capsys.readouterr().out
-    assert f"{tmp_path}/text:2: 'zebra' is not in {tmp_path}/lexicon.txt; taken as <unk>" in said
-    assert "(2 such words, 3 times in all)" in said
+    output = capsys.readouterr().out
+    assert f"{tmp_path}/text:2: 'zebra' is not in {tmp_path}/lexicon.txt; taken as <unk>" in output
+    assert "(2 such words, 3 times in all)" in output
 
 
 def test_unknown_words_are_refused_where_nothing_stands_for_them(tmp_path, capsys):
     with pytest.raises(SystemExit) as stopped:
         make_phones(tmp_path, LEXICON.replace("<unk> SPN\n", ""), "u1 the cat\nu2 read zebra the zebra gnu\n")
     assert stopped.value.code == 2
-    said = capsys.readouterr().err
-    assert f"text:2: 'zebra' is not in {tmp_path}/lexicon.txt (2 such words in all); add them" in said
+    output = capsys.readouterr().err
+    assert f"text:2: 'zebra' is not in {tmp_path}/lexicon.txt (2 such words in all); add them" in output
     assert not (tmp_path / "text.phn").exists() and not (tmp_path / "phn").exists()

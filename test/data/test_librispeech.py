@@ -54,7 +54,7 @@ def strange_line(corpus: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("damage", "said"),
+    ("damage", "message"),
     [
         (unpack_less, "test-other: holds no SPEAKER/CHAPTER"),
         (lose_audio, "00-77.trans.txt:2: 00-77-0001.flac is not beside it"),
@@ -62,9 +62,9 @@ def strange_line(corpus: Path) -> None:
         (strange_line, "00-77.trans.txt:2: '00-78-0001 B'; expected: 00-77-NUMBER TEXT"),
     ],
 )
-def test_faults(corpus, capsys, damage, said):
+def test_faults(corpus, capsys, damage, message):
     damage(corpus)
     with pytest.raises(SystemExit) as stopped:
         prepare(corpus)
     assert stopped.value.code == 2
-    assert said in capsys.readouterr().err
+    assert message in capsys.readouterr().err

@@ -87,7 +87,7 @@ def test_back_off_by_hand(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("damage", "said"),
+    ("damage", "message"),
     [
         (lambda text: text.replace("-0.2 a b\n", ""), "cut off"),
         (lambda text: text.replace("-0.2 a b", "-0.2 a"), "fields in the 2-grams"),
@@ -97,8 +97,8 @@ def test_back_off_by_hand(tmp_path):
         (lambda text: "", "cut off"),
     ],
 )
-def test_damage_is_told(tmp_path, damage, said):
-    with pytest.raises(UserError, match=said):
+def test_damage_is_told(tmp_path, damage, message):
+    with pytest.raises(UserError, match=message):
         NgramLM(arpa(tmp_path, damage(GOOD)))
 
 

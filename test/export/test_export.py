@@ -49,8 +49,8 @@ def test_a_log_posterior_that_is_off_ends_it_and_leaves_the_earlier_export(folde
     def off_by(value):
         """Of the last log-posterior of every utterance."""
         if isinstance(value, parity.Comparison):
-            mine = value._recognize
-            value._recognize = lambda audio: (off_by(mine(audio)[0]), mine(audio)[1])
+            actual = value._recognize
+            value._recognize = lambda audio: (off_by(actual(audio)[0]), actual(audio)[1])
             return value
         value[-1, -1] += 0.002
         return value
@@ -78,5 +78,5 @@ def test_int8_that_is_slower_or_worse_is_not_offered(folder, tmp_path, monkeypat
     assert about["int8_offered"] == (reason is None) == ("student_160ms.int8.onnx" in files)
     assert ("sherpa_160ms.int8.onnx" in files) == (reason is None)
     assert {"student_160ms.onnx", "sherpa_160ms.onnx", "tokens.txt"} <= set(files)
-    assert reason is None or any(reason in said for said in about["int8_reasons"])
+    assert reason is None or any(reason in message for message in about["int8_reasons"])
     assert about["sherpa_float32"]["max_log_prob_difference"] < 1e-3

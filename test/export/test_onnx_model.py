@@ -11,14 +11,14 @@ from distill.export.recognizer import OnnxModel
 
 def test_a_model_without_a_step_is_refused():
     student, cnn = tiny.student("fbank"), tiny.student()
-    for network, conf, chunk_ms, said in (
+    for network, conf, chunk_ms, message in (
         (tiny.teacher(), config(), 480, "not a streaming student"),
         (cnn, {}, 480, "not a streaming student"),
         (student, config(), 100, "multiple of the model's 40 ms"),
         (student, config(), 0, "multiple of the model's 40 ms"),
         (cnn, config(left_ms=None), 480, "left_ms: null"),
     ):
-        with pytest.raises(UserError, match=said):
+        with pytest.raises(UserError, match=message):
             shapes_for(network, conf, chunk_ms, "exp/student_stream")
 
 

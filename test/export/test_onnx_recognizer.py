@@ -30,9 +30,12 @@ def test_log_posteriors_are_those_of_torch(front_end, chunk_ms, hop):
         samples = audio(length, length)
         stream = LogProbStream(model)
         pieces = [stream.accept(piece) for piece in np.array_split(samples, 1 + length // 3000)]
-        mine, expected = np.concatenate((*pieces, stream.finish())), torch_log_probs(front_end, samples, chunk_ms, hop)
-        assert mine.shape == expected.shape
-        np.testing.assert_allclose(mine, expected, atol=1e-3, rtol=0)
+        actual, expected = (
+            np.concatenate((*pieces, stream.finish())),
+            torch_log_probs(front_end, samples, chunk_ms, hop),
+        )
+        assert actual.shape == expected.shape
+        np.testing.assert_allclose(actual, expected, atol=1e-3, rtol=0)
 
 
 def test_after_ten_minutes_it_is_still_torch():
@@ -62,13 +65,13 @@ def test_results_are_those_of_the_recogniser_in_torch(front_end, endpoint_ms):
         results = []
         for recognizer in (session, reference):
             recognizer.reset()
-            mine = [r for at in range(0, length, 700) for r in recognizer.accept_waveform(samples[at : at + 700])]
-            results.append([*mine, recognizer.finish()])
+            actual = [r for at in range(0, length, 700) for r in recognizer.accept_waveform(samples[at : at + 700])]
+            results.append([*actual, recognizer.finish()])
         assert len(results[0]) == len(results[1])
-        for mine, expected in zip(*results, strict=True):
-            assert all(mine[key] == expected[key] for key in ("event", "text", "audio_s"))
-            assert mine["emitted_after_s"] >= 0
-            for token, other in zip(mine["tokens"], expected["tokens"], strict=True):
+        for actual, expected in zip(*results, strict=True):
+            assert all(actual[key] == expected[key] for key in ("event", "text", "audio_s"))
+            assert actual["emitted_after_s"] >= 0
+            for token, other in zip(actual["tokens"], expected["tokens"], strict=True):
                 assert token["confidence"] == pytest.approx(other["confidence"], abs=1e-3)
                 assert {**token, "confidence": 0} == {**other, "confidence": 0}
         finals += sum(result["event"] == "final" for result in results[0])

@@ -38,14 +38,14 @@ def reference(front_end: str, chunk_ms: int, hop: float) -> StreamingRecognizer:
 
 @pytest.mark.parametrize("setting", SETTINGS)
 def test_texts_are_those_of_torch(setting):
-    torch_session, said = reference(*setting), set()
+    torch_session, texts = reference(*setting), set()
     for length in LENGTHS:
         samples = audio_16_bit(length, length)
         torch_session.reset()
         torch_session.accept_waveform(samples)
-        said.add(sherpa_text(recognizer(*setting), samples))
-        assert torch_session.finish()["text"] in said
-    assert len(said) > len(LENGTHS) // 2
+        texts.add(sherpa_text(recognizer(*setting), samples))
+        assert torch_session.finish()["text"] in texts
+    assert len(texts) > len(LENGTHS) // 2
 
 
 @pytest.mark.parametrize("setting", SETTINGS)
@@ -55,9 +55,9 @@ def test_log_posteriors_are_those_of_torch(setting):
         samples = audio_16_bit(length, length)
         stream = torch.from_numpy(samples)[None]
         expected = torch_session.network.stream(stream, torch_session._new_state(), final=True)[0].log_softmax(-1)
-        mine = sherpa_log_probs(session(*setting), samples)
-        assert mine.shape == expected.shape
-        np.testing.assert_allclose(mine, expected, atol=1e-3, rtol=0)
+        actual = sherpa_log_probs(session(*setting), samples)
+        assert actual.shape == expected.shape
+        np.testing.assert_allclose(actual, expected, atol=1e-3, rtol=0)
 
 
 def test_every_16_bit_sample_arrives_as_it_is():

@@ -172,10 +172,10 @@ def make_room(place: Path) -> None:
     subprocess.run(["mount", "-o", "remount,size=64m", place], check=True)
 
 
-def one_error(said: str) -> str:
+def one_error(printed: str) -> str:
     """The line that tells what is wrong, of which there is one."""
-    assert "Traceback" not in said, said[-3000:]
-    (line,) = {line for line in said.replace("\r", "\n").splitlines() if line.startswith("error:")}
+    assert "Traceback" not in printed, printed[-3000:]
+    (line,) = {line for line in printed.replace("\r", "\n").splitlines() if line.startswith("error:")}
     return line
 
 
@@ -190,8 +190,8 @@ def test_disk_full_while_targets_are_stored(undisturbed: Undisturbed) -> None:
     put_back(recipe, undisturbed.before[8])
     shards = recipe / "dump/targets/train/data"
     with small_disk(shards, sum(map(len, stored.values())) // 2048):
-        said = run_recipe(recipe, *OPTIONS, *only, status=2)
-        assert "No space left on device; make room" in said and "Traceback" not in said
+        printed = run_recipe(recipe, *OPTIONS, *only, status=2)
+        assert "No space left on device; make room" in printed and "Traceback" not in printed
         make_room(shards)
         run_recipe(recipe, *OPTIONS, *only)
         assert {path.name: path.read_bytes() for path in (shards / "0001").iterdir()} == stored
@@ -246,8 +246,8 @@ def test_the_clock_does_not_matter(undisturbed: Undisturbed, year: int) -> None:
     for top in ("data", "dump", "exp"):
         for path in (recipe / top).rglob("*"):
             os.utime(path, (then, then), follow_symlinks=False)
-    said = run_recipe(recipe, *OPTIONS)
-    assert "training in" not in said and said.count("done before and unchanged, skipped") >= 9
+    printed = run_recipe(recipe, *OPTIONS)
+    assert "training in" not in printed and printed.count("done before and unchanged, skipped") >= 9
     assert results_of(recipe) == undisturbed.results
 
 
@@ -259,6 +259,6 @@ def test_a_checkpoint_cut_in_half_is_replaced_by_the_one_before(undisturbed: Und
     checkpoint.write_bytes(checkpoint.read_bytes()[: checkpoint.stat().st_size // 2])
     (output / "valid.loss.ave.pth").unlink()
     (recipe / "exp/.stages/10").rename(recipe / "exp/.stages/10.begun")
-    said = run_recipe(recipe, *OPTIONS, "--stage", "10", "--stop_stage", "10")
-    assert "warning: exp/student_full/checkpoint.pth: damaged or cut off; going on from the one before it" in said
+    printed = run_recipe(recipe, *OPTIONS, "--stage", "10", "--stop_stage", "10")
+    assert "warning: exp/student_full/checkpoint.pth: damaged or cut off; going on from the one before it" in printed
     assert same_weights(undisturbed, "student_full")

@@ -5,7 +5,7 @@ for a GPU is counted with the line of the project that asked for it:
 
 - a value or a tensor is brought to the host (``item``, ``tolist``, ``bool``, ``cpu``);
 - a shape depends on values (``nonzero``, boolean indices);
-- a tensor is sent to the device from memory that is not pinned: torch waits until it has arrived.
+- a tensor is sent to the device, unless it is small and not waited for (``non_blocking``).
 
 What torch's ``ctc_loss`` copies inside CUDA code is not seen: lengths and offsets to the device in the forward pass and
 again in the backward pass, and lengths that lie on the device to the host.
@@ -29,6 +29,7 @@ from torch.utils.backend_registration import _DummyBackendModule, _setup_private
 
 ROOT = Path(__file__).parents[2]
 SHAPE_FROM_VALUES = ("nonzero", "masked_select", "_unique2", "unique_dim", "unique_consecutive", "bincount")
+SMALL = 2**16  # bytes that CUDA takes along with the command, pinned or not
 ONE_VALUE = ("_local_scalar_dense", "equal", "is_nonzero")
 
 
@@ -110,7 +111,8 @@ class _Mode(TorchDispatchMode):
             if isinstance(source, FarTensor) and not target_far:
                 self._wait("to host")
             elif not isinstance(source, FarTensor) and target_far:
-                if not (kwargs.get("non_blocking") and getattr(source, "is_pinned_here", False)):
+                non_blocking = kwargs.get("non_blocking") or (name == "copy_" and len(args) > 2 and args[2])
+                if not (non_blocking and source.nbytes <= SMALL):
                     self._wait("to device")
             return
         if not from_far:
@@ -162,12 +164,7 @@ def far_device() -> Iterator[Counter[str]]:
     """Context in which FAR tensors can be used; the counter holds what waited for the device, by line."""
     mode, pin = _Mode(), Tensor.pin_memory
 
-    def pin_memory(self: Tensor) -> Tensor:
-        pinned = self.clone()
-        pinned.is_pinned_here = True  # type: ignore[attr-defined]
-        return pinned
-
-    Tensor.pin_memory = pin_memory  # type: ignore[method-assign, assignment]
+    Tensor.pin_memory = lambda self: self  # type: ignore[method-assign, assignment]
     try:
         with _Constructors(), mode:
             yield mode.waits

@@ -55,14 +55,14 @@ def train(directory: Path, system: str) -> None:
 
 def spoil(words: list[str], share: float, generator: random.Random) -> list[str]:
     """The words with errors of every kind."""
-    heard = []
+    hypotheses = []
     for word in words:
         if generator.random() >= share:
-            heard.append(word)
+            hypotheses.append(word)
             continue
         kind = generator.choice("SSSDI")
-        heard += {"S": [generator.choice(WORDS)], "D": [], "I": [word, generator.choice(WORDS)]}[kind]
-    return heard
+        hypotheses += {"S": [generator.choice(WORDS)], "D": [], "I": [word, generator.choice(WORDS)]}[kind]
+    return hypotheses
 
 
 def make(root: Path, test_sets: tuple[str, ...] = ("test", "test_unseen"), utterances: int = 12) -> Path:
@@ -71,12 +71,12 @@ def make(root: Path, test_sets: tuple[str, ...] = ("test", "test_unseen"), utter
     for name in (*test_sets, "valid"):
         folder = raw / name
         folder.mkdir(parents=True)
-        said = {f"{name}-{n:03d}": [generator.choice(WORDS) for _ in range(4)] for n in range(utterances)}
-        (folder / "text").write_text("".join(f"{key} {' '.join(words)}\n" for key, words in said.items()))
-        for seed, key in enumerate(said):
+        texts = {f"{name}-{n:03d}": [generator.choice(WORDS) for _ in range(4)] for n in range(utterances)}
+        (folder / "text").write_text("".join(f"{key} {' '.join(words)}\n" for key, words in texts.items()))
+        for seed, key in enumerate(texts):
             soundfile.write(folder / f"{key}.wav", speech(12000 + 500 * seed, seed).numpy(), 16000)
-        (folder / "wav.scp").write_text("".join(f"{key} {folder / key}.wav\n" for key in said))
-        (folder / "utt2spk").write_text("".join(f"{key} ann\n" for key in said))
+        (folder / "wav.scp").write_text("".join(f"{key} {folder / key}.wav\n" for key in texts))
+        (folder / "utt2spk").write_text("".join(f"{key} ann\n" for key in texts))
         for system, latencies in SYSTEMS.items() if name != "valid" else ():
             for chunk_ms, share in latencies:
                 decoded = expdir / system / ("decode_full" if chunk_ms is None else f"decode_{chunk_ms}ms") / name
@@ -84,7 +84,7 @@ def make(root: Path, test_sets: tuple[str, ...] = ("test", "test_unseen"), utter
                 rows = [
                     {"utterance": key, "text": " ".join(spoil(words, share, generator)), "audio_s": 1.0}
                     | {"compute_s": 0.02 if system == "teacher" else 0.01}
-                    for key, words in said.items()
+                    for key, words in texts.items()
                 ]
                 (decoded / "hyp.1.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
                 params = 1_400_000 if system == "teacher" else 340_000

@@ -33,9 +33,9 @@ def random_case(seed: int):
     return graph, x, lengths, tokens, token_lengths
 
 
-def assert_scores(ours, theirs):
-    both_impossible = (ours == float("-inf")) & (theirs == float("-inf"))
-    assert (both_impossible | ((ours - theirs).abs() <= 1e-4 + 1e-6 * theirs.abs())).all(), (ours, theirs)
+def assert_scores(actual, reference):
+    both_impossible = (actual == float("-inf")) & (reference == float("-inf"))
+    assert (both_impossible | ((actual - reference).abs() <= 1e-4 + 1e-6 * reference.abs())).all(), (actual, reference)
 
 
 def k2_numerator(x, lengths, tokens, token_lengths):
@@ -54,9 +54,9 @@ def k2_numerator(x, lengths, tokens, token_lengths):
 @pytest.mark.parametrize("seed", range(200))
 def test_random_case(seed):
     graph, x, lengths, tokens, token_lengths = random_case(seed)
-    theirs, their_occupancies = K2Denominator.exact(graph.automaton, EXACT)(x, lengths)
+    reference, their_occupancies = K2Denominator.exact(graph.automaton, EXACT)(x, lengths)
     scores, occupancies = graph.native(x, lengths)
-    assert_scores(scores, theirs)
+    assert_scores(scores, reference)
     torch.testing.assert_close(occupancies.float(), their_occupancies, rtol=0, atol=1e-5)
 
     numerator, their_gradient = k2_numerator(x, lengths, tokens, token_lengths)
@@ -64,7 +64,7 @@ def test_random_case(seed):
     prior = graph.log_prob(tokens, token_lengths)
     x.requires_grad_()
     losses = LFMMILoss(graph, reduction="none")(x, lengths, tokens, token_lengths)
-    expected = torch.where(possible & torch.isfinite(prior), theirs - numerator - prior, torch.zeros_like(theirs))
+    expected = torch.where(possible & torch.isfinite(prior), reference - numerator - prior, torch.zeros_like(reference))
     assert_scores(losses.detach(), expected)
     losses.sum().backward()
     used = (possible & torch.isfinite(prior))[:, None, None]
@@ -96,9 +96,9 @@ def test_backends_give_the_same_loss(target, order):
 def test_k2_reads_what_we_write(tmp_path):
     graph = DenominatorGraph.from_text(random_text(6, 30), order=3, vocab_size=6)
     written_out(graph).to_openfst(tmp_path / "P.fst.txt")
-    theirs = k2.arc_sort(k2.Fsa.from_openfst((tmp_path / "P.fst.txt").read_text(), acceptor=False))
+    reference = k2.arc_sort(k2.Fsa.from_openfst((tmp_path / "P.fst.txt").read_text(), acceptor=False))
     for tokens in random_text(6, 20, seed=1):
-        line = k2.intersect(theirs, k2.linear_fsa(tokens), treat_epsilons_specially=False)
+        line = k2.intersect(reference, k2.linear_fsa(tokens), treat_epsilons_specially=False)
         total = k2.create_fsa_vec([line]).get_tot_scores(log_semiring=True, use_double_scores=True)[0]
         assert abs(float(total) - float(graph.log_prob(torch.tensor([tokens]), torch.tensor([len(tokens)])))) < 1e-5
 

@@ -19,20 +19,20 @@ def hugging_face() -> torch.nn.Module:
 
 @pytest.mark.parametrize("samples", [400, 401, 719, 720, 721, 9999, 16000])
 def test_output_and_gradients_are_those_of_hugging_face(samples):
-    theirs = hugging_face()
-    ours = ConvFrontEnd(CHANNELS)
-    ours.load_state_dict(theirs.state_dict())
+    extractor = hugging_face()
+    front_end = ConvFrontEnd(CHANNELS)
+    front_end.load_state_dict(extractor.state_dict())
     audio = torch.stack([speech(samples, 1), speech(samples, 2)])
-    mine, lengths = ours(audio, torch.tensor([samples, samples]))
-    reference = theirs(audio.clone()).transpose(1, 2)
-    assert mine.shape == reference.shape
+    actual, lengths = front_end(audio, torch.tensor([samples, samples]))
+    reference = extractor(audio.clone()).transpose(1, 2)
+    assert actual.shape == reference.shape
     assert lengths.tolist() == [reference.shape[1]] * 2
-    torch.testing.assert_close(mine, reference, atol=1e-5, rtol=0)
+    torch.testing.assert_close(actual, reference, atol=1e-5, rtol=0)
     weight = torch.randn_like(reference)
-    (mine * weight).sum().backward()
+    (actual * weight).sum().backward()
     (reference * weight).sum().backward()
-    pairs = dict(theirs.named_parameters())
-    for name, parameter in ours.named_parameters():
+    pairs = dict(extractor.named_parameters())
+    for name, parameter in front_end.named_parameters():
         scale = pairs[name].grad.abs().max()
         torch.testing.assert_close(parameter.grad / scale, pairs[name].grad / scale, atol=1e-5, rtol=0)
 

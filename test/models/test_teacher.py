@@ -19,13 +19,13 @@ def test_agrees_with_hugging_face(changes):
     network = teacher(**changes)
     audio, lengths = batch([8000, 8000])
     output = network(audio, lengths)
-    theirs = network.encoder(audio, output_hidden_states=True)
-    expected = network.output(theirs.last_hidden_state)
+    reference = network.encoder(audio, output_hidden_states=True)
+    expected = network.output(reference.last_hidden_state)
     torch.testing.assert_close(output.logits, expected, atol=1e-5, rtol=0)
     assert len(output.hidden) == 3
     # hidden_states[0] is what enters layer 1; the meaning of its last entry differs between versions.
     for i in (1, 2):
-        torch.testing.assert_close(output.hidden[i - 1], theirs.hidden_states[i], atol=1e-5, rtol=0)
+        torch.testing.assert_close(output.hidden[i - 1], reference.hidden_states[i], atol=1e-5, rtol=0)
 
 
 @torch.no_grad()
@@ -78,8 +78,8 @@ def test_padding_and_batch_change_nothing(changes, normalize):
         assert together.lengths[b] == alone.lengths[0] == frames
         for output in (together, wider):
             torch.testing.assert_close(output.logits[b, :frames], alone.logits[0, :frames], atol=1e-5, rtol=0)
-            for mine, theirs in zip(output.hidden, alone.hidden, strict=True):
-                torch.testing.assert_close(mine[b, :frames], theirs[0, :frames], atol=1e-5, rtol=0)
+            for actual, reference in zip(output.hidden, alone.hidden, strict=True):
+                torch.testing.assert_close(actual[b, :frames], reference[0, :frames], atol=1e-5, rtol=0)
 
 
 def test_normalisation_takes_away_level_and_offset():

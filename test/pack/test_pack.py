@@ -85,12 +85,12 @@ def test_outputs_are_the_same(exp, tmp_path, system):
 def test_streams_and_transcribes_from_any_directory(exp, packed, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     wav = str(exp / "wavs/1.wav")
-    said = []
+    printed = []
     for model in (exp / "student_stream", packed):
         transcribe.main(["--model", str(model), "--json", wav])
         events = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-        said.append([(event["event"], event["text"], event["tokens"]) for event in events])
-    assert said[0] == said[1] and len(said[0]) > 2
+        printed.append([(event["event"], event["text"], event["tokens"]) for event in events])
+    assert printed[0] == printed[1] and len(printed[0]) > 2
     session = StreamingRecognizer.from_pretrained(packed, chunk_ms=160)
     assert session.streaming
     session.accept_waveform(np.zeros(8000, np.float32))
@@ -202,11 +202,11 @@ def test_an_export_alone_needs_no_torch(exp, tmp_path):
         assert os.getcwd().encode() not in archive.read(graph)
     wav = str(exp / "wavs/1.wav")
     command = [sys.executable, "-c", NO_TORCH, str(tmp_path / "x.zip"), wav]
-    said = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
-    assert said.returncode == 0, said.stderr
+    printed = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert printed.returncode == 0, printed.stderr
     session = StreamingRecognizer.from_pretrained(exp / "student_stream")
     partials = session.accept_waveform(soundfile.read(wav, dtype="float32")[0])
-    assert said.stdout.rstrip("\n") == f"{len(partials)} {session.finish()['text']}" and partials
+    assert printed.stdout.rstrip("\n") == f"{len(partials)} {session.finish()['text']}" and partials
 
 
 def test_a_packed_model_with_an_export_is_the_training_unless_asked(exp, tmp_path):
@@ -223,7 +223,7 @@ def test_a_packed_model_with_an_export_is_the_training_unless_asked(exp, tmp_pat
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "printed"),
     [
         ([], "give --model, --export or both"),
         (["--model", "nowhere"], "nowhere/config.yaml: not found"),
@@ -231,10 +231,10 @@ def test_a_packed_model_with_an_export_is_the_training_unless_asked(exp, tmp_pat
         (["--export", "e", "--license_file", "lost.txt"], "lost.txt: not a text file"),
     ],
 )
-def test_bad_options_are_one_line(tmp_path, capsys, monkeypatch, options, said):
+def test_bad_options_are_one_line(tmp_path, capsys, monkeypatch, options, printed):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit) as end:
         pack.main([*options, "--output", "x.zip"])
     assert end.value.code == 2
-    assert said in capsys.readouterr().err
+    assert printed in capsys.readouterr().err
     assert not list(tmp_path.iterdir())

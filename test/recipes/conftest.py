@@ -83,15 +83,15 @@ def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
             running.append(process)
             time.sleep(1)
         for _ in range(30):
-            said = subprocess.run(
+            output = subprocess.run(
                 ["sinfo", "-h", "-o", "%t"], env={**os.environ, **environment}, capture_output=True, text=True
             )
-            if said.stdout.strip() == "idle":
+            if output.stdout.strip() == "idle":
                 break
             time.sleep(1)
         else:
             logs = "".join((directory / f"{name}.out").read_text()[-500:] for name in DAEMONS)
-            pytest.skip(f"slurm does not start here: {said.stdout} {said.stderr} {logs}")
+            pytest.skip(f"slurm does not start here: {output.stdout} {output.stderr} {logs}")
         yield environment
         subprocess.run(["scancel", "--partition=all"], env={**os.environ, **environment})
     finally:

@@ -120,8 +120,8 @@ def test_librispeech(librispeech: Path, tmp_path: Path) -> None:
     where = f"--librispeech {librispeech}"
     flac = librispeech / "train-clean-100/103/1241/103-1241-0002.flac"
     flac.rename(librispeech / "away")
-    said = run(recipe, "--local_data_opts", where, "--stop_stage", "1", status=2)
-    assert "103-1241.trans.txt:3: 103-1241-0002.flac is not beside it; unpack the part again" in said
+    output = run(recipe, "--local_data_opts", where, "--stop_stage", "1", status=2)
+    assert "103-1241.trans.txt:3: 103-1241-0002.flac is not beside it; unpack the part again" in output
     (librispeech / "away").rename(flac)
     run(recipe, "--token_type", "char", "--local_data_opts", where)
     assert len((recipe / "data/train/text").read_text().splitlines()) == 20
@@ -204,8 +204,8 @@ def gigaspeech(tmp_path_factory: pytest.TempPathFactory, recordings: Recordings)
 def test_gigaspeech(gigaspeech: Path, tmp_path: Path) -> None:
     recipe = recipe_of("gigaspeech", tmp_path)
     where = f"--gigaspeech {gigaspeech} --subset"
-    said = run(recipe, "--local_data_opts", f"{where} XXL", "--stop_stage", "1", status=2)
-    assert "XXL" in said
+    output = run(recipe, "--local_data_opts", f"{where} XXL", "--stop_stage", "1", status=2)
+    assert "XXL" in output
     run(recipe, "--local_data_opts", f"{where} XS", "--stop_stage", "1")
     assert len((recipe / "data/train/text").read_text().splitlines()) == 11
     run(recipe, "--nbpe", "24", "--local_data_opts", f"{where} XL")
@@ -283,10 +283,10 @@ def test_kaldi_directories_in_phones(kaldi: Path, tmp_path: Path) -> None:
     options = [*sources, "--token_type", "phn", "--lexicon", f"{tmp_path}/lexicon.txt"]
     assert "--allow_pipes true" in run(recipe, *options, "--stop_stage", "1", status=2)
     options += ["--allow_pipes", "true"]
-    said = run(recipe, *options, "--stop_stage", "5", status=2)
-    assert "text:2: " in said and "sorted" in said
-    assert f"wav.scp:2: jackson_train.opus is relative; taken as relative to {kaldi.parent} (3 in all)" in said
-    assert re.search(rf"lm_train.txt:\d+: 'nine' is not in {tmp_path}/lexicon.txt \(1 such words in all\); add", said)
+    output = run(recipe, *options, "--stop_stage", "5", status=2)
+    assert "text:2: " in output and "sorted" in output
+    assert f"wav.scp:2: jackson_train.opus is relative; taken as relative to {kaldi.parent} (3 in all)" in output
+    assert re.search(rf"lm_train.txt:\d+: 'nine' is not in {tmp_path}/lexicon.txt \(1 such words in all\); add", output)
     speakers = {
         name: {line.split()[1] for line in (recipe / "data" / name / "utt2spk").read_text().splitlines()}
         for name in ("train", "valid")
@@ -294,8 +294,8 @@ def test_kaldi_directories_in_phones(kaldi: Path, tmp_path: Path) -> None:
     assert len(speakers["valid"]) == 1 and len(speakers["train"]) == 3 and not speakers["train"] & speakers["valid"]
     with open(tmp_path / "lexicon.txt", "a") as stream:
         stream.write("nine N AY N\n")
-    said = run(recipe, *options)
-    assert "stage 5: phones" in said and "student_stream, wfst" in said
+    output = run(recipe, *options)
+    assert "stage 5: phones" in output and "student_stream, wfst" in output
     spelt = [line.split(maxsplit=1) for line in (tmp_path / "lexicon.txt").read_text().splitlines()]
     first = dict(reversed(spelt))
     for name in ("train", "calls"):
@@ -337,6 +337,26 @@ def test_kaldi_directories_in_phones(kaldi: Path, tmp_path: Path) -> None:
     assert before == {path.name: path.read_text() for path in made.iterdir()}
 
 
+def test_a_corrected_source_is_noticed_and_a_test_set_may_be_named(kaldi: Path, tmp_path: Path) -> None:
+    recipe = recipe_of("kaldi_dir", tmp_path)
+    source = tmp_path / "corpus/train"
+    shutil.copytree(kaldi / "train", source)
+    scp = (source / "wav.scp").read_text()
+    for name in ("jackson_train.opus", "nicolas_train.flac", "yweweler_train.sph"):
+        scp = scp.replace(f" {name}", f" {kaldi.parent}/{name}")
+    (source / "wav.scp").write_text(scp)
+    options = ["--source_train", str(source), "--source_test", f"{kaldi}/calls named={kaldi}/meetings"]
+    options += ["--allow_pipes", "true", "--stop_stage", "1"]
+    run(recipe, *options)
+    assert (recipe / "data/calls/text").is_file() and (recipe / "data/named/text").is_file()
+    assert "stage 1: done before and unchanged" in run(recipe, *options)
+    key, words = (recipe / "data/train/text").read_text().splitlines()[0].split(maxsplit=1)
+    text = (source / "text").read_text()
+    (source / "text").write_text(text.replace(f"{key} {words}", f"{key} nine {words}"))
+    assert f"stage 1: changed since it was last run: {source}/text" in run(recipe, *options)
+    assert f"{key} nine {words}" in (recipe / "data/train/text").read_text().splitlines()
+
+
 def test_an_unlabelled_training_set(kaldi: Path, tmp_path: Path) -> None:
     """The teacher's words, here those of an untrained network, become the training text."""
     import string
@@ -368,10 +388,10 @@ def test_an_unlabelled_training_set(kaldi: Path, tmp_path: Path) -> None:
     assert "text: not found" in run(recipe, *options, status=2)
     options += ["--unlabelled", "true"]
     assert "needs a --teacher" in run(recipe, *options, status=2)
-    said = run(recipe, *options, "--teacher", "hf", "--teacher_tokens", "true")
-    assert "the teacher's words are the text of 20 utterances" in said
-    heard = (recipe / "dump/raw/train/text").read_text().splitlines()
-    assert len(heard) == 20 and all(set("".join(line.split()[1:])) <= set(string.ascii_lowercase) for line in heard)
+    output = run(recipe, *options, "--teacher", "hf", "--teacher_tokens", "true")
+    assert "the teacher's words are the text of 20 utterances" in output
+    labels = (recipe / "dump/raw/train/text").read_text().splitlines()
+    assert len(labels) == 20 and all(set("".join(line.split()[1:])) <= set(string.ascii_lowercase) for line in labels)
     assert not (recipe / "data/train/text").exists()
 
 

@@ -93,12 +93,12 @@ def test_ablation(recipe: Path) -> None:
     (recipe / "run.sh").write_text(script.replace('"$@"', f'{data} "$@"'))
     shutil.copy(FSDD / "run_ablation.sh", recipe)
     command = ["./run_ablation.sh", "--seeds", "0", "--full_epochs", "1", "--stream_epochs", "1", "--conditions"]
-    said = ""
+    printed = ""
     for conditions, status in (("stream", 2), ("default no_teacher frame_kl stream", 0), ("stream", 0)):
         done = subprocess.run([*command, conditions], cwd=recipe, capture_output=True, text=True)
-        said = done.stdout + done.stderr
-        assert done.returncode == status, said[-4000:]
-    assert "training in" not in said and "done before and unchanged, skipped" in said
+        printed = done.stdout + done.stderr
+        assert done.returncode == status, printed[-4000:]
+    assert "training in" not in printed and "done before and unchanged, skipped" in printed
     table = (recipe / "exp_ablation/ABLATION.md").read_text()
     for what in ("the recipe's stage 1", "no teacher", "KL of frames for LF-MMI", "the recipe's stage 2"):
         assert table.count(what) == 1
@@ -138,14 +138,14 @@ def test_report_page_and_packed_model(recipe: Path) -> None:
     packed = recipe.parent / "elsewhere.zip"
     shutil.copy(recipe / "exp/student_stream.zip", packed)
     wav = recipe / next((recipe / "data/test/wav.scp").open()).split()[1]
-    said = []
+    printed = []
     for model in (packed, recipe / "exp/student_stream"):
         command = [sys.executable, "-m", "distill.bin.transcribe", "--model", model, str(wav)]
         environment = {**os.environ, "PYTHONPATH": str(ROOT)}
         done = subprocess.run(command, cwd=recipe.parent, capture_output=True, text=True, env=environment)
         assert done.returncode == 0, done.stderr
-        said.append(done.stdout)
-    assert said[0] == said[1] != ""
+        printed.append(done.stdout)
+    assert printed[0] == printed[1] != ""
     assert "stage 16: done before and unchanged" in run(recipe, *only)
 
 
@@ -194,8 +194,10 @@ def test_a_teacher_of_hugging_faces_format_is_adopted(recipe: Path) -> None:
     Wav2Vec2ForCTC(config).save_pretrained(recipe / "hf")
     (recipe / "hf/vocab.json").write_text(json.dumps({token: i for i, token in enumerate(outputs)}))
     options = ["--teacher", "hf", "--token_type", "char", "--expdir", "exp_hf", "--stage", "5", "--stop_stage", "8"]
-    said = run(recipe, *options, "--teacher_tokens", "true", status=2)
-    assert "is not in data/token_list/char/tokens.txt" in said  # FSDD's words are in lower case, the model's in upper
+    printed = run(recipe, *options, "--teacher_tokens", "true", status=2)
+    assert (
+        "is not in data/token_list/char/tokens.txt" in printed
+    )  # FSDD's words are in lower case, the model's in upper
     run(recipe, *options)
     tokens = (recipe / "data/token_list/char/tokens.txt").read_text().split()
     manifest = json.loads((recipe / "dump/targets_exp_hf/train/manifest.json").read_text())
@@ -224,8 +226,8 @@ def test_slurm_makes_the_targets_that_run_pl_makes(recipe: Path, slurm: dict[str
     lost = recipe / "dump/targets/train/data/0002"
     shutil.rmtree(lost)
     lost.write_text("no directory can be made here")
-    said = run(recipe, *ONLY_8, status=2, **slurm)
-    assert "extract.2.log" in said
+    printed = run(recipe, *ONLY_8, status=2, **slurm)
+    assert "extract.2.log" in printed
     kept = recipe / "dump/targets/train/data/0001/logits.1.ark"
     time_before = kept.stat().st_mtime_ns
     lost.unlink()
@@ -327,7 +329,7 @@ def test_transcribe_with_each_model(recipe: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "printed"),
     [
         (["--token_type", "morse"], "char, bpe, word or phn"),
         (["--token_type", "phn"], "needs either --lexicon FILE or --lang_dir DIR"),
@@ -339,6 +341,6 @@ def test_transcribe_with_each_model(recipe: Path) -> None:
         (["stray"], "unexpected argument"),
     ],
 )
-def test_bad_options_are_one_line(recipe: Path, options: list[str], said: str) -> None:
+def test_bad_options_are_one_line(recipe: Path, options: list[str], printed: str) -> None:
     output = run(recipe, *options, status=2)
-    assert said in output and output.count("error:") == 1
+    assert printed in output and output.count("error:") == 1

@@ -42,10 +42,10 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
         audio = speech(16000 + 4000 * number, number).numpy()
         soundfile.write(data / f"{number}.wav", audio, 16000)
         recognizer.accept_waveform(audio)
-        said = recognizer.finish()["text"].split() or ["a"]
+        output = recognizer.finish()["text"].split() or ["a"]
         recognizer.reset()
         lines["wav.scp"] += f"u{number} {data / f'{number}.wav'}\n"
-        lines["text"] += f"u{number} {' '.join(said + (['bad'] if number % 2 else []))}\n"
+        lines["text"] += f"u{number} {' '.join(output + (['bad'] if number % 2 else []))}\n"
         lines["utt2spk"] += f"u{number} ann\n"
     for name, text in lines.items():
         (data / name).write_text(text)
@@ -128,7 +128,7 @@ def test_transcribe_with_a_decoder(work, capsys):
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         (["--decoder", "wfst"], "needs an n-gram"),
         (["--decoder", "beam", "--lm", "none.arpa"], "none.arpa: not found"),
@@ -138,11 +138,11 @@ def test_transcribe_with_a_decoder(work, capsys):
         (["--decoder", "beam", "--hotwords", "none.txt"], "none.txt: not a text file"),
     ],
 )
-def test_bad_options_are_one_line(work, options, said, capsys):
+def test_bad_options_are_one_line(work, options, message, capsys):
     with pytest.raises(SystemExit) as ended:
         decode.main(["--model", str(work / "student"), "--data_dirs", str(work / "valid"), *options])
     assert ended.value.code == 2
-    assert said in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
 def test_an_unknown_decoder_is_refused():
@@ -151,12 +151,12 @@ def test_an_unknown_decoder_is_refused():
 
 
 @pytest.mark.parametrize(
-    ("text", "said"), [("u1 a\nu2\n", "text:2: no text"), ("", "no sentences"), (None, "not found")]
+    ("text", "message"), [("u1 a\nu2\n", "text:2: no text"), ("", "no sentences"), (None, "not found")]
 )
-def test_a_language_model_needs_text(tmp_path, capsys, text, said):
+def test_a_language_model_needs_text(tmp_path, capsys, text, message):
     if text is not None:
         (tmp_path / "text").write_text(text)
     with pytest.raises(SystemExit):
         make_lm.main(["--text", str(tmp_path / "text"), "--output", str(tmp_path / "lm.arpa")])
-    assert said in capsys.readouterr().err
+    assert message in capsys.readouterr().err
     assert not (tmp_path / "lm.arpa").exists()

@@ -92,8 +92,8 @@ def test_every_section_is_there(page):
     sections = [attributes["id"] for attributes in Elements(page).all("section")]
     assert sections == ["results", "latency", "size", "export", "training", "layers", "errors", "about"]
     assert {attributes["href"][1:] for attributes in Elements(page).all("a")} == set(sections)
-    for said in ("hidden layers (MSE)", "LF-MMI, per frame", "published: 8× faster, 12× smaller", "teacher layer"):
-        assert said in page
+    for output in ("hidden layers (MSE)", "LF-MMI, per frame", "published: 8× faster, 12× smaller", "teacher layer"):
+        assert output in page
 
 
 def test_audio_is_what_was_recognised(exp, page):
@@ -101,9 +101,9 @@ def test_audio_is_what_was_recognised(exp, page):
     assert len(audio) == 3
     name = audio[0]["aria-label"].removeprefix("Audio of ")
     content = base64.b64decode(audio[0]["src"].removeprefix("data:audio/flac;base64,"))
-    heard, rate = soundfile.read(io.BytesIO(content))
-    told, _ = soundfile.read(exp.parent / f"dump/raw/test/{name}.wav")
-    assert rate == 16000 and abs(heard - told).max() < 1e-4
+    played, rate = soundfile.read(io.BytesIO(content))
+    original, _ = soundfile.read(exp.parent / f"dump/raw/test/{name}.wav")
+    assert rate == 16000 and abs(played - original).max() < 1e-4
 
 
 def test_text_of_data_files_is_never_markup(exp, tmp_path):
@@ -203,10 +203,10 @@ def test_in_a_browser_on_a_desk_on_a_phone_in_the_dark_and_on_paper(exp, page, t
                 assert await tab.evaluate("document.documentElement.scrollWidth") <= width
                 assert await tab.evaluate(CONTRAST) == []
                 assert await tab.evaluate("document.querySelector('.tile .value').getBoundingClientRect().bottom") < 400
-            heard = """new Promise((done, failed) => { const audio = document.querySelector('audio');
+            played = """new Promise((done, failed) => { const audio = document.querySelector('audio');
                 audio.onloadedmetadata = () => done(audio.duration); audio.onerror = () => failed('no audio');
                 audio.load(); audio.preload = 'auto'; })"""
-            assert 0.5 < await tab.evaluate(heard) < 3
+            assert 0.5 < await tab.evaluate(played) < 3
             await tab.call("Emulation.clearDeviceMetricsOverride")
             paper = await tab.call("Page.printToPDF", printBackground=True)
             assert len(re.findall(rb"/Type\s*/Page\b", base64.b64decode(paper["data"]))) <= 8

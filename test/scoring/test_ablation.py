@@ -41,10 +41,15 @@ def test_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
     differences = np.array([1.1, 1.0, 0.9])
     half = 4.302653 * differences.std(ddof=1) / np.sqrt(3)  # the quantile from a printed table
     np.testing.assert_allclose(rows["posterior"]["interval"], [1 - half, 1 + half], rtol=1e-6)
-    said = (tmp_path / "ABLATION.md").read_text()
-    assert "| posterior | 6.00 (5.10 6.00 6.90) | **+1.00 (+0.75..+1.25)** |" in said
-    assert "| β = 1 | 5.50 (3.00 8.00) | +1.00 (-24.41..+26.41) |" in said
-    assert said.index("Stage 1") < said.index("| no teacher |") < said.index("Stage 2") < said.index("| one stage |")
+    output = (tmp_path / "ABLATION.md").read_text()
+    assert "| posterior | 6.00 (5.10 6.00 6.90) | **+1.00 (+0.75..+1.25)** |" in output
+    assert "| β = 1 | 5.50 (3.00 8.00) | +1.00 (-24.41..+26.41) |" in output
+    assert (
+        output.index("Stage 1")
+        < output.index("| no teacher |")
+        < output.index("Stage 2")
+        < output.index("| one stage |")
+    )
 
 
 def test_seeds_of_other_machines_join(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
@@ -70,8 +75,8 @@ def test_seeds_of_other_machines_join(tmp_path: Path, monkeypatch: pytest.Monkey
 
 def test_nothing_to_show_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
     monkeypatch.setattr("sys.stdin", io.StringIO("default\tfull\n"))
-    for said in ("stdin:1: expected name", "no scores there"):
+    for output in ("stdin:1: expected name", "no scores there"):
         with pytest.raises(SystemExit) as stop:
             ablation.main(["--expdir", str(tmp_path), "--test_sets", "test", "--note", ""])
-        assert stop.value.code == 2 and said in capsys.readouterr().err
+        assert stop.value.code == 2 and output in capsys.readouterr().err
         monkeypatch.setattr("sys.stdin", io.StringIO(CONDITIONS))

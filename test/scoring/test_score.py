@@ -123,7 +123,7 @@ def random_pairs(tmp_path: Path, count: int) -> tuple[Path, Path]:
     with open(tmp_path / "text", "w") as text, open(decode_dir / "hyp.1.jsonl", "w") as hyp:
         for number in range(count):
             words = ("ab", "abc", ODD, rng.sample(ODD, 5))[number % 4]
-            ref, said = ([rng.choice(words) for _ in range(rng.randint(0, 9))] for _ in range(2))
+            ref, output = ([rng.choice(words) for _ in range(rng.randint(0, 9))] for _ in range(2))
             key = f"{rng.choice('aAb')}-{number:05d}"
             text.write(
                 key
@@ -132,12 +132,12 @@ def random_pairs(tmp_path: Path, count: int) -> tuple[Path, Path]:
                 + rng.choice([" \n", "\n"])
             )
             audio_s = rng.uniform(0.05, 3)
-            times = sorted(rng.choice([0, audio_s, rng.uniform(0, audio_s)]) for _ in said)
+            times = sorted(rng.choice([0, audio_s, rng.uniform(0, audio_s)]) for _ in output)
             timed = [
                 {"word": word, "start_s": start, "end_s": start + rng.choice([0, 0.1]), "confidence": rng.random()}
-                for word, start in zip(said, times, strict=True)
+                for word, start in zip(output, times, strict=True)
             ]
-            row = {"utterance": key, "text": " ".join(said), "words": timed, "audio_s": audio_s, "compute_s": 0.1}
+            row = {"utterance": key, "text": " ".join(output), "words": timed, "audio_s": audio_s, "compute_s": 0.1}
             hyp.write(json.dumps(row) + "\n")
     return tmp_path / "text", decode_dir
 
@@ -148,9 +148,9 @@ def test_two_thousand_pairs_are_counted_as_by_sclite(tmp_path, monkeypatch):
     by_sclite = score.score(ref, decode_dir)
     assert_ctm_agrees(decode_dir, by_sclite["wer"])
     monkeypatch.setattr(score, "find_sclite", lambda: None)
-    ours = score.score(ref, decode_dir)
-    assert ours.keys() == by_sclite.keys() == {"wer", "cer"}
-    for unit, out in ours.items():
+    actual = score.score(ref, decode_dir)
+    assert actual.keys() == by_sclite.keys() == {"wer", "cer"}
+    for unit, out in actual.items():
         assert (by_sclite[unit].pop("scorer"), out.pop("scorer")) == ("sclite", "distill")
         assert out == by_sclite[unit]
         assert min(out["sub"], out["del"], out["ins"]) > 500
@@ -221,9 +221,9 @@ def test_characters_and_pieces_are_espnets(tmp_path):
         input=str(tmp_path / "text"), model_prefix=str(tmp_path / "bpe"), vocab_size=20, minloglevel=2
     )
     for kind, split in (("char", split_characters), ("bpe", piece_splitter(tmp_path / "bpe.model"))):
-        theirs = build_tokenizer(kind, bpemodel=str(tmp_path / "bpe.model"))
+        reference = build_tokenizer(kind, bpemodel=str(tmp_path / "bpe.model"))
         for text in texts:
-            assert split(text).split() == theirs.text2tokens(text)
+            assert split(text).split() == reference.text2tokens(text)
 
 
 def test_phones_without_a_lexicon_have_no_words(tmp_path):
@@ -231,9 +231,9 @@ def test_phones_without_a_lexicon_have_no_words(tmp_path):
     (tmp_path / "text.phn").write_text("u1 W AH N T UW\nu2 W AH N\n")
     decode_dir = tmp_path / "test"
     decode_dir.mkdir()
-    for key, said in {"u1": "W AH T UW", "u2": "W AH N"}.items():
-        tokens = [{"token": phone} for phone in said.split()]
-        row = {"utterance": key, "text": said, "tokens": tokens, "words": [], "audio_s": 1.0, "compute_s": 0.1}
+    for key, output in {"u1": "W AH T UW", "u2": "W AH N"}.items():
+        tokens = [{"token": phone} for phone in output.split()]
+        row = {"utterance": key, "text": output, "tokens": tokens, "words": [], "audio_s": 1.0, "compute_s": 0.1}
         with open(decode_dir / "hyp.1.jsonl", "a") as stream:
             stream.write(json.dumps(row) + "\n")
     score.score(tmp_path / "text", decode_dir)

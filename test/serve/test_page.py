@@ -128,8 +128,8 @@ def test_resampling_keeps_speech_and_removes_what_would_fold_back(model, tmp_pat
         async with serving(model) as (_, url), browse(site(url), tmp_path / "profile") as page:
             rows = await page.evaluate(script)
             assert len(rows) == 14
-            for rate, hertz, count, error, height, alike in rows:
-                assert count == 16000 and alike, (rate, hertz)
+            for rate, hertz, count, error, height, same in rows:
+                assert count == 16000 and same, (rate, hertz)
                 if hertz <= 6500 and hertz < 0.85 * rate / 2:
                     assert error < 2e-3, (rate, hertz, error)
                 elif hertz >= 8100:
@@ -172,7 +172,7 @@ def test_the_microphone_reaches_the_recogniser_at_the_right_speed(model, tmp_pat
             await page.until(f"{STATE} === 'idle'")
 
     run(scenario())
-    expected, heard = envelope(soxr.resample(source, 48000, 16000)), envelope(np.concatenate(received))
+    expected, recorded = envelope(soxr.resample(source, 48000, 16000)), envelope(np.concatenate(received))
     middle = expected[100:200]  # two seconds that are there, however late the recording began
-    matches = [np.corrcoef(middle, heard[start : start + 100])[0, 1] for start in range(len(heard) - 99)]
+    matches = [np.corrcoef(middle, recorded[start : start + 100])[0, 1] for start in range(len(recorded) - 99)]
     assert np.nanmax(matches) > 0.9

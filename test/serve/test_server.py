@@ -102,8 +102,8 @@ async def answer(url: str, *messages: str | bytes) -> tuple[list[dict], int | No
     async with aiohttp.ClientSession() as http, http.ws_connect(url) as socket:
         for message in messages:
             await (socket.send_bytes(message) if isinstance(message, bytes) else socket.send_str(message))
-        said = [message.json() async for message in socket]
-        return said, socket.close_code
+        replies = [message.json() async for message in socket]
+        return replies, socket.close_code
 
 
 async def until(condition, timeout: float = 10) -> None:
@@ -136,11 +136,11 @@ def test_successive_finals_at_silence(model, monkeypatch):
     server = Server(model)
     network = server._network
     with_silence = np.concatenate([speech(16000).numpy(), np.zeros(32000, np.float32)] * 3)[:-32000]
-    heard = network.stream_together
+    stream_together = network.stream_together
 
     def blank_where_quiet(states):
         quiet = [float(state.samples[:, :6000].abs().max()) < 1e-6 for state in states]
-        logits = heard(states)
+        logits = stream_together(states)
         for row, silent in zip(logits, quiet, strict=True):
             row[..., 0] += 100.0 * silent
         return logits
@@ -219,8 +219,8 @@ def test_a_failure_of_the_recognizer_ends_its_round_only(model, monkeypatch):
 
     async def scenario():
         async with serving(model) as (server, url):
-            said, code = await answer(url, '{"event": "config"}', audio(0.1))
-            assert (said[-1]["code"], code) == ("internal", 1011)
+            replies, code = await answer(url, '{"event": "config"}', audio(0.1))
+            assert (replies[-1]["code"], code) == ("internal", 1011)
             monkeypatch.setattr(rounds, "accept_together", compute)
             same(await finals(url, [audio(1)]), alone(model, audio(1)))
             assert not server.rounds.sessions
@@ -252,9 +252,9 @@ def test_junk_is_answered_in_one_line(model, name):
 
     async def scenario():
         async with serving(model) as (server, url):
-            said, closed = await answer(url, *messages)
-            assert (said[-1]["event"], said[-1]["code"], closed) == ("error", code, 1008)
-            assert "\n" not in said[-1]["message"] and len(said[-1]["message"]) < 200
+            replies, closed = await answer(url, *messages)
+            assert (replies[-1]["event"], replies[-1]["code"], closed) == ("error", code, 1008)
+            assert "\n" not in replies[-1]["message"] and len(replies[-1]["message"]) < 200
             await until(lambda: not server.rounds.sessions and not server._sockets)
 
     run(scenario())
@@ -350,7 +350,7 @@ def test_a_client_that_does_not_read_is_held_and_then_dropped(model, monkeypatch
     monkeypatch.setattr(rounds, "WAITING_RESULTS", 5)
     compute = rounds.compute
     heavy = {"event": "partial", "text": "x" * 10**6}  # fills the socket's buffers soon
-    monkeypatch.setattr(rounds, "compute", lambda shares: [[*said, heavy] for said in compute(shares)])
+    monkeypatch.setattr(rounds, "compute", lambda shares: [[*replies, heavy] for replies in compute(shares)])
 
     async def scenario():
         async with serving(model, idle_s=1.0) as (server, url):
@@ -381,8 +381,8 @@ def test_only_so_many_sessions(model):
         async with serving(model, sessions=2) as (server, url), aiohttp.ClientSession() as http:
             first, second = await http.ws_connect(url), await http.ws_connect(url)
             assert (await first.receive_json())["event"] == "hello" == (await second.receive_json())["event"]
-            said, code = await answer(url)
-            assert ([m["code"] for m in said], code) == (["full"], 1013)
+            replies, code = await answer(url)
+            assert ([m["code"] for m in replies], code) == (["full"], 1013)
             with pytest.raises(UserError, match="full"):
                 await finals(url, [])
             await first.close()
@@ -397,10 +397,10 @@ def test_idle_and_long_sessions_end(model):
     async def scenario():
         async with serving(model, idle_s=0.3, session_s=5.0) as (server, url):
             for messages in ([], ['{"event": "config"}'], ['{"event": "config"}', audio(1)]):
-                said, code = await answer(url, *messages)
-                assert (said[-1]["code"], code) == ("idle", 1008)
-            said, code = await answer(url, '{"event": "config"}', audio(4.9), audio(0.2))
-            assert (said[-1]["code"], code) == ("too_long", 1008)
+                replies, code = await answer(url, *messages)
+                assert (replies[-1]["code"], code) == ("idle", 1008)
+            replies, code = await answer(url, '{"event": "config"}', audio(4.9), audio(0.2))
+            assert (replies[-1]["code"], code) == ("too_long", 1008)
             _, writer = await raw(url)  # pings do not keep a session
             for _ in range(10):
                 writer.write(frame(9, b""))

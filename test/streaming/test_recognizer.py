@@ -179,8 +179,8 @@ def test_sessions_together_give_what_each_gives_alone():
     for session, expected in zip(together, alone, strict=True):
         final = session.finish()
         assert final["text"] == expected["text"]
-        for mine, theirs in zip(final["tokens"], expected["tokens"], strict=True):
-            assert mine == {**theirs, "confidence": pytest.approx(theirs["confidence"], abs=1e-4)}
+        for actual, reference in zip(final["tokens"], expected["tokens"], strict=True):
+            assert actual == {**reference, "confidence": pytest.approx(reference["confidence"], abs=1e-4)}
 
 
 def test_sessions_of_different_models_and_chunk_lengths_can_be_given_together():
@@ -293,3 +293,12 @@ def test_transcribe_refuses_bad_audio(experiments):
     assert run.stdout == ""
     (line,) = [line for line in run.stderr.splitlines() if line.startswith("error:")]
     assert "44100" in line and "sox" in line
+
+
+def test_how_long_frames_wait():
+    session = recognizer("student_stream_fbank")  # the front end sees 45 ms beyond a chunk
+    assert session.step_ms == 480
+    assert session.wait_ms == (525, 285)
+    session = recognizer("student_stream_ahead", 240)  # of 240 ms, 120 are look-ahead; 5 ms of the CNN's window
+    assert session.step_ms == 120
+    assert session.wait_ms == (245, 185)

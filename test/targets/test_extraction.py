@@ -181,7 +181,7 @@ ALL = {f"{number:04d}" for number in range(1, 10)}
 
 
 @pytest.mark.parametrize(
-    ("change", "said", "made_again"),
+    ("change", "stderr", "made_again"),
     [
         (other_audio, f"{SET}/data/0003: the audio of u150 has changed; ", {"0003"}),
         (other_utterances, f"{SET}/data/0009: made of other utterances or audio; ", {"0009"}),
@@ -193,7 +193,7 @@ ALL = {f"{number:04d}" for number in range(1, 10)}
         (lambda: (SET / "audio.sha256").unlink() or ["--layers", "2,4"], f"{SET}/audio.sha256: not found; ", set()),
     ],
 )
-def test_what_is_stale_is_named_and_it_alone_is_made_again(place, capsys, change, said, made_again):
+def test_what_is_stale_is_named_and_it_alone_is_made_again(place, capsys, change, stderr, made_again):
     options = [*OPTIONS, "--layers", "2,4"]
     extract_targets.main([*options, "--check"])
     times = {path: path.stat().st_mtime_ns for path in sorted(SET.glob("data/*/logits.1.ark"))}
@@ -202,7 +202,7 @@ def test_what_is_stale_is_named_and_it_alone_is_made_again(place, capsys, change
         extract_targets.main([*options, "--check"])
     message = capsys.readouterr().err
     assert ended.value.code == 2
-    assert message.startswith(f"error: {said}") and message.count("\n") == 1
+    assert message.startswith(f"error: {stderr}") and message.count("\n") == 1
     for part in (["--job", "1"], ["--job", "2"], ["--merge"], ["--verify"]):
         extract_targets.main([*options, *part])
     assert {path.parent.name for path in times if path.stat().st_mtime_ns != times[path]} == made_again

@@ -163,7 +163,7 @@ def test_pseudo_labels_are_the_teachers_best_path(build, world, eloquent_teacher
 AUGMENTED = {"gain_db": 6, "noise_snr_db": [10, 20], "prob": 1.0}
 
 
-def heard(model, speech, lengths):
+def recorded(model, speech, lengths):
     """The audio that the network gets."""
     audio = []
     handle = model.network.register_forward_pre_hook(lambda _module, arguments: audio.append(arguments[0]))
@@ -178,11 +178,11 @@ def test_training_audio_is_augmented_and_validation_audio_is_not(build, world):
     speech, lengths = speech_of(world)
     plain = changed(STUDENT, distill_conf=NO_TEACHER)
     model = build({**plain, "augment_conf": AUGMENTED})
-    first, second = (heard(model.train(), speech, lengths) for _ in range(2))
+    first, second = (recorded(model.train(), speech, lengths) for _ in range(2))
     for row, (a, b) in enumerate(zip(first, second, strict=True)):
         assert not torch.allclose(a, speech[row], atol=1e-3) and not torch.allclose(a, b, atol=1e-3)
-    assert torch.equal(heard(model.eval(), speech, lengths), speech)
-    assert torch.equal(heard(build(plain).train(), speech, lengths), speech)
+    assert torch.equal(recorded(model.eval(), speech, lengths), speech)
+    assert torch.equal(recorded(build(plain).train(), speech, lengths), speech)
 
 
 def test_a_teacher_gets_the_clean_audio(build, world, online):

@@ -50,6 +50,17 @@ def test_teacher_trains_averages_and_loads(world, teacher):
     torch.testing.assert_close(loaded.network.state_dict()[key.removeprefix("network.")], sum(parts) / 2)
 
 
+def test_options_of_the_command_line():
+    from distill.training.distill_task import DistillTask
+
+    parser = DistillTask.get_parser()
+    options = ["--network_conf", "layers=3", "--network_conf", "front_end_conf.channels=8", "--teacher", "none"]
+    args = parser.parse_args([*options, "--init", "none", "--second_teacher", "none", "--chunk_conf", "hop=0.5"])
+    assert args.network_conf == {"layers": 3, "front_end_conf": {"channels": 8}} and args.chunk_conf == {"hop": 0.5}
+    assert args.teacher is None and args.init is None and args.second_teacher is None
+    assert args.keep_nbest_models == [5] and args.num_att_plot == 0
+
+
 def test_a_teacher_from_hugging_face_no_longer_needs_its_directory(world):
     import shutil
 
@@ -183,18 +194,18 @@ def test_delayed_targets_ask_for_what_the_teacher_knew_before(world, teacher, on
     student = load_network(online).network
     model = DistillModel(student, TOKENS, conf, teacher=str(online))
     padded, lengths = speech_of(world)
-    said = student(padded, lengths)
+    output = student(padded, lengths)
     criterion = model.criterion
-    layers = {i: normalise_frames(criterion.projections[i - 1](h)).roll(-2, 1) for i, h in enumerate(said.hidden, 1)}
-    targets = [TeacherTargets(layers, said.hidden_lengths, said.logits.roll(-2, 1), said.lengths)]
+    layers = {i: normalise_frames(criterion.projections[i - 1](h)).roll(-2, 1) for i, h in enumerate(output.hidden, 1)}
+    targets = [TeacherTargets(layers, output.hidden_lengths, output.logits.roll(-2, 1), output.lengths)]
     for projection in criterion.projections:
         projection.register_forward_hook(lambda _module, _input, output: normalise_frames(output))
     text = torch.zeros(len(padded), 1), torch.ones(len(padded))
-    _, stats = criterion(said, targets, *text, [])
+    _, stats = criterion(output, targets, *text, [])
     for name, value in stats.items():
         assert value.item() == pytest.approx(0, abs=1e-5), name
     criterion.frame_delay = criterion.hidden_delay = 0
-    _, stats = criterion(said, targets, *text, [])
+    _, stats = criterion(output, targets, *text, [])
     assert set(stats) == {"loss_hidden", "loss_logits", "loss_mmi"} and min(stats.values()) > 1e-4
 
 
@@ -334,8 +345,8 @@ def test_bad_input_is_one_line(world, teacher, teacher_mmi, online, stored, caps
     assert "needs a teacher" in fails("bad1", STUDENT)
     assert "no/where/config.yaml: not found" in fails("bad2", STUDENT, "--teacher", "no/where")
     frozen = {"front_end_conf": {"channels": [8] * 7, "freeze": True}}
-    said = fails("bad0", changed(STUDENT, network_conf=frozen), "--teacher", str(teacher))
-    assert "freeze: nothing to freeze, the CNN: not copied" in said and "conf/students/s5.yaml" in said
+    printed = fails("bad0", changed(STUDENT, network_conf=frozen), "--teacher", str(teacher))
+    assert "freeze: nothing to freeze, the CNN: not copied" in printed and "conf/students/s5.yaml" in printed
     assert "'widht'" in fails("bad3", changed(STUDENT, network_conf={"widht": 3}), "--teacher", str(teacher))
     assert "does not fit the network" in fails(
         "bad4",
@@ -385,7 +396,7 @@ def test_extraction_skips_complete_shards_and_goes_on_after_a_kill(
     assert "of real time" not in capsys.readouterr().out
     monkeypatch.setattr("distill.targets.extract.MEASURED_MIN", 0)
     extract_targets.main([*options, "--plan"])
-    assert "to be computed: 100 %" in (said := capsys.readouterr().out) and "of real time" in said
+    assert "to be computed: 100 %" in (printed := capsys.readouterr().out) and "of real time" in printed
     extract_targets.main([*options, "--job", "1"])
     with pytest.raises(SystemExit):
         extract_targets.main([*options, "--merge"])
@@ -398,21 +409,23 @@ def test_extraction_skips_complete_shards_and_goes_on_after_a_kill(
     assert (tmp_path / "data/0001/logits.1.ark").stat().st_mtime_ns == times["0001"]
     assert (tmp_path / "data/0003/logits.1.ark").stat().st_mtime_ns != times["0003"]
     for name in ("hidden_02", "hidden_04", "logits"):
-        mine, reference = (store.read_targets(d, name) for d in (tmp_path, world.root / "targets" / "train"))
-        assert sorted(mine) == sorted(reference)
-        for utterance in mine:
-            np.testing.assert_allclose(mine[utterance], reference[utterance], atol=2e-4)
+        actual, reference = (store.read_targets(d, name) for d in (tmp_path, world.root / "targets" / "train"))
+        assert sorted(actual) == sorted(reference)
+        for utterance in actual:
+            np.testing.assert_allclose(actual[utterance], reference[utterance], atol=2e-4)
 
 
 @pytest.mark.parametrize(
-    ("damage", "option", "said"),
+    ("damage", "option", "expected"),
     [
         (lambda ark: ark.write_bytes(ark.read_bytes()[:-1]), "--check", "bytes instead of"),
         (lambda ark: ark.unlink(), "--check", "missing instead of"),
         (lambda ark: flip_a_bit(ark, 100), "--verify", "CRC-32"),
     ],
 )
-def test_damaged_targets_are_named_and_made_again(world, teacher, tmp_path, monkeypatch, capsys, damage, option, said):
+def test_damaged_targets_are_named_and_made_again(
+    world, teacher, tmp_path, monkeypatch, capsys, damage, option, expected
+):
     from distill.bin import extract_targets
     from distill.targets import store
 
@@ -429,7 +442,7 @@ def test_damaged_targets_are_named_and_made_again(world, teacher, tmp_path, monk
     with pytest.raises(SystemExit):
         extract_targets.main([*options, option])
     message = capsys.readouterr().err
-    assert message.count("\n") == 1 and str(broken) in message and said in message
+    assert message.count("\n") == 1 and str(broken) in message and expected in message
     extract_targets.main(options)
     extract_targets.main([*options, "--verify"])
     assert {path: path.read_bytes() for path in before} == before
@@ -453,14 +466,15 @@ def test_two_processes_train_as_one_does(world, teacher):
     assert done.returncode == 0, done.stderr[-3000:]
     out = world.root / "student_ddp"
     alone = world.train("student_alone", STUDENT, "--teacher", str(teacher))
-    ours, expected = reporter(out), reporter(alone)
-    assert set(ours) == set(expected) == {1, 2}
+    actual, expected = reporter(out), reporter(alone)
+    assert set(actual) == set(expected) == {1, 2}
     for epoch in expected:
         for part, name in itertools.product(("train", "valid"), ("loss", "loss_hidden", "loss_logits", "loss_mmi")):
-            assert ours[epoch][part][name] == pytest.approx(expected[epoch][part][name], rel=1e-3), (epoch, part, name)
-    weights, alike = (load_network(directory).network.state_dict() for directory in (out, alone))
+            loss, alone_loss = actual[epoch][part][name], expected[epoch][part][name]
+            assert loss == pytest.approx(alone_loss, rel=1e-3), (epoch, part, name)
+    weights, weights_alone = (load_network(directory).network.state_dict() for directory in (out, alone))
     for name in weights:
-        torch.testing.assert_close(weights[name], alike[name], rtol=1e-2, atol=1e-4)
+        torch.testing.assert_close(weights[name], weights_alone[name], rtol=1e-2, atol=1e-4)
 
 
 FBANK = {**STUDENT, "network_conf": {**STUDENT["network_conf"], "front_end": "fbank", "front_end_conf": {}}}

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Connected digits spliced from FSDD's real recordings. ./run.sh --help lists every option; README.md tells the sets.
+# Connected digits spliced from FSDD's real recordings. ./run.sh --help lists every option; README.md describes the sets.
 set -euo pipefail
 
 ./distill.sh \

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# GigaSpeech, 10 to 10,000 h. ./run.sh --help lists every option; README.md tells the subsets and the cost.
+# GigaSpeech, 10 to 10,000 h. ./run.sh --help lists every option; README.md describes the subsets and the cost.
 #   ./run.sh --local_data_opts "--gigaspeech /corpora/GigaSpeech --subset XL"
 set -euo pipefail
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# LibriSpeech, 960 h. ./run.sh --help lists every option; README.md tells the sets and the cost.
+# LibriSpeech, 960 h. ./run.sh --help lists every option; README.md describes the sets and the cost.
 #   ./run.sh --local_data_opts "--librispeech /corpora/LibriSpeech"
 set -euo pipefail
 
