@@ -70,7 +70,7 @@ class FbankFrontEnd(nn.Module):
         self.register_buffer("filters", mel_filters(bins).float(), persistent=False)
 
     def features(self, samples: Tensor) -> Tensor:
-        """Log-mel features of (B, n) audio, n >= 400: (B, (n - 400) // 160 + 1, bins), at least float32 under any autocast.
+        """Log-mel features of (B, n) audio, n >= 400: (B, (n - 400) // 160 + 1, bins), in float32 under any autocast.
 
         Powers of samples on the int16 scale overflow float16, and bfloat16 would round them by up to 0.07 nats.
         """

@@ -27,7 +27,7 @@ class NetworkOutput(NamedTuple):
 
 
 def predict(layer: nn.Linear, hidden: Tensor) -> Tensor:
-    """Logits of a prediction layer, at least float32 whatever autocast says: bfloat16 would round by up to 0.04 nats."""
+    """Logits of a prediction layer, in float32 whatever autocast says: bfloat16 would round by up to 0.04 nats."""
     dtype = torch.promote_types(hidden.dtype, torch.float32)
     with torch.autocast(hidden.device.type, enabled=False):
         return F.linear(hidden.to(dtype), layer.weight.to(dtype), layer.bias.to(dtype))
