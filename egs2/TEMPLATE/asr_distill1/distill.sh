@@ -1,7 +1,6 @@
 #!/usr/bin/env bash
-# Teacher -> small student -> streaming student, stage by stage. Called by a recipe's run.sh, in the recipe's directory.
-# A stage calls scripts of the project's top-level local/, which also work without a recipe; here are the options of
-# run.sh, and what is done when. (A recipe's own local/ holds its data preparation, data.sh.)
+# Teacher -> small student -> streaming student, stage by stage. Called by a recipe's run.sh, in its directory. A stage
+# calls scripts of the project's top-level local/, which also work without a recipe; here are options and their order.
 set -euo pipefail
 template=$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")
 steps=$(realpath "${template}/../../../local")
@@ -10,6 +9,7 @@ help_message=$(cat "${template}/distill_help.txt")
 
 # Defaults, in the order of distill_help.txt
 before=$(compgen -v)
+# shellcheck disable=SC2034  # stages.sh reads these
 stage=1 stop_stage=13 force_stage='' check=false dry_run=false plan_options=''
 train_set=train valid_set=valid test_sets="test" local_data_opts='' speed_perturb_factors='' audio_format=flac
 min_wav_duration=0.1 max_wav_duration=20 allow_pipes=false unlabelled=false resample=false
@@ -93,7 +93,7 @@ prepare_data() {
 }
 # ESPnet's own data stages, which know no phones and up to stage 4 need no tokens
 espnet_data() {
-    "${ESPNET_ROOT}/egs2/TEMPLATE/asr1/asr.sh" \
+    quietly "${dumpdir}/log/espnet_stage_$1.log" "${ESPNET_ROOT}/egs2/TEMPLATE/asr1/asr.sh" \
         --stage "$1" --stop_stage "$1" --nj "${nj}" --ngpu 0 --dumpdir "${dumpdir}" --expdir "${expdir}" \
         --train_set "${original_train_set}" --valid_set "${valid_set}" --test_sets "${test_sets}" \
         --local_data_opts "${local_data_opts}" --speed_perturb_factors "${speed_perturb_factors}" \
@@ -134,6 +134,7 @@ fi
 if wanted 4; then
     run_stage "${data_stamps}/4" "drop too long and too short" "${min_wav_duration} ${max_wav_duration}" "" \
         "${data_stamps}/3$(if ${unlabelled}; then echo _text; fi)" -- espnet_data 4
+    left_out "${raw}/org/${train_set}" "${train_dir}"
 fi
 if wanted 5 && ${phones}; then
     run_stage "${data_stamps}/5_phn" "phones" "${lexicon_option[*]} ${test_sets}" "" "${data_stamps}/4" \
@@ -346,4 +347,4 @@ if wanted 16; then
     run_stage "${stamps}/16" "report page and packed model" "${pack_options}" "" "${inputs[@]}" -- \
         report_and_pack "${bench}" "${exported}"
 fi
-log "finished stages ${stage} to ${stop_stage}$([ "${stop_stage}" -lt 13 ] || echo "; results are in ${expdir}/RESULTS.md")"
+summary "${expdir}"
