@@ -8,12 +8,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from distill.lfmmi.backoff_factors import Factors
+from distill.lfmmi.backoff_factors import Factors, Sparse
 from distill.lfmmi.ngram_automaton import Automaton
 
 
-class _Shared:
-    """What both kinds of transitions hold."""
+class States:
+    """What all kinds of transitions hold: number format, number of states, their last tokens and sentence ends."""
 
     def __init__(self, automaton: Automaton, device: torch.device, dtype: torch.dtype) -> None:
         self.dtype, self.states = dtype, automaton.states
@@ -24,7 +24,7 @@ class _Shared:
         self.last = None if same else torch.from_numpy(automaton.last).to(device)
 
 
-class RankOne(_Shared):
+class RankOne(States):
     """A bigram: listed excess E, and one pool that all back off to, whose share is a product of two vectors.
 
     With w the weights, u(v) = P(v) and E[s, v] = P(v | s) - w(s) u(v) for the listed bigrams:
@@ -39,9 +39,7 @@ class RankOne(_Shared):
         super().__init__(automaton, device, dtype)
         states = automaton.states
         unigram, weight, excess = rank_one(automaton)
-        own, _ = automaton.resolve(np.arange(states), np.arange(states))
-        goes_on = 1 - np.exp(own)
-        goes_on[0] = 0  # no token is 0
+        goes_on = goes_on_beside(automaton)
         to = lambda a: torch.from_numpy(a)[:, None].to(device, dtype)  # noqa: E731
         self._unigram, self._weight, self._goes_on = to(unigram), to(weight), to(goes_on)
         # The products with w and u are a row more each of the sparse matrices
@@ -83,6 +81,38 @@ def rank_one(automaton: Automaton) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return unigram, weight, excess
 
 
+def goes_on_beside(automaton: Automaton) -> np.ndarray:
+    """(S,) 1 - P(v | v) of a bigram: what a token that goes on adds beside the product, which takes it to repeat."""
+    states = np.arange(automaton.states)
+    again, _ = automaton.resolve(states, states)
+    goes_on: np.ndarray = 1 - np.exp(again)
+    goes_on[0] = 0  # no token is 0
+    return goes_on
+
+
+def bigram_factors(automaton: Automaton) -> tuple[Factors, np.ndarray]:
+    """The products of :class:`RankOne` as matrices G (w) and F (E^T and u), without groups, and ``goes_on``."""
+    states = automaton.states
+    unigram, weight, excess = rank_one(automaton)
+    drawn = np.nonzero(unigram)[0]
+    listed = (automaton.arc_node < states) & (excess > 0)
+    source, token = automaton.arc_node[listed], automaton.arc_token[listed]
+    pools = 1 if len(drawn) else 0
+    weighted = np.nonzero(weight)[0] if pools else np.zeros(0, dtype=int)
+    nothing = np.zeros(0, dtype=int)
+    factors = Factors(
+        Sparse(np.zeros_like(weighted), weighted, np.log(weight[weighted]), (pools, states)),
+        Sparse(nothing, nothing, np.zeros(0), (0, pools)),
+        Sparse(
+            np.append(token, drawn),
+            np.append(states + source, np.full(len(drawn), 2 * states)),
+            np.append(np.log(excess[listed]), np.log(unigram[drawn])),
+            (states, 2 * states + pools),
+        ),
+    )
+    return factors, goes_on_beside(automaton)
+
+
 def is_rank_one(automaton: Automaton) -> bool:
     """Whether it is a bigram of listed excess and one pool: all that interpolation, or no back-off, makes."""
     a = automaton
@@ -94,7 +124,7 @@ def is_rank_one(automaton: Automaton) -> bool:
     return bool((rank_one(a)[2][listed] >= -1e-12 * np.exp(a.arc_log_p[listed])).all())
 
 
-class Factored(_Shared):
+class Factored(States):
     """Any n-gram, by the three matrices of :mod:`distill.lfmmi.backoff_factors`."""
 
     def __init__(self, automaton: Automaton, factors: Factors, device: torch.device, dtype: torch.dtype) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from distill.errors import UserError
 from distill.files import atomic_write
-from distill.lfmmi import ngram, openfst
+from distill.lfmmi import host, ngram, openfst
 from distill.lfmmi.autograd import Denominator, Score
 from distill.lfmmi.denominator_score import NativeDenominator
 from distill.lfmmi.ngram_automaton import Automaton
@@ -158,16 +158,17 @@ class DenominatorGraph:
                 f"denominator graph: made for {self.vocab_size} tokens, but log_probs are {tuple(log_probs.shape)}; "
                 "make the graph from the model's own token list"
             )
-        if len(lengths) != len(log_probs) or int(lengths.min()) < 0 or int(lengths.max()) > log_probs.shape[1]:
+        (frames,) = host.read(lengths)
+        if len(frames) != len(log_probs) or frames.min() < 0 or frames.max() > log_probs.shape[1]:
             raise UserError(f"lengths: must be {len(log_probs)} numbers from 0 to {log_probs.shape[1]}")
 
     def log_prob(self, tokens: Tensor, token_lengths: Tensor) -> Tensor:
         """(B,) double log P of token sequences (B, U), sentence end included; padding is ignored."""
-        inside = torch.arange(tokens.shape[1], device=tokens.device) < token_lengths[:, None]
-        if bool(((tokens < 1) | (tokens >= self.vocab_size))[inside].any()):
+        ids, counts = host.read(tokens, token_lengths)
+        inside = np.arange(ids.shape[1]) < counts[:, None]
+        if (((ids < 1) | (ids >= self.vocab_size)) & inside).any():
             raise UserError(f"tokens: must be from 1 to {self.vocab_size - 1}; is the text of another token list?")
-        log_p = self.automaton.log_prob(tokens.cpu().numpy(), token_lengths.cpu().numpy())
-        return torch.from_numpy(log_p).to(tokens.device)
+        return torch.from_numpy(self.automaton.log_prob(ids, counts)).to(tokens.device)
 
     def save(self, path: str | Path) -> None:
         """Write the graph to an .npz file."""

@@ -4,21 +4,29 @@ from __future__ import annotations
 
 import math
 from functools import cached_property
+from importlib.util import find_spec
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from distill.lfmmi import precision
+from distill.lfmmi import host, precision
 from distill.lfmmi import topology as topo
-from distill.lfmmi.backoff import Factored, RankOne, is_rank_one
+from distill.lfmmi.backoff import Factored, RankOne, bigram_factors, is_rank_one
 from distill.lfmmi.backoff_factors import Factors, factorise
 from distill.lfmmi.dense import Dense
 from distill.lfmmi.log_domain import LogDomain
 from distill.lfmmi.ngram_automaton import Automaton
+from distill.lfmmi.recursions import Recursions, TorchRecursions
 from distill.lfmmi.topology import Sums, Transitions
 
 # A bigram is a dense matrix up to so many tokens; above, sparse products take less time (docs/lfmmi.md has the times)
 DENSE_VOCAB = 128
+
+
+def in_one_kernel(device: torch.device) -> bool:
+    """Whether the loop over frames is a kernel of its own there."""
+    return device.type == "cuda" and torch.version.cuda is not None and find_spec("triton") is not None
 
 
 class NativeDenominator:
@@ -26,7 +34,7 @@ class NativeDenominator:
 
     def __init__(self, automaton: Automaton) -> None:
         self.automaton = automaton
-        self._transitions: dict[tuple[torch.device, torch.dtype], Transitions] = {}
+        self._recursions: dict[tuple[torch.device, torch.dtype], Recursions] = {}
         self._unreachable: dict[torch.device, Tensor | None] = {}
         self._log_domain: dict[torch.device, LogDomain] = {}
 
@@ -45,17 +53,25 @@ class NativeDenominator:
         return bool((values[values.isfinite()] < -60).any()) or bool((self.automaton.log_weight < -60).any())
 
     def transitions(self, device: torch.device, dtype: torch.dtype) -> Transitions:
-        """The n-gram for one device and precision, made when first asked for."""
+        """The n-gram as torch's products."""
+        a = self.automaton
+        if a.is_bigram and a.vocab_size <= DENSE_VOCAB:
+            return Dense(a, device, dtype)
+        return RankOne(a, device, dtype) if is_rank_one(a) else Factored(a, self.factors, device, dtype)
+
+    def recursions(self, device: torch.device, dtype: torch.dtype) -> Recursions:
+        """The recursions for one device and precision, made when first asked for."""
         key = (device, dtype)
-        if key not in self._transitions:
-            a = self.automaton
-            if a.is_bigram and a.vocab_size <= DENSE_VOCAB:
-                self._transitions[key] = Dense(a, device, dtype)
-            elif is_rank_one(a):
-                self._transitions[key] = RankOne(a, device, dtype)
+        if key not in self._recursions:
+            if in_one_kernel(device):
+                from distill.lfmmi.triton_recursions import TritonRecursions
+
+                a = self.automaton
+                factors, goes_on = bigram_factors(a) if is_rank_one(a) else (self.factors, np.ones(a.states))
+                self._recursions[key] = TritonRecursions(a, factors, goes_on, device, dtype)
             else:
-                self._transitions[key] = Factored(a, self.factors, device, dtype)
-        return self._transitions[key]
+                self._recursions[key] = TorchRecursions(self.transitions(device, dtype))
+        return self._recursions[key]
 
     def log_domain(self, device: torch.device) -> LogDomain:
         if device not in self._log_domain:
@@ -88,20 +104,21 @@ class NativeDenominator:
             not a number where an emission is not.
         """
         device = log_probs.device
-        lengths = lengths.to(device)
+        lengths = lengths.to(device, non_blocking=True)
         ways: list[torch.dtype | None] = [torch.float64] if self.advantage < math.inf else [torch.float64, None]
         if log_probs.dtype != torch.float64 and self._limit(torch.float32, log_probs.shape[1]) < 0:
             ways.insert(0, torch.float32)
         with torch.autocast(device.type, enabled=False):
             scores, occupancies, doubtful = self._by(ways[0], log_probs, lengths, gradient)
-            rows = torch.arange(len(scores), device=device)
+            rows = np.arange(len(scores))
             for way in ways[1:]:  # again for the utterances that need it
-                rows = rows[doubtful]
+                rows = rows[host.read(doubtful)[0].astype(bool)]
                 if not len(rows):
                     break
-                scores[rows], again, doubtful = self._by(way, log_probs[rows], lengths[rows], gradient)
+                at = torch.from_numpy(rows).to(device)
+                scores[at], again, doubtful = self._by(way, log_probs[at], lengths[at], gradient)
                 if gradient:
-                    occupancies[rows] = again.to(occupancies.dtype)
+                    occupancies[at] = again.to(occupancies.dtype)
         return scores, occupancies
 
     def _by(
@@ -111,31 +128,31 @@ class NativeDenominator:
         if dtype is None:
             scores, occupancies = self.log_domain(log_probs.device)(log_probs, lengths, gradient)
             return scores, occupancies, torch.zeros_like(scores, dtype=torch.bool)
-        transitions = self.transitions(log_probs.device, dtype)
+        loop = self.recursions(log_probs.device, dtype)
         bounded = self.advantage < math.inf
         x = topo.emissions(log_probs, lengths, self._masked(log_probs.device), dtype, not bounded)
         frames, batch = log_probs.shape[1], len(log_probs)
-        end = transitions.final[:, None].expand(-1, batch)
-        entry = topo.start(transitions, batch)
-        a_frame = 4 * transitions.states * batch * x.token.element_size()
+        end = loop.final[:, None].expand(-1, batch)
+        entry = topo.start(loop.final, batch)
+        a_frame = 4 * loop.states * batch * x.token.element_size()
         block = max(1, topo.KEPT_BYTES // a_frame)
         lowest = x.lowest
         if not gradient:
-            alpha, state = topo.forward(transitions, x, 0, frames, entry, False)
+            alpha, state = loop.forward(x, 0, frames, entry, False)
             scales, result = [alpha.scales], x.token.new_empty(0)
             lowest = torch.zeros_like(lowest)  # not looked at
         elif block >= frames:
-            (alpha, state), (beta, _) = self._both(transitions, x, entry, (end, end))
+            (alpha, state), (beta, _) = loop.both(x, entry, (end, end))
             scales = [alpha.scales, beta.scales]
             if not bounded:
                 lowest = torch.minimum(lowest, _smallest_positive(alpha, beta))
             state = (state[0].clone(), state[1].clone())  # the occupancies overwrite it
-            result = topo.occupancies(transitions, alpha, beta, log_probs.shape[2])
+            result = topo.occupancies(loop.last, alpha, beta, log_probs.shape[2])
         else:
-            scales, state, result, met = _in_blocks(transitions, x, block, entry, (end, end))
+            scales, state, result, met = _in_blocks(loop, x, block, entry, (end, end))
             lowest = torch.minimum(lowest, met)
-        ended = (transitions.final[:, None] * (state[0] + state[1])).double().sum(0)
-        scores = ended.log() + scales[0].double().log().sum(0) + x.log_scale + transitions.log_final_scale
+        ended = (loop.final[:, None] * (state[0] + state[1])).double().sum(0)
+        scores = ended.log() + scales[0].double().log().sum(0) + x.log_scale + loop.log_final_scale
         if bounded:
             doubtful = precision.below_bound(scores, scales, self._limit(dtype, frames))
         else:
@@ -147,21 +164,9 @@ class NativeDenominator:
             result = result.permute(2, 0, 1).contiguous()
         return scores, result, doubtful
 
-    @staticmethod
-    def _both(
-        transitions: Transitions, x: topo.Emissions, entry: tuple[Tensor, Tensor], end: tuple[Tensor, Tensor]
-    ) -> tuple[tuple[Sums, tuple[Tensor, Tensor]], tuple[Sums, tuple[Tensor, Tensor]]]:
-        """Forward and backward recursion over all frames."""
-        frames = len(x.token)
-        return topo.both(
-            lambda: topo.forward(transitions, x, 0, frames, entry, True),
-            lambda: topo.backward(transitions, x, 0, frames, end),
-            x.token.is_cpu and entry[0].numel() >= topo.SIDE_BY_SIDE and torch.get_num_threads() > 1,
-        )
-
 
 def _in_blocks(
-    transitions: Transitions,
+    loop: Recursions,
     x: topo.Emissions,
     block: int,
     entry: tuple[Tensor, Tensor],
@@ -178,17 +183,17 @@ def _in_blocks(
     state = entry
     for first in firsts:
         entries.append((state[0].clone(), state[1].clone()))
-        alpha, state = topo.forward(transitions, x, first, min(first + block, frames), state, False)
+        alpha, state = loop.forward(x, first, min(first + block, frames), state, False)
         forward_scales.append(alpha.scales)
     result = torch.empty_like(x.token)
     lowest, backward_scales = x.lowest, []
     for first, at in zip(reversed(firsts), reversed(entries), strict=True):
         last = min(first + block, frames)
-        alpha, _ = topo.forward(transitions, x, first, last, at, True)
-        beta, after = topo.backward(transitions, x, first, last, after)
+        alpha, _ = loop.forward(x, first, last, at, True)
+        beta, after = loop.backward(x, first, last, after)
         backward_scales.append(beta.scales)
         lowest = torch.minimum(lowest, _smallest_positive(alpha, beta))
-        result[first:last] = topo.occupancies(transitions, alpha, beta, vocab_size)
+        result[first:last] = topo.occupancies(loop.last, alpha, beta, vocab_size)
     return [torch.cat(forward_scales), torch.cat(backward_scales)], state, result, lowest
 
 

@@ -11,24 +11,21 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from distill.lfmmi.backoff import States
 from distill.lfmmi.ngram_automaton import Automaton
 
 
-class Dense:
+class Dense(States):
     """A bigram's :class:`distill.lfmmi.topology.Transitions` by a (V, V) matrix."""
 
     def __init__(self, automaton: Automaton, device: torch.device, dtype: torch.dtype) -> None:
+        super().__init__(automaton, device, dtype)
         log_p, _ = automaton.dense()
         matrix = torch.from_numpy(log_p).exp()
         matrix[:, 0] = 0
-        self.dtype, self.states = dtype, len(matrix)
-        self.last: Tensor | None = None
         self._from = matrix.to(device, dtype)  # (from, to)
         self._to = self._from.t().contiguous()
         self._goes_on = (1 - matrix.diagonal())[:, None].to(device, dtype)
-        final = torch.from_numpy(automaton.final)
-        self.log_final_scale = float(final.max())
-        self.final = (final - self.log_final_scale).exp().to(device, dtype)
 
     def arrive(self, token: Tensor, blank: Tensor, all_: Tensor) -> Tensor:
         return torch.mm(self._to, all_).addcmul_(token, self._goes_on)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from distill.errors import UserError
+from distill.lfmmi import host
 from distill.lfmmi.autograd import Divergence, Score
 from distill.lfmmi.denominator_graph import DenominatorGraph
 from distill.lfmmi.numerator import CTCScore
@@ -58,7 +59,12 @@ class LFMMILoss(nn.Module):
             raise UserError(f"den_scale {den_scale}: a divergence of distributions has none; leave it at 1")
         self.graph, self.target, self.den_scale, self.reduction = graph, target, den_scale, reduction
         self.backend = backend
-        self.skipped = 0
+        self._skipped: Tensor | int = 0
+
+    @property
+    def skipped(self) -> int:
+        """See the class; waits for the device."""
+        return int(self._skipped)
 
     def forward(
         self,
@@ -84,6 +90,9 @@ class LFMMILoss(nn.Module):
         Returns:
             (B,) or a scalar, double.
         """
+        device = log_probs.device
+        if tokens is not None and token_lengths is not None:  # the host needs all three: read them at once
+            lengths, tokens, token_lengths = map(torch.from_numpy, host.read(lengths, tokens, token_lengths))
         self.graph.check(log_probs, lengths)
         denominator_of = self.graph.denominator(self.backend)
         if self.target == "posterior":
@@ -93,13 +102,12 @@ class LFMMILoss(nn.Module):
             if teacher_occupancies is None:
                 losses = Divergence.apply(log_probs, teacher, lengths, denominator_of)
             else:
-                inside = (
-                    torch.arange(log_probs.shape[1], device=log_probs.device) < lengths.to(log_probs.device)[:, None]
-                )
+                lengths = lengths.to(device, non_blocking=True)
+                inside = torch.arange(log_probs.shape[1], device=device) < lengths[:, None]
                 gamma = torch.where(inside[:, :, None], teacher.detach(), teacher.new_zeros(()))
                 products = torch.where(gamma > 0, gamma * log_probs.double(), gamma.new_zeros((), dtype=torch.double))
                 losses = Score.apply(log_probs, lengths, denominator_of) - products.sum((1, 2))
-                nothing = (gamma.sum((1, 2)) == 0) & (lengths > 0).to(gamma.device)  # the teacher has no path
+                nothing = (gamma.sum((1, 2)) == 0) & (lengths > 0)  # the teacher has no path
                 losses = losses.masked_fill(nothing, float("inf"))
             impossible = losses.detach().isinf()
         else:
@@ -111,17 +119,18 @@ class LFMMILoss(nn.Module):
             if tokens.dim() != 3 or not len(tokens) == len(token_lengths) == len(log_probs):
                 shapes = f"{tuple(tokens.shape)} and {len(token_lengths)} lengths"
                 raise UserError(f"tokens: {shapes} for {len(log_probs)} utterances; give a row and a length for each")
-            if int(token_lengths.min()) < 0 or int(token_lengths.max()) > tokens.shape[2]:
+            (counts,) = host.read(token_lengths)
+            if counts.min() < 0 or counts.max() > tokens.shape[2]:
                 raise UserError(f"token_lengths: must be lengths from 0 to {tokens.shape[2]}, the width of tokens")
             scores = sequence_scores(self.graph, log_probs, lengths, tokens, token_lengths)
-            numerator = weighted_mean(scores, weights.to(scores))
+            numerator = weighted_mean(scores, weights.to(scores, non_blocking=True))
             denominator = Score.apply(log_probs, lengths, denominator_of)
             losses = self.den_scale * denominator - numerator
             # An input that is not a number is no such case: it shows as a loss that is not a number.
             impossible = (numerator.detach() == float("-inf")) | (denominator.detach() == float("-inf"))
         # Chosen, not multiplied: 0 * inf is not a number.
         losses = torch.where(impossible, torch.zeros_like(losses), losses)
-        self.skipped += int(impossible.sum())
+        self._skipped = self._skipped + impossible.sum()
         if self.reduction == "none":
             return losses
         return losses.sum() if self.reduction == "sum" else losses.mean()
@@ -131,7 +140,8 @@ def sequence_scores(
     graph: DenominatorGraph, log_probs: Tensor, lengths: Tensor, tokens: Tensor, token_lengths: Tensor
 ) -> Tensor:
     """num of (B, N, U) token sequences with (B, N) lengths: (B, N) double, -inf where there is no alignment."""
-    prior = graph.log_prob(tokens.flatten(0, 1), token_lengths.flatten()).to(log_probs.device)
+    lengths, tokens, token_lengths = map(torch.from_numpy, host.read(lengths, tokens, token_lengths))
+    prior = graph.log_prob(tokens.flatten(0, 1), token_lengths.flatten()).to(log_probs.device, non_blocking=True)
     return CTCScore.apply(log_probs, lengths, tokens, token_lengths) + prior.unflatten(0, (-1, tokens.shape[1]))
 
 

@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from distill.lfmmi import host
+
 MINUS_INFINITY = float("-inf")
 
 
@@ -24,16 +26,22 @@ class CTCScore(torch.autograd.Function):
     def forward(ctx: Any, log_probs: Tensor, lengths: Tensor, tokens: Tensor, token_lengths: Tensor) -> Tensor:
         batch, frames, _ = log_probs.shape
         count, device = tokens.shape[1], log_probs.device
-        n = lengths.to(device).repeat_interleave(count)
-        u = token_lengths.to(device).flatten()
-        tokens = tokens.to(device).flatten(0, 1)  # (B N, U)
-        if tokens.shape[1] == 0:
-            tokens = tokens.new_zeros(len(tokens), 1)
-        within = torch.arange(tokens.shape[1], device=device) < u[:, None]
+        # What hangs on the tokens alone is found on the host, where ctc_loss wants the lengths too
+        lengths, tokens, token_lengths = (
+            torch.from_numpy(a).long() for a in host.read(lengths, tokens.flatten(0, 1), token_lengths.flatten())
+        )
+        n_host, tokens = (
+            lengths.repeat_interleave(count),
+            torch.nn.functional.pad(tokens, (0, int(tokens.shape[1] == 0))),
+        )
+        within = torch.arange(tokens.shape[1]) < token_lengths[:, None]
         tokens = tokens.masked_fill(~within, 0)
         repeats = ((tokens[:, 1:] == tokens[:, :-1]) & within[:, 1:]).sum(1)
-        fits = (n >= u + repeats) & (n > 0)
+        fits = (n_host >= token_lengths + repeats) & (n_host > 0)
+        u_host = token_lengths.masked_fill(~fits, 0)
         columns = torch.cat([tokens.new_zeros(len(tokens), 1), tokens], 1)  # (B N, U + 1) of log_probs
+        nothing = (n_host == 0) & (token_lengths == 0)
+        n, fits, nothing, columns = (each.to(device, non_blocking=True) for each in (n_host, fits, nothing, columns))
         wide = columns.unflatten(0, (batch, count))[:, :, None].expand(-1, -1, frames, -1)
         x = log_probs.detach()[:, None].expand(-1, count, -1, -1).gather(3, wide).flatten(0, 1)  # (B N, T, U + 1)
         inside = torch.arange(frames, device=device) < n[:, None]  # (B N, T)
@@ -46,12 +54,12 @@ class CTCScore(torch.autograd.Function):
         labels = same.int().argmax(2)  # (B N, U)
         # ctc_loss is given a blank's worth of what does not fit, which is taken out again below
         with torch.enable_grad(), torch.autocast(device.type, enabled=False):
-            losses = torch.nn.functional.ctc_loss(x, labels, n, u.masked_fill(~fits, 0), reduction="none")
+            losses = torch.nn.functional.ctc_loss(x, labels, n_host, u_host, reduction="none")
             gradient = torch.autograd.grad(losses.sum(), x)[0] if x.requires_grad else None
         losses = losses.detach()
         scores = top.sum((1, 2)) - losses
         scores = scores.masked_fill(~fits | (losses == float("inf")), MINUS_INFINITY)
-        scores = scores.masked_fill((n == 0) & (u == 0), 0.0)
+        scores = scores.masked_fill(nothing, 0.0)
         if gradient is not None:
             emission = x.detach().exp()
             possible = fits & (losses < float("inf"))

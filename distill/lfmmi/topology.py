@@ -19,9 +19,7 @@ is a product of a matrix with (S, B). The loops over frames read nothing back fr
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -30,9 +28,6 @@ MINUS_INFINITY = float("-inf")
 # Frames between two scalings
 RESCALE = {torch.float32: 2, torch.float64: 8}
 TINY = {torch.float32: 1e-30, torch.float64: 1e-290}  # a sum of 0 is divided by this instead
-# From so many numbers a frame on, the forward and the backward recursion run at the same time on half the threads each;
-# smaller frames lose more to waiting for the interpreter than a second thread brings
-SIDE_BY_SIDE = 4_000
 # What the recursions may keep; beyond that the forward one is computed again, block of frames by block
 KEPT_BYTES = 600_000_000
 
@@ -104,7 +99,9 @@ def emissions(
     mean.masked_fill_((mean == 0) | outside[:, :, None], 1.0)
     x.div_(mean)
     log_scale = (top.double() + mean.double().log()).sum((1, 2))
-    token = x.permute(1, 2, 0).contiguous()
+    token = x.permute(1, 2, 0)
+    if x.is_cpu:
+        token = token.contiguous()
     blank = token[:, :1].clone()
     token[:, 0] = 0
     return Emissions(token, blank, log_scale, lowest)
@@ -118,9 +115,9 @@ class Sums(NamedTuple):
     scales: Tensor
 
 
-def start(transitions: Transitions, batch: int) -> tuple[Tensor, Tensor]:
-    """(token, blank) before the first frame: all mass in state 0, as after a blank."""
-    token = transitions.final.new_zeros(transitions.states, batch)
+def start(final: Tensor, batch: int) -> tuple[Tensor, Tensor]:
+    """(token, blank) before the first frame: all mass in state 0, as after a blank; ``final``: (S,)."""
+    token = final.new_zeros(len(final), batch)
     blank = token.clone()
     blank[0] = 1
     return token, blank
@@ -202,33 +199,14 @@ def _stacked(scales: list[Tensor], like: Tensor) -> Tensor:
     return torch.cat(scales) if scales else like.new_ones(0, like.shape[1])
 
 
-def occupancies(transitions: Transitions, alpha: Sums, beta: Sums, vocab_size: int) -> Tensor:
-    """(t, V, B) share of all paths that emit each token in each frame; overwrites its arguments."""
+def occupancies(last: Tensor | None, alpha: Sums, beta: Sums, vocab_size: int) -> Tensor:
+    """(t, V, B) share of all paths that emit each token in each frame; overwrites the sums.
+
+    ``last``: (S,) last token of each state, None where that is its own number.
+    """
     token = alpha.token.mul_(beta.token)
     blank = alpha.blank.mul_(beta.blank).sum(1, keepdim=True)
-    if transitions.last is not None:
-        token = token.new_zeros(len(token), vocab_size, token.shape[2]).index_add_(1, transitions.last, token)
+    if last is not None:
+        token = token.new_zeros(len(token), vocab_size, token.shape[2]).index_add_(1, last, token)
     token[:, :1] = blank
     return token.div_(token.sum(1, keepdim=True).clamp_(min=torch.finfo(token.dtype).tiny))
-
-
-def both(first: Callable[[], Any], second: Callable[[], Any], at_once: bool) -> tuple[Any, Any]:
-    """Both results: at the same time with half of torch's threads each, or one after the other with one thread.
-
-    A product with a few columns gains little from a second thread, and loses much where the cores are busy; two
-    recursions over frames at the same time gain all of it.
-    """
-    threads = torch.get_num_threads()
-
-    def limited(work: Callable[[], Any]) -> Any:
-        torch.set_num_threads(max(1, threads // 2) if at_once else 1)  # of the calling thread
-        return work()
-
-    try:
-        if not at_once:
-            return limited(first), limited(second)
-        with ThreadPoolExecutor(1) as pool:
-            other = pool.submit(limited, second)
-            return limited(first), other.result()
-    finally:
-        torch.set_num_threads(threads)

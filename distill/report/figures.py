@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from distill.scoring.tables import FIXED, PUBLISHED, format_interval, format_latency, teachers_of
+from distill.scoring.tables import FIXED, PUBLISHED, format_interval, format_latency, recognises, teachers_of
 
 Row = Mapping[str, Any]
 
@@ -116,6 +116,10 @@ def headline(rows: Sequence[Row], row: Row, speeds: Speeds) -> tuple[str, str, l
     tiles = [Tile(f"{unit} {where}", wer, f"95 %: {format_interval(row['wer_low'], row['wer_high'])}", "")]
     if teacher is None or row is teacher:
         return f"The {system_name(row['system'])} has {wer} of the {words} wrong {where}.", "", tiles
+    if not recognises(teacher) or not recognises(row):
+        which = "teacher" if not recognises(teacher) else system_name(row["system"])
+        sentence = f"The {which} recognises too little for any conclusion: {wer} of the {words} are wrong {where}"
+        return f"{sentence}, of the teacher's {teacher['wer']:.2f} %.", "", tiles
     detail = f"teacher {teacher['wer']:.2f} %"
     if row.get("relative_loss") is not None:
         span = format_interval(row.get("relative_low"), row.get("relative_high"))
@@ -173,7 +177,8 @@ def result_table(rows: Sequence[Row], main: Row, speeds: Speeds) -> tuple[list[s
                 cells.append(("–", "", ""))
                 continue
             row = by_set[test_set]
-            loss = row.get("relative_loss")
+            compared = recognises(row) and recognises(teacher_of(rows, row) or row)
+            loss = row.get("relative_loss") if compared else None
             span = format_interval(row["wer_low"], row["wer_high"])
             cells.append((f"{row['wer']:.2f}", span, "" if loss is None else signed(loss)))
         first = system_rows[0]

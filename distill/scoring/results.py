@@ -23,7 +23,7 @@ from distill.decode.settings import DECODERS
 from distill.errors import UserError
 from distill.files import atomic_write
 from distill.scoring.significance import bootstrap, matched_pairs
-from distill.scoring.tables import FIXED, PUBLISHED, results_page
+from distill.scoring.tables import FIXED, PUBLISHED, paper_table, results_page, warnings
 
 SYSTEMS = ("teacher", "student_full", "student_full_no_kd", "student_stream")
 
@@ -31,7 +31,7 @@ Row = dict[str, Any]
 
 
 def write_results(expdir: Path, test_sets: str, recipe: str) -> None:
-    """Write EXPDIR/results.json and EXPDIR/RESULTS.md, and print the latter.
+    """Write EXPDIR/results.json and EXPDIR/RESULTS.md, and print the latter's warnings and its first table.
 
     Args:
         expdir: holds SYSTEM/decode_*/TEST_SET, decoded and scored.
@@ -45,7 +45,11 @@ def write_results(expdir: Path, test_sets: str, recipe: str) -> None:
     page = results_page(json.loads((expdir / "results.json").read_text(encoding="utf-8")))
     with atomic_write(expdir / "RESULTS.md") as stream:
         stream.write(page)
-    print(page)
+    for line in warnings(rows):
+        print(f"warning: {line}")
+    if word_rows := [row for row in rows if row["wer"] is not None]:
+        print("\n".join(paper_table(word_rows)))
+    print(f"{expdir / 'RESULTS.md'}: the same with intervals, by test set and speaker")
 
 
 def find_systems(expdir: Path) -> list[str]:

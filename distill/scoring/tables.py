@@ -10,6 +10,7 @@ FIXED = "student_stream_fixed"  # followed by the chunk in ms: students trained 
 MOST_SPEAKERS = 20  # in a table
 # The abstract of the paper (arXiv 2303.09278), student against teacher: relative loss in per cent, and factors
 PUBLISHED = {"latency_ms": 480, "relative_loss_low": 9.0, "relative_loss_high": 23.4, "smaller": 12, "faster": 8}
+TOO_MANY_ERRORS = 60.0  # % from which a system recognises so little that comparing it means nothing
 
 Row = dict[str, Any]
 
@@ -20,6 +21,7 @@ def results_page(results: dict[str, Any]) -> str:
     lines = [f"# Results of {results['recipe']}", ""]
     lines += [f"- {name}: `{value}`" for name, value in results["environment"].items()]
     lines += ["", introduction(rows)]
+    lines += [line for warning in warnings(rows) for line in ("", f"**Warning:** {warning}")]
     if word_rows := [row for row in rows if row["wer"] is not None]:
         lines += ["", "## Beside the paper", "", "WER % (relative loss %) of each test set.", ""]
         lines += paper_table(word_rows)
@@ -57,6 +59,32 @@ def introduction(rows: list[Row]) -> str:
         f"on {rows[0]['threads']} CPU thread(s)) are against the teacher with full context. Intervals: paired "
         "bootstrap over utterances. p: matched-pairs test of as many errors as the teacher's."
     )
+
+
+def recognises(row: Mapping[str, Any]) -> bool:
+    """Whether a system recognises enough to be compared: at most ``TOO_MANY_ERRORS`` per cent of its units wrong."""
+    rate = row["wer"] if row["wer"] is not None else row["scores"]["ter"]["err"]
+    return rate <= TOO_MANY_ERRORS
+
+
+def warnings(rows: Sequence[Row]) -> list[str]:
+    """A sentence for every test set with systems that recognise too little for any conclusion."""
+    lines = []
+    for test_set in dict.fromkeys(row["test_set"] for row in rows):
+        poor = [row for row in rows if row["test_set"] == test_set and not recognises(row)]
+        if not poor:
+            continue
+        names = ", ".join(dict.fromkeys(system_label(row) for row in poor))
+        cure = (
+            "train the teacher longer, or take another"
+            if any(row["system"] == "teacher" for row in poor)
+            else ("look at the curves of their trainings")
+        )
+        lines.append(
+            f"on {test_set} more than {TOO_MANY_ERRORS:g} % is wrong of {names}; they are not compared. Before "
+            f"anything else {cure}."
+        )
+    return lines
 
 
 def format_interval(low: float | None, high: float | None) -> str:
@@ -113,7 +141,7 @@ def paper_table(rows: list[Row]) -> list[str]:
     for (system, latency_ms, decoder), system_rows in systems.items():
         by_set = {row["test_set"]: row for row in system_rows}
         cells = [system, format_latency(latency_ms), *([decoder] if several_decoders else [])]
-        cells += [rate_and_loss(by_set.get(test_set)) for test_set in sets]
+        cells += [rate_and_loss(by_set.get(test_set), teachers) for test_set in sets]
         cells += [f"{system_rows[0]['params'] / 1e6:.2f} M", f"{system_rows[0]['model_bytes'] / 1e6:.1f}"]
         cells += size_and_speed(system_rows, teachers)
         table.append(cells)
@@ -123,12 +151,14 @@ def paper_table(rows: list[Row]) -> list[str]:
     return markdown_table(names, table)
 
 
-def rate_and_loss(row: Row | None) -> str:
+def rate_and_loss(row: Row | None, teachers: Mapping[tuple[str, str], Mapping[str, Any]]) -> str:
     """``20.00 (+100.0)``: error rate and relative loss in per cent; a dash for no row."""
     if row is None:
         return "-"
+    teacher = teachers.get((row["test_set"], row["decoder"]), row)
+    compared = recognises(row) and recognises(teacher)
     loss = row.get("relative_loss")
-    return f"{row['wer']:.2f}" + ("" if loss is None else f" ({loss:+.1f})")
+    return f"{row['wer']:.2f}" + ("" if loss is None or not compared else f" ({loss:+.1f})")
 
 
 def size_and_speed(rows: list[Row], teachers: Mapping[tuple[str, str], Mapping[str, Any]]) -> list[str]:
@@ -152,12 +182,13 @@ def comparison_table(rows: list[Row], unit: str) -> list[str]:
     table = []
     for row in rows:
         teacher = teachers.get((row["test_set"], row["decoder"]))
-        loss = "-"
-        if row.get("relative_loss") is not None:
+        loss, p = "-", row.get("p_value")
+        if not recognises(row) or (teacher and not recognises(teacher)):
+            p = None
+        elif row.get("relative_loss") is not None:
             loss = f"{row['relative_loss']:+.1f} ({format_interval(row['relative_low'], row['relative_high'])})"
         elif row["system"] != "teacher" and teacher:
             loss = "teacher has no error"
-        p = row.get("p_value")
         scores = row["scores"][unit]
         cells = {
             "system": row["system"],

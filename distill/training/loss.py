@@ -48,7 +48,7 @@ class DistillLoss(nn.Module):
                 nn.init.eye_(cast(nn.Linear, projection).weight)
                 nn.init.zeros_(cast(nn.Linear, projection).bias)
         self._mmi: list[Any] = []  # a list, so that the graph is in no checkpoint
-        self._skipped_logged = False
+        self._skipped_logged, self._mmi_steps = False, 0
 
     def mmi(self, device: torch.device) -> Any:
         """The LF-MMI loss with its denominator graph, loaded on first use."""
@@ -173,7 +173,9 @@ class DistillLoss(nn.Module):
         """LF-MMI per frame against token sequences, mean over utterances."""
         mmi = self.mmi(output.logits.device)
         loss = mmi(output.logits.log_softmax(-1), output.lengths, tokens, token_lengths, weights=weights)
-        if mmi.skipped and not self._skipped_logged:
+        self._mmi_steps += 1
+        # After 1, 2, 4, 8, ... steps: to look waits for the device
+        if not self._skipped_logged and self._mmi_steps & (self._mmi_steps - 1) == 0 and mmi.skipped:
             logging.warning("LF-MMI: an utterance has too few frames for its tokens, or tokens the graph rules out")
             self._skipped_logged = True
         return (loss / output.lengths.clamp(min=1)).mean().float()

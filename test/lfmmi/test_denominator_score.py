@@ -4,7 +4,7 @@ import pytest
 import torch
 from small_graphs import enumerate_paths, random_bigram, random_text
 
-from distill.lfmmi import DenominatorGraph, topology
+from distill.lfmmi import DenominatorGraph, recursions, topology
 
 MINUS_INFINITY = float("-inf")
 
@@ -212,7 +212,7 @@ def test_both_recursions_at_once_change_nothing(monkeypatch):
     try:
         results = []
         for numbers in (3 * vocab + 1, 3 * vocab):
-            monkeypatch.setattr(topology, "SIDE_BY_SIDE", numbers)
+            monkeypatch.setattr(recursions, "SIDE_BY_SIDE", numbers)
             results.append(graph.native(x, lengths))
             assert torch.get_num_threads() == 2
     finally:

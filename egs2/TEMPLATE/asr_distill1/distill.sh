@@ -1,7 +1,6 @@
 #!/usr/bin/env bash
-# Teacher -> small student -> streaming student, stage by stage. Called by a recipe's run.sh, in the recipe's directory.
-# A stage calls scripts of the project's top-level local/, which also work without a recipe; here are the options of
-# run.sh, and what is done when. (A recipe's own local/ holds its data preparation, data.sh.)
+# Teacher -> small student -> streaming student, stage by stage. Called by a recipe's run.sh, in its directory. A stage
+# calls scripts of the project's top-level local/, which also work without a recipe; here are options and their order.
 set -euo pipefail
 template=$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")
 steps=$(realpath "${template}/../../../local")
@@ -9,31 +8,36 @@ steps=$(realpath "${template}/../../../local")
 help_message=$(cat "${template}/distill_help.txt")
 
 # Defaults, in the order of distill_help.txt
-stage=1 stop_stage=13 force_stage='' dry_run=false plan_options=''
+before=$(compgen -v)
+# shellcheck disable=SC2034  # stages.sh reads these
+stage=1 stop_stage=13 force_stage='' check=false dry_run=false plan_options=''
 train_set=train valid_set=valid test_sets="test" local_data_opts='' speed_perturb_factors='' audio_format=flac
 min_wav_duration=0.1 max_wav_duration=20 allow_pipes=false unlabelled=false resample=false
 token_type=bpe nbpe=500 lexicon='' lang_dir='' ngram_order=2 ngram_lm=''
-teacher='' teacher_tokens=false teacher_init_config='' teacher_init_max_s='' teacher_config=conf/train_teacher.yaml
+teacher='' from_scratch='' teacher_tokens=false teacher_init_config='' teacher_init_max_s='' teacher_config=conf/train_teacher.yaml
 teacher_targets=stored target_dtype=float32 targets=''
 student='' student_full_config=conf/train_student_full.yaml student_stream_config=conf/train_student_stream.yaml
 student_full_args='' student_stream_args='' stage2_teacher=teacher no_kd=true fixed_chunks=''
 latencies="160 320 480 960" decoders='' lm='' lm_order=3 decode_options='' scoring=plain
 export_chunks=480 pack_options=''
 ngpu=0 num_nodes=1 nj=4 threads=$(nproc) expdir=exp dumpdir=dump seed=0
+mapfile -t names < <(compgen -v | grep -vxF "${before}"$'\nbefore') # of these options
 
 . "${steps}/options.sh"
 . "${steps}/stages.sh"
 [ $# -eq 0 ] || fail "distill.sh: unexpected argument '$1'; --help lists the options"
 . ./path.sh
 . ./cmd.sh
+if [ -n "${from_scratch}" ]; then
+    sizes=$(realpath --relative-to=. "${steps}/../conf/scratch/${from_scratch}") student='' teacher_init_max_s=${teacher_init_max_s:-auto}
+    teacher_init_config=${sizes}/train_teacher_init.yaml teacher_config=${sizes}/train_teacher.yaml
+    student_full_config=${sizes}/train_student_full.yaml student_stream_config=${sizes}/train_student_stream.yaml
+fi
+for name in "${names[@]}"; do values+=("${name}=${!name}"); done
+python3 -m distill.bin.check_recipe "${values[@]}" || exit 2
+if ${check}; then exit 0; fi
 
 # ---------------------------------------------------------------- options that depend on each other
-# one_of OPTION VALUE "A, B or C": refuse another value
-one_of() { [[ " ${3//,/} " == *" $2 "* ]] || fail "--$1 $2: must be $3"; }
-one_of token_type "${token_type}" "char, bpe, word or phn"
-one_of teacher_targets "${teacher_targets}" "stored or online"
-one_of stage2_teacher "${stage2_teacher}" "teacher, student_full or both"
-one_of scoring "${scoring}" "plain or gigaspeech"
 phones=false bpemodel='' vocab='' token_dir=data/token_list/${token_type}
 train_text=text lm_text=lm_train.txt # what the networks are trained on
 lexicon_option=() lexicon_files=() spelling=()
@@ -46,22 +50,13 @@ elif [ "${token_type}" = phn ]; then
     if [ -n "${lang_dir}" ]; then
         lexicon_option+=(--lang_dir "${lang_dir}") lexicon_files=("${lang_dir}"/phones{,/align_lexicon}.txt)
     fi
-    [ ${#lexicon_option[@]} = 2 ] || fail "--token_type phn: needs either --lexicon FILE or --lang_dir DIR"
-    [[ " ${decoders} " != *" beam "* ]] || fail "--decoders beam: finds no words in phones; take wfst"
     spelling=(--lexicon "${token_dir}/lexicon.txt")
-elif [ -n "${lexicon}${lang_dir}" ]; then
-    fail "--lexicon, --lang_dir: need --token_type phn; for wfst's spellings give --decode_options \"--lexicon FILE\""
 fi
 token_list=${token_dir}/tokens.txt decoders=${decoders:-greedy} lm_decoders='' hf_teacher=false
 for decoder in ${decoders}; do
-    one_of decoders "${decoder}" "any of greedy, beam and wfst"
     if [ "${decoder}" != greedy ]; then lm_decoders+="${lm_decoders:+ }${decoder}"; fi
 done
 if [ -n "${teacher}" ] && [ ! -e "${teacher}/config.yaml" ] && [ -e "${teacher}/config.json" ]; then hf_teacher=true; fi
-if ${teacher_tokens} && { ! ${hf_teacher} || [ "${token_type}" != char ]; }; then
-    fail "--teacher_tokens true: needs --token_type char and a --teacher in Hugging Face's format"
-fi
-if ${unlabelled} && [ -z "${teacher}" ]; then fail "--unlabelled true: needs a --teacher that is trained already"; fi
 if [ -n "${student}" ]; then
     merged=${expdir}/conf
     if ${dry_run}; then merged=$(mktemp -d) && trap 'rm -rf "${merged}"' EXIT; fi
@@ -98,7 +93,7 @@ prepare_data() {
 }
 # ESPnet's own data stages, which know no phones and up to stage 4 need no tokens
 espnet_data() {
-    "${ESPNET_ROOT}/egs2/TEMPLATE/asr1/asr.sh" \
+    quietly "${dumpdir}/log/espnet_stage_$1.log" "${ESPNET_ROOT}/egs2/TEMPLATE/asr1/asr.sh" \
         --stage "$1" --stop_stage "$1" --nj "${nj}" --ngpu 0 --dumpdir "${dumpdir}" --expdir "${expdir}" \
         --train_set "${original_train_set}" --valid_set "${valid_set}" --test_sets "${test_sets}" \
         --local_data_opts "${local_data_opts}" --speed_perturb_factors "${speed_perturb_factors}" \
@@ -117,7 +112,11 @@ make_tokens() {
 }
 if wanted 1; then
     how="${local_data_opts}$(if ${unlabelled}; then echo " (unlabelled)"; fi)"
-    run_stage "${data_stamps}/1" "data preparation" "${how}" "" local/data.sh -- prepare_data
+    sources=() # tables of Kaldi data directories among the options: a corrected transcript is noticed
+    for word in ${local_data_opts}; do
+        for table in "${word#*=}"/{wav.scp,segments,text,utt2spk}; do [ ! -f "${table}" ] || sources+=("${table}"); done
+    done
+    run_stage "${data_stamps}/1" "data preparation" "${how}" "" local/data.sh "${sources[@]}" -- prepare_data
 fi
 if wanted 2 && [ -n "${speed_perturb_factors}" ]; then
     command -v sox > /dev/null || fail "--speed_perturb_factors: needs sox, which is not installed; apt install sox"
@@ -135,6 +134,7 @@ fi
 if wanted 4; then
     run_stage "${data_stamps}/4" "drop too long and too short" "${min_wav_duration} ${max_wav_duration}" "" \
         "${data_stamps}/3$(if ${unlabelled}; then echo _text; fi)" -- espnet_data 4
+    left_out "${raw}/org/${train_set}" "${train_dir}"
 fi
 if wanted 5 && ${phones}; then
     run_stage "${data_stamps}/5_phn" "phones" "${lexicon_option[*]} ${test_sets}" "" "${data_stamps}/4" \
@@ -347,4 +347,4 @@ if wanted 16; then
     run_stage "${stamps}/16" "report page and packed model" "${pack_options}" "" "${inputs[@]}" -- \
         report_and_pack "${bench}" "${exported}"
 fi
-log "finished stages ${stage} to ${stop_stage}$([ "${stop_stage}" -lt 13 ] || echo "; results are in ${expdir}/RESULTS.md")"
+summary "${expdir}"

@@ -1,0 +1,41 @@
+"""Check all options and configurations of a recipe before it runs; ./run.sh --check true does nothing else.
+
+    python -m distill.bin.check_recipe stage=1 stop_stage=13 train_set=train ...
+
+Prints how long the training utterances are, where that is known. Every problem is a line on stderr that names an option
+or file and a cure; the exit status is then 2.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from distill.bin.arguments import new_parser
+from distill.errors import cli
+from distill.preflight import problems, report
+
+
+def option(text: str) -> tuple[str, str]:
+    """Type of an argument: NAME=VALUE."""
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=VALUE")
+    return name, value
+
+
+@cli
+def main(argv: list[str] | None = None) -> None:
+    parser = new_parser(__doc__)
+    parser.add_argument("options", nargs="+", type=option, metavar="NAME=VALUE", help="every option of run.sh")
+    options = dict(parser.parse_args(argv).options)
+    found = problems(options)
+    for problem in found:
+        print(f"error: {problem}", file=sys.stderr)
+    if found:
+        sys.exit(2)
+    report(options)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,202 @@
+"""Checks before a run: every wrong option, configuration and length limit is one line with a cure that works."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from distill.preflight import histogram, problems, report
+
+ROOT = Path(__file__).parents[1]
+TEMPLATE = ROOT / "egs2/TEMPLATE/asr_distill1"
+TEACHER = {
+    "network": "teacher",
+    "network_conf": {"config": {"hidden_size": 16, "num_hidden_layers": 4, "num_attention_heads": 2,
+                                "intermediate_size": 16, "conv_dim": [8] * 7, "num_conv_pos_embeddings": 16,
+                                "num_conv_pos_embedding_groups": 2, "do_stable_layer_norm": True,
+                                "feat_extract_norm": "layer"}},
+    "max_epoch": 1,
+}  # fmt: skip
+NETWORK = {"front_end": "fbank", "front_end_conf": {"channels": 8}, "width": 8, "layers": 2, "heads": 2, "ffn": 8}
+STUDENT = {"network": "student", "network_conf": NETWORK, "distill_conf": {"alpha": 0.5}, "max_epoch": 1}
+
+
+def defaults() -> dict[str, str]:
+    """The defaults of distill.sh, as its own lines set them."""
+    text = (TEMPLATE / "distill.sh").read_text()
+    lines = text[text.index("before=$(compgen -v)") : text.index('. "${steps}/options.sh"')]
+    script = f'{lines}\nfor name in "${{names[@]}}"; do printf "%s=%s\\n" "${{name}}" "${{!name}}"; done'
+    printed = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True).stdout
+    return dict(line.split("=", 1) for line in printed.splitlines())
+
+
+DEFAULTS = defaults()
+
+
+def write(name: str, content: dict) -> str:
+    path = Path(name)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(yaml.safe_dump(content))
+    return name
+
+
+@pytest.fixture
+def recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A recipe's directory with a teacher's and two students' configurations."""
+    monkeypatch.chdir(tmp_path)
+    write("conf/train_teacher.yaml", TEACHER)
+    write("conf/train_student_full.yaml", STUDENT)
+    write("conf/train_student_stream.yaml", {**STUDENT, "chunk_conf": {"chunk_ms": [160, 960]}})
+    return tmp_path
+
+
+def check(**changes: str) -> list[str]:
+    return problems({**DEFAULTS, **changes})
+
+
+def durations(*seconds: float) -> None:
+    """Lengths of the training set's utterances, as stage 3 leaves them."""
+    path = Path("dump/raw/org/train/utt2num_samples")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(f"u{n} {int(s * 16000)}\n" for n, s in enumerate(seconds)))
+
+
+def test_every_option_of_the_template_is_checked_for_its_kind():
+    from distill import preflight
+
+    kinds = {*preflight.CHOICES, *preflight.FLAGS, *preflight.LEAST}
+    assert kinds <= set(DEFAULTS) and len(DEFAULTS) > 45
+
+
+def test_a_right_recipe_has_no_problem(recipe):
+    assert check() == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"stage": "x"}, "--stage x: must be a whole number, at least 1"),
+        ({"stage": "-1"}, "--stage -1: must be a whole number"),
+        ({"stage": "14"}, "--stage 14: after --stop_stage 13"),
+        ({"nj": "0"}, "--nj 0: must be a whole number, at least 1"),
+        ({"dry_run": "yes"}, "--dry_run yes: must be true or false"),
+        ({"token_type": "bytes"}, "--token_type bytes: must be char, bpe, word or phn"),
+        ({"decoders": "greedy viterbi"}, "--decoders viterbi: must be any of"),
+        ({"latencies": "160 half"}, "--latencies half: must be milliseconds such as 480 or full"),
+        ({"fixed_chunks": "full"}, "--fixed_chunks full: must be milliseconds such as 480"),
+        ({"latencies": ""}, "--latencies: is empty"),
+        ({"latencies": "160 150"}, "--latencies 150: not a multiple of 40 ms"),
+        ({"export_chunks": "100"}, "--export_chunks 100: not a multiple of 40 ms"),
+        ({"max_wav_duration": "nan"}, "--max_wav_duration nan: must be seconds"),
+        ({"min_wav_duration": "30"}, "--min_wav_duration 30: not below --max_wav_duration"),
+        ({"speed_perturb_factors": "0.9 fast"}, "--speed_perturb_factors fast: must be factors"),
+        ({"lm": "none.arpa"}, "--lm none.arpa: not found"),
+        ({"token_type": "phn"}, "--token_type phn: needs either --lexicon FILE or --lang_dir DIR"),
+        ({"lang_dir": "conf"}, "--lexicon, --lang_dir: need --token_type phn"),
+        ({"unlabelled": "true"}, "--unlabelled true: needs a --teacher"),
+        ({"teacher_tokens": "true"}, "--teacher_tokens true: needs --token_type char"),
+        ({"teacher": "nowhere"}, "--teacher nowhere: not found"),
+        ({"teacher": "conf"}, "--teacher: conf/config.yaml: not found"),
+        ({"targets": "conf"}, "--targets conf: conf/train/manifest.json not found"),
+        ({"teacher_init_max_s": "2"}, "--teacher_init_max_s: limits the first training"),
+        ({"student_full_config": "nofile.yaml"}, "nofile.yaml: not found"),
+        ({"student": "conf/train_teacher.yaml"}, "conf/train_student_full.yaml: network_conf"),
+    ],
+)
+def test_a_wrong_option_is_one_line(recipe, changes, message):
+    found = check(**changes)
+    assert [line for line in found if message in line], found
+    assert all("\n" not in line for line in found)
+
+
+def test_all_problems_are_reported_together(recipe):
+    assert len(check(lm="none.arpa", student_full_config="nofile.yaml", export_chunks="100")) == 3
+
+
+def test_what_is_not_run_is_not_checked(recipe):
+    assert check(stage="12", student_full_config="nofile.yaml", teacher_config="nofile.yaml") == []
+    assert check(stop_stage="7", student_full_config="nofile.yaml") == []
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("conf/train_teacher.yaml", {**TEACHER, "max_epochs": 3}, "max_epochs: no such key in a training's"),
+        ("conf/train_student_full.yaml", {**STUDENT, "distill_conf": {"alfa": 1}}, "distill_conf: no key 'alfa'"),
+        ("conf/train_student_full.yaml", {**STUDENT, "chunk_conf": 3}, "chunk_conf: must be a mapping"),
+        ("conf/train_student_stream.yaml", {**STUDENT, "network_conf": {**NETWORK, "heads": 3}}, "network_conf"),
+        ("conf/train_student_stream.yaml", {**STUDENT, "network_conf": {**NETWORK, "layers": 6}}, "has 6 layers"),
+        (
+            "conf/train_student_stream.yaml",
+            {**STUDENT, "distill_conf": {"alpha": 0.5, "layer_map": [2, 5]}},
+            "layer_map: must name one of the teacher's 4 layers for each of the student's 2",
+        ),
+        ("conf/train_teacher.yaml", {**TEACHER, "network_conf": {"config": "models/large"}}, "models/large/config"),
+    ],
+)  # fmt: skip
+def test_a_wrong_configuration_is_named(recipe, name, content, message):
+    write(name, content)
+    found = check()
+    assert len(found) == 1 and name in found[0] and message in found[0], found
+
+
+def test_a_file_that_is_not_yaml_is_named_with_its_line(recipe):
+    Path("conf/train_teacher.yaml").write_text("max_epoch: 1\noptim: [\n")
+    assert check()[0].startswith("conf/train_teacher.yaml:3: not YAML")
+
+
+def test_the_cures_for_too_many_layers_work(recipe):
+    write("student.yaml", {"network": "student", "network_conf": {**NETWORK, "layers": 6}})
+    assert '--student "" takes the students of the two configurations' in check(student="student.yaml")[0]
+    assert check(student="") == []
+    mapped = {**STUDENT, "distill_conf": {"alpha": 0.5, "layer_map": [1, 1, 2, 3, 4, 4]}}
+    write("conf/train_student_full.yaml", mapped)
+    write("conf/train_student_stream.yaml", mapped)
+    assert check(student="student.yaml") == []
+    # without a loss on hidden layers there is nothing to map
+    write("conf/train_student_full.yaml", {**STUDENT, "distill_conf": {"alpha": 1.0}})
+    assert len(check(student="student.yaml")) == 0
+
+
+def test_layers_of_a_given_teacher(recipe):
+    write("conf/train_student_full.yaml", {**STUDENT, "network_conf": {**NETWORK, "layers": 3}})
+    Path("hf").mkdir()
+    Path("hf/config.json").write_text(json.dumps({"num_hidden_layers": 2}))
+    assert "has 3 layers, its teacher 2" in check(teacher="hf")[0]
+    write("trained/config.yaml", {**TEACHER, "token_list": ["<blank>", "a", "<sos/eos>"]})
+    torch.save({}, "trained/model.pth")
+    assert check(teacher="trained") == []
+
+
+def test_limits_that_leave_too_little(recipe):
+    durations(*([1.0] * 5 + [2.0] * 400 + [8.0] * 600))
+    write("conf/init.yaml", TEACHER)
+    init = {"teacher_init_config": "conf/init.yaml"}
+    assert check(**init, teacher_init_max_s="2") == []
+    found = check(**init, teacher_init_max_s="1.6")
+    assert found == ["--teacher_init_max_s 1.6: leaves 5 of 1005 utterances; 2 leaves 300"]
+    assert check(**init, teacher_init_max_s="1.6", teacher="hf") != found  # no first training of a given teacher
+    found = check(min_wav_duration="9")
+    assert found == [
+        "--min_wav_duration 9, --max_wav_duration 20: no utterance of train is that long; they take 1.0 to 8.0 s"
+    ]
+
+
+def test_report_of_lengths(recipe, capsys):
+    durations(1.0, 2.0, 10.0, 30.0)
+    report({**DEFAULTS})
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "train: 4 utterances, 0.01 h; 3 of 0.1 to 20 s are trained on, 0.00 h"
+    assert len(lines) == 11 and lines[-1].split()[-2:] == ["1", "####################"]
+    report({**DEFAULTS, "train_set": "other"})
+    assert capsys.readouterr().out == ""
+
+
+def test_a_histogram_counts_every_utterance():
+    lines = list(histogram([0.5, 1.0, 9.99, 10.0]))
+    assert [int(line.split()[4]) for line in lines] == [1, 1, 0, 0, 0, 0, 0, 0, 0, 2]
