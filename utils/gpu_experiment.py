@@ -335,6 +335,9 @@ class Experiment:
                     torch.save({**state, "step": step, "seconds": spent}, stream)
             for group in optimiser.param_groups:
                 group["lr"] = training.lr * rise_and_fall(progress)
+            if isinstance(model.network, Teacher):
+                # Half of the batches without masks: trained with masks alone, a network from scratch comes to need them.
+                model.network.config.mask_time_prob = config["network_conf"]["config"]["mask_time_prob"] * (step % 2)
             began = time.monotonic()
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
                 batch = self.corpus.train.batch(rows)

@@ -27,7 +27,7 @@ from torch import Tensor
 from distill.audio import SAMPLE_RATE
 from distill.bench.device import Device, Parts
 from distill.bench.parts import LAYER_NORM, ROOT, TEACHERS, TOKENS, student_conf
-from distill.configuration import ChunkConf, DistillConf, student_frame_ms
+from distill.configuration import ChunkConf, DistillConf, student_frame_ms, with_student
 from distill.decode.greedy import greedy
 from distill.errors import cli
 from distill.files import atomic_write
@@ -160,15 +160,15 @@ def write_teacher(folder: Path, sizes: Sizes) -> Path:
 
 
 def training_model(name: str, sizes: Sizes, teacher: Path | None, stored: bool, graph: Path) -> DistillModel:
-    """A student with the loss of conf/train_student_full.yaml; without a teacher CTC alone."""
-    shipped = yaml.safe_load((ROOT / "conf/train_student_full.yaml").read_text())["distill_conf"]
-    conf = DistillConf(**shipped, graph=str(graph))
+    """A student as conf/train_student_full.yaml trains it; without a teacher with CTC alone."""
+    shipped = yaml.safe_load((ROOT / "conf/train_student_full.yaml").read_text())
+    conf = DistillConf(**shipped["distill_conf"], graph=str(graph))
     if teacher is None:
         conf = DistillConf(target="none", weight_ctc=1.0)
-    network_conf = sizes.student_conf(name)
+    network_conf = with_student(shipped, {"network_conf": sizes.student_conf(name)})["network_conf"]
     torch.manual_seed(0)
     return DistillModel(
-        Student(len(TOKENS), **network_conf, dropout=0.1),
+        Student(len(TOKENS), **network_conf),
         TOKENS,
         conf,
         teacher=None if teacher is None else str(teacher),
@@ -358,8 +358,8 @@ SECTIONS: dict[
     ),
     "Training": (
         training,
-        "A step in bfloat16 autocast with AdamW. Targets: computed in the step by wav2vec 2.0 Large (online), read "
-        "from storage (stored), or none (CTC alone).",
+        "A step in bfloat16 autocast with AdamW; S3's CNN is the teacher's and not trained. Targets: computed in the "
+        "step by wav2vec 2.0 Large (online), read from storage (stored), or none (CTC alone).",
         {
             "student": lambda r: r["student"],
             "targets": lambda r: r["targets"],
