@@ -304,6 +304,8 @@ class Experiment:
 
     def train(self, training: Training, seconds: float) -> None:
         """Train for so many seconds, and save the network."""
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats()
         model, config = self.build(training)
         parameters = [p for p in model.parameters() if p.requires_grad]
         optimiser = torch.optim.AdamW(
@@ -336,7 +338,7 @@ class Experiment:
             for group in optimiser.param_groups:
                 group["lr"] = training.lr * rise_and_fall(progress)
             if isinstance(model.network, Teacher):
-                # Half of the batches have no masks: trained with masks alone, a network from scratch comes to need them.
+                # Half of the batches have none: trained with masks alone, a network from scratch comes to need them.
                 model.network.config.mask_time_prob = config["network_conf"]["config"]["mask_time_prob"] * (step % 2)
             began = time.monotonic()
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
