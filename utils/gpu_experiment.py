@@ -303,7 +303,8 @@ class Experiment:
         return model.to(self.device), {**config, "token_list": self.corpus.tokens}
 
     def train(self, training: Training, seconds: float) -> None:
-        """Train for so many seconds, and save the network."""
+        """Train for so many seconds, in bfloat16 and tf32, and save the network."""
+        torch.set_float32_matmul_precision("high")
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats()
         model, config = self.build(training)
@@ -395,7 +396,8 @@ class Experiment:
         return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
 
     def evaluate(self, training: Training) -> None:
-        """Recognise the test sets at every latency, and write a row for each."""
+        """Recognise the test sets at every latency, in float32, and write a row for each."""
+        torch.set_float32_matmul_precision("highest")
         done = {(row["system"], row["test_set"], row["latency_ms"]) for row in self.results()}
         network, _, config = load_network(self.work / training.name, self.device)
         for chunk_ms in LATENCIES if training.stream else (None,):
@@ -523,7 +525,7 @@ def main(argv: list[str] | None = None) -> None:
         raise UserError("--device cuda: there is no CUDA device; for a trial give --device cpu --dry_run")
     if args.dry_run:
         args.limit_s, args.trainings_s, args.evaluation_s = 1e9, 3.0, 0.0
-    torch.set_float32_matmul_precision("high")  # tf32
+    torch.backends.cudnn.allow_tf32 = False  # of evaluations; trainings compute convolutions in bfloat16
     Experiment(args).run()
 
 
