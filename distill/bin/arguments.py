@@ -26,6 +26,16 @@ def chunk_length(text: str) -> int | None:
     return None if text == "full" else int(text)
 
 
+def add_computation(parser: argparse.ArgumentParser) -> None:
+    """Add --device and --batch_seconds of commands that compute in batches."""
+    parser.add_argument(
+        "--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto: a GPU if there is one (default: auto)"
+    )
+    parser.add_argument(
+        "--batch_seconds", type=float, help="padded audio in a batch (default: 60 on the CPU, 300 on a GPU)"
+    )
+
+
 def add_decoding(parser: argparse.ArgumentParser) -> None:
     """Add the options that :func:`decode_conf` reads."""
     group = parser.add_argument_group("decoding")

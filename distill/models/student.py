@@ -166,8 +166,25 @@ class Student(nn.Module):
         With ``chunk_frames`` attention sees what a stream in chunks of that length would see (:func:`chunk_mask`),
         and the logits are those of :meth:`stream`. ``mask`` hides parts of the front end's features, in training.
         """
+        x, lengths = self.features(speech, speech_lengths, mask)
+        return self.recognise(x, lengths, chunk_frames, left_frames, lookahead_frames)
+
+    def features(
+        self, speech: Tensor, speech_lengths: Tensor, mask: FeatureMask | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """The part of :meth:`forward` that does not depend on chunks: (B, T', width) and (B,) encoder frames."""
         features, lengths = self.front_end(speech, speech_lengths, mask)
-        x = self._project(features)
+        return self._project(features), lengths
+
+    def recognise(
+        self,
+        x: Tensor,
+        lengths: Tensor,
+        chunk_frames: int | None = None,
+        left_frames: int | None = None,
+        lookahead_frames: int = 0,
+    ) -> NetworkOutput:
+        """The rest of :meth:`forward`, from the :meth:`features` on."""
         frames = x.shape[1]
         visible = what_is_seen(lengths, x, chunk_frames, left_frames, lookahead_frames)
         tables = self._tables(frames + lookahead_frames + (chunk_frames or 0))

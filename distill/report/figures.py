@@ -6,7 +6,16 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from distill.scoring.tables import FIXED, PUBLISHED, format_interval, format_latency, recognises, teachers_of
+from distill.scoring.tables import (
+    FIXED,
+    PUBLISHED,
+    computed_on,
+    format_interval,
+    format_latency,
+    recognises,
+    teachers_of,
+    times_faster,
+)
 
 Row = Mapping[str, Any]
 
@@ -80,9 +89,7 @@ class Speeds:
         student_speed, teacher_speed = self.row(row), self.row(teacher)
         if (student_speed is row) != (teacher_speed is teacher):
             return None
-        if not student_speed.get("rtf") or not teacher_speed.get("rtf"):
-            return None
-        return teacher_speed["rtf"] / student_speed["rtf"]
+        return times_faster([({"audio_s": 1.0, **student_speed}, {"audio_s": 1.0, **teacher_speed})])
 
 
 def times(ratio: float | None, more: str, less: str) -> str:
@@ -130,8 +137,7 @@ def headline(rows: Sequence[Row], row: Row, speeds: Speeds) -> tuple[str, str, l
     tiles.append(Tile("Size", times(smaller, "smaller", "larger"), params, f"{PUBLISHED['smaller']}× smaller"))
     if faster is not None:
         speed, teacher_speed = speeds.row(row), speeds.row(teacher)
-        threads = "1 thread" if speed["threads"] == 1 else f"{speed['threads']} threads"
-        detail = f"real-time factor {speed['rtf']:.3g}, teacher {teacher_speed['rtf']:.3g}, {threads}"
+        detail = f"real-time factor {speed['rtf']:.3g}, teacher {teacher_speed['rtf']:.3g}, {computed_on(speed)}"
         tiles.append(Tile("Speed", times(faster, "faster", "slower"), detail, f"{PUBLISHED['faster']}× faster"))
     sentence = f"{times(smaller, 'smaller', 'larger')} and {'streaming ' if row['latency_ms'] else ''}{where}: "
     sentence += f"{wer} of the {words} wrong, where the teacher has {teacher['wer']:.2f} %"

@@ -2,8 +2,10 @@
 
 A row of results.json is a system on a test set at a latency with a decoder. Its ``scores`` hold counts and error rates
 of words (wer), characters (cer) and tokens (ter). A phone model decoded without a lexicon gives no words: ``wer`` is
-then null, and intervals and relative loss are those of its tokens. A system is compared with the teacher that was
-decoded in the same way; :mod:`distill.scoring.significance` gives intervals and p values.
+then null, and intervals and relative loss are those of its tokens. ``rtf`` is the real-time factor of the
+``rtf_utterances`` utterances that were recognised one at a time; the others were recognised in batches. A system is
+compared with the teacher that was decoded in the same way; :mod:`distill.scoring.significance` gives intervals and p
+values.
 """
 
 from __future__ import annotations
@@ -109,8 +111,10 @@ def read_scores(decode_dir: Path) -> tuple[Row, np.ndarray]:
         "utterances": score["utterances"],
         "scores": {name: summary(name, unit_score) for name, unit_score in scores.items()},
         **{key: about[key] for key in ("params", "model_bytes", "threads")},
+        "device": about.get("device", "cpu"),
         "audio_s": score["audio_s"],
-        "rtf": score["compute_s"] / score["audio_s"],
+        "rtf": score["compute_s"] / score["timed_s"] if score["timed_s"] else None,
+        "rtf_utterances": score["timed_utterances"],
         "scorer": score["scorer"],
         "scoring": score.get("scoring", "plain"),
         "speakers": score.get("speakers", {}),

@@ -167,6 +167,7 @@ def _summary(
     speakers: Mapping[str, str],
 ) -> dict[str, Any]:
     """Content of score.json: totals, the error rate in per cent, and (words, errors) by utterance and by speaker."""
+    timed = [rows[key] for key in refs if "compute_s" in rows[key]]  # the sample that was recognised one at a time
     words = sum(row.words for row in counts)
     errors = sum(row.errors for row in counts)
     by_speaker: dict[str, list[int]] = {}
@@ -184,7 +185,9 @@ def _summary(
         "utterances": len(counts),
         "wrong_utterances": sum(row.errors > 0 for row in counts),
         "audio_s": sum(rows[key]["audio_s"] for key in refs),
-        "compute_s": sum(rows[key]["compute_s"] for key in refs),
+        "timed_utterances": len(timed),
+        "timed_s": sum(row["audio_s"] for row in timed),
+        "compute_s": sum(row["compute_s"] for row in timed),
         "errors": [[row.words, row.errors] for row in counts],
         "speakers": dict(sorted(by_speaker.items())),
     }

@@ -55,10 +55,37 @@ def introduction(rows: list[Row]) -> str:
         text += " Scored as GigaSpeech is: hyphens split, fillers (UH, UM ...) and tags not counted."
     return (
         f"{text} The latency of a streaming student is its chunk with its look-ahead: the longest that a frame waits. "
-        "Relative loss, size (float32 bytes) and speed (real-time factor, RTF, of recognition one utterance at a time "
-        f"on {rows[0]['threads']} CPU thread(s)) are against the teacher with full context. Intervals: paired "
-        "bootstrap over utterances. p: matched-pairs test of as many errors as the teacher's."
+        "Relative loss, size (float32 bytes) and speed are against the teacher with full context. Utterances were "
+        "recognised in batches, with a streaming student's chunks; speed is the real-time factor (RTF) of a sample of "
+        f"{max(row['rtf_utterances'] for row in rows)} utterances of a set, which were also recognised one at a time, "
+        f"in a stream where a student streams, {' and '.join(dict.fromkeys(map(computed_on, rows)))}, beside other "
+        "jobs. Intervals: paired bootstrap over utterances. p: matched-pairs test of as many errors as the teacher's."
     )
+
+
+def computed_on(row: Mapping[str, Any]) -> str:
+    """``on 1 CPU thread``, or on which GPU."""
+    if row.get("device", "cpu") != "cpu":
+        return f"on {row['device']}"
+    return f"on {row['threads']} CPU thread{'' if row['threads'] == 1 else 's'}"
+
+
+def times_faster(pairs: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]]) -> float | None:
+    """How many times faster systems are than teachers, by (system's row, teacher's row) of each test set.
+
+    None if one was not timed, or the two on different devices.
+    """
+    if not pairs or any(not row.get("rtf") for pair in pairs for row in pair):
+        return None
+    if any(row.get(key) != teacher.get(key) for row, teacher in pairs for key in ("device", "threads")):
+        return None
+    system_s, teacher_s = (sum(row["rtf"] * row["audio_s"] for row in side) for side in zip(*pairs, strict=True))
+    return teacher_s / system_s
+
+
+def format_times(factor: float | None) -> str:
+    """``7.3x``; a dash for None."""
+    return "-" if factor is None else f"{factor:.1f}x"
 
 
 def recognises(row: Mapping[str, Any]) -> bool:
@@ -167,8 +194,7 @@ def size_and_speed(rows: list[Row], teachers: Mapping[tuple[str, str], Mapping[s
     pairs = [(row, teachers[key]) for row, key in zip(rows, keys, strict=True) if key in teachers]
     if not pairs:
         return ["-", "-"]
-    system_s, teacher_s = (sum(row["rtf"] * row["audio_s"] for row in side) for side in zip(*pairs, strict=True))
-    return [f"{pairs[0][1]['model_bytes'] / rows[0]['model_bytes']:.1f}x", f"{teacher_s / system_s:.1f}x"]
+    return [f"{pairs[0][1]['model_bytes'] / rows[0]['model_bytes']:.1f}x", format_times(times_faster(pairs))]
 
 
 def comparison_table(rows: list[Row], unit: str) -> list[str]:
@@ -200,8 +226,8 @@ def comparison_table(rows: list[Row], unit: str) -> list[str]:
             "p": "-" if p is None else "<0.001" if p < 0.001 else f"{p:.3f}",
             "params": f"{row['params'] / 1e6:.2f} M",
             "smaller": f"{teacher['model_bytes'] / row['model_bytes']:.1f}x" if teacher else "-",
-            "RTF": f"{row['rtf']:.4f}",
-            "faster": f"{teacher['rtf'] / row['rtf']:.1f}x" if teacher else "-",
+            "RTF": "-" if row["rtf"] is None else f"{row['rtf']:.4f}",
+            "faster": format_times(times_faster([(row, teacher)]) if teacher else None),
         }
         table.append([cells[name] for name in names])
     return markdown_table(names, table)

@@ -58,7 +58,7 @@ def pad(sequences: Sequence[Sequence[Sequence[int]]]) -> tuple[Tensor, Tensor, T
     return padded, lengths, valid
 
 
-def pack(tokens: Tensor, lengths: Tensor, weights: Tensor) -> np.ndarray:
+def pack(tokens: Tensor | np.ndarray, lengths: Tensor | np.ndarray, weights: Tensor | np.ndarray) -> np.ndarray:
     """One utterance's (N, U), (N,), (N,) as an (L, 1) matrix: weight, length and tokens of each sequence in turn."""
     values: list[float] = []
     for row, length, weight in zip(tokens.tolist(), lengths.tolist(), weights.tolist(), strict=True):

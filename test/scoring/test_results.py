@@ -20,7 +20,8 @@ def make(
     words, wrong = (sum(row[column] for row in errors) for column in (0, 1))
     score = {"words": words, "sub": wrong, "del": 0, "ins": 0, "wer": 100 * wrong / words, "utterances": len(errors)}
     score["wrong_utterances"] = sum(row[1] > 0 for row in errors)
-    score |= {"audio_s": 10.0, "compute_s": 1.0 if system == "teacher" else 0.25, "errors": errors, "scorer": "sclite"}
+    score |= {"timed_utterances": 2, "timed_s": 10.0}
+    score |= {"audio_s": 20.0, "compute_s": 1.0 if system == "teacher" else 0.25, "errors": errors, "scorer": "sclite"}
     score["speakers"] = {"ann": errors[0], "bob": np.sum(errors[1:], 0).tolist()}
     (folder / "score_wer" / "score.json").write_text(json.dumps(score))
     (folder / "score_cer").mkdir()
@@ -30,6 +31,20 @@ def make(
     if decoder:
         about |= {"decoder": decoder, "lm": "lm.arpa", "lm_weight": 0.5, "word_bonus": 0.0}
     (folder / "about.json").write_text(json.dumps(about))
+
+
+def test_speeds_on_different_devices_are_not_compared(tmp_path):
+    make(tmp_path, "teacher", "decode_full", [[5, 1], [5, 0]], None)
+    make(tmp_path, "student_stream", "decode_480ms", [[5, 1], [5, 1]], 480)
+    about = tmp_path / "teacher/decode_full/test/about.json"
+    about.write_text(json.dumps({**json.loads(about.read_text()), "device": "NVIDIA H200"}))
+    results.main(["--expdir", str(tmp_path), "--test_sets", "test", "--recipe", "egs2/x"])
+    text = (tmp_path / "RESULTS.md").read_text()
+    assert "on NVIDIA H200 and on 1 CPU thread, beside other jobs" in text and "a sample of 2 utterances" in text
+    (line,) = [line for line in text.splitlines() if line.startswith("| student_stream | 480 ms | 20.00 (+")]
+    assert line.endswith("| 8.0x | - |")
+    rows = json.loads((tmp_path / "results.json").read_text())["rows"]
+    assert [(row["device"], row["rtf_utterances"]) for row in rows] == [("NVIDIA H200", 2), ("cpu", 2)]
 
 
 def test_rows_and_table(tmp_path, capsys):

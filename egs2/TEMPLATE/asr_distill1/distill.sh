@@ -72,6 +72,8 @@ if ${dry_run}; then
         --plan-options "${plan_options}" "${teacher_config}" "${student_full_config}" "${student_stream_config}"
     exit 0
 fi
+jobs=(--nj "${nj}" --ngpu $((ngpu * num_nodes))) # of extraction and recognition: with GPUs one on each, by cuda_cmd
+if [ "${ngpu}" != 0 ]; then train_cmd=${cuda_cmd} decode_cmd=${cuda_cmd}; fi
 original_train_set=${train_set} raw=${dumpdir}/raw graph=${expdir}/graph/den.npz extract_targets=false
 if [ -n "${speed_perturb_factors}" ]; then train_set=${train_set}_sp; fi
 train_dir=${raw}/${train_set} valid_dir=${raw}/${valid_set} test_dirs=()
@@ -127,7 +129,7 @@ if wanted 3; then
         "${data_stamps}/1" -- espnet_data 3
     if ${unlabelled}; then
         run_stage "${data_stamps}/3_text" "the teacher transcribes ${train_set}" "${teacher}" "${dumpdir}/labels" \
-            "${data_stamps}/3" -- "${steps}/label.sh" --cmd "${decode_cmd}" --nj "${nj}" "${raw}/org/${train_set}" \
+            "${data_stamps}/3" -- "${steps}/label.sh" --cmd "${decode_cmd}" "${jobs[@]}" "${raw}/org/${train_set}" \
             "${teacher}" "${dumpdir}/labels"
     fi
 fi
@@ -192,7 +194,7 @@ extract() {
     [ "${stage2_teacher}" = student_full ] || configs+=" ${student_stream_config}"
     for set in ${train_set} ${valid_set}; do
         "${steps}/extract_targets.sh" --dtype "${target_dtype}" --student-configs "${configs}" --graph "${graph}" \
-            --cmd "${train_cmd}" --nj "${nj}" "$@" "${raw}/${set}" "${expdir}/teacher" "${targets}/${set}" || status=2
+            --cmd "${train_cmd}" "${jobs[@]}" "$@" "${raw}/${set}" "${expdir}/teacher" "${targets}/${set}" || status=2
         if [ "${status}" = 2 ] && [ "${1:-}" != --check ]; then break; fi # both are checked, that both are mended
     done
     return "${status}"
@@ -209,7 +211,6 @@ elif wanted 8; then
     log "stage 8: skipped, as the teacher runs in the trainer (--teacher_targets online) or its targets are given (--targets)"
 fi
 if wanted 9; then collect_stats; fi
-
 from_teacher=(--teacher "${expdir}/teacher") teacher_inputs=("${stamps}/7")
 if [ "${teacher_targets}" = stored ]; then
     from_teacher+=(--train-targets "${targets}/${train_set}" --valid-targets "${targets}/${valid_set}")
@@ -282,7 +283,6 @@ if wanted 12 && [ -n "${lm_decoders}" ] && [ -z "${lm}" ]; then
     run_stage "${stamps}/12_lm" "word n-gram of the training text" "${lm_order}" "" "${raw}/lm_train.txt" -- \
         "${steps}/make_lm.sh" --order "${lm_order}" "${raw}/lm_train.txt" "${words_lm}"
 fi
-if [ "${force_stage}" = 12 ]; then redo=true; else redo=false; fi
 for system in "${systems[@]}"; do
     wanted 12 || break
     model=${expdir}/${system} trained=${stamps}/${trained_by[${system}]} tuned=${expdir}/${system}/tuned.json
@@ -299,9 +299,9 @@ for system in "${systems[@]}"; do
         options=(--decoder "${decoder}" --lm "${words_lm}" --tuned "${tuned}" "${spelling[@]}")
         if [ "${decoder}" = greedy ]; then suffix='' inputs=("${trained}") options=(); fi
         run_stage "${stamps}/12_${system}${suffix}" "recognise the test sets with ${system}${suffix/_/, }" \
-            "${test_sets} ${chunks_of[${system}]:-} ${nj}${options[*]:+ ${options[*]} ${decode_options}}" "" \
-            "${inputs[@]}" "${test_scps[@]}" -- "${steps}/decode.sh" --cmd "${decode_cmd}" --nj "${nj}" --redo "${redo}" \
-            --chunk-ms "${chunks[*]}" "${options[@]}" --decode-options "${options:+${decode_options}}" \
+            "${test_sets} ${chunks_of[${system}]:-}${options[*]:+ ${options[*]} ${decode_options}}" "" \
+            "${inputs[@]}" "${test_scps[@]}" -- "${steps}/decode.sh" --cmd "${decode_cmd}" "${jobs[@]}" \
+            --redo "$([ "${force_stage}" != 12 ] || echo true)" --chunk-ms "${chunks[*]}" "${options[@]}" --decode-options "${options:+${decode_options}}" \
             "${test_dirs[*]}" "${model}" "${model}"
     done
 done
