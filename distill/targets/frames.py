@@ -22,5 +22,5 @@ def average_frames(x: Tensor, lengths: Tensor, factor: int) -> tuple[Tensor, Ten
     pooled = padded[:, : frames * factor].unflatten(1, (frames, factor)).mean(2)
     if x.shape[1]:
         short = send(lengths, x.device) < factor
-        pooled[:, 0] = torch.where(short[:, None], x[:, 0], pooled[:, 0])  # a mask as index would wait for the GPU
+        pooled[:, 0] = torch.where(short[:, None], x[:, 0], pooled[:, 0])
     return pooled, torch.div(lengths, factor, rounding_mode="floor").clamp(min=1)
