@@ -21,21 +21,21 @@ student='' student_full_config=conf/train_student_full.yaml student_stream_confi
 student_full_args='' student_stream_args='' stage2_teacher=teacher no_kd=true fixed_chunks=''
 latencies="160 320 480 960" decoders='' lm='' lm_order=3 decode_options='' scoring=plain
 export_chunks=480 pack_options=''
-ngpu=0 num_nodes=1 nj=4 threads=$(nproc) expdir=exp dumpdir=dump seed=0
+ngpu='' num_nodes=1 nj=4 threads=$(nproc) expdir=exp dumpdir=dump seed=0
 mapfile -t names < <(compgen -v | grep -vxF "${before}"$'\nbefore') # of these options
 
 . "${steps}/options.sh"
 . "${steps}/stages.sh"
 [ $# -eq 0 ] || fail "distill.sh: unexpected argument '$1'; --help lists the options"
-. ./path.sh
-. ./cmd.sh
+. ./path.sh; . ./cmd.sh
+gpus=$(gpus_here) ngpu=${ngpu:-${gpus}}
 if [ -n "${from_scratch}" ]; then
     sizes=$(realpath --relative-to=. "${steps}/../conf/scratch/${from_scratch}")
     student='' teacher_init_max_s=${teacher_init_max_s:-auto}
     teacher_init_config=${sizes}/train_teacher_init.yaml teacher_config=${sizes}/train_teacher.yaml
     student_full_config=${sizes}/train_student_full.yaml student_stream_config=${sizes}/train_student_stream.yaml
 fi
-for name in "${names[@]}"; do values+=("${name}=${!name}"); done
+for name in "${names[@]}" gpus cuda_cmd; do values+=("${name}=${!name}"); done
 python3 -m distill.bin.check_recipe "${values[@]}" || exit 2
 if ${check}; then exit 0; fi
 
