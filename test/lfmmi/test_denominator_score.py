@@ -1,12 +1,21 @@
 """Scores and occupancies: exact, safe for any emissions, the same whatever surrounds an utterance."""
 
+from importlib.util import find_spec
+
 import pytest
 import torch
 from small_graphs import enumerate_paths, random_bigram, random_text
 
-from distill.lfmmi import DenominatorGraph, recursions, topology
+from distill.lfmmi import DenominatorGraph, denominator_score, recursions, topology
 
 MINUS_INFINITY = float("-inf")
+
+
+@pytest.fixture(autouse=True, params=["numba", None] if find_spec("numba") else [None])
+def compiler(request, monkeypatch):
+    """Of the loop over frames."""
+    monkeypatch.setattr(denominator_score, "compiler", lambda device: request.param)
+    return request.param
 
 
 def emissions(batch, frames, vocab_size, scale=1.0, dtype=torch.double, seed=0):
@@ -203,7 +212,7 @@ def test_scores_without_gradient_are_the_same():
         torch.testing.assert_close(graph.score(x, torch.tensor([20, 9])), score_and_occupancies(graph, x, [20, 9])[0])
 
 
-def test_both_recursions_at_once_change_nothing(monkeypatch):
+def test_both_recursions_at_once_change_nothing(monkeypatch, compiler):
     torch.manual_seed(0)
     vocab, before = 40, torch.get_num_threads()
     graph = DenominatorGraph.from_bigram(torch.randn(vocab, vocab).log_softmax(1))
