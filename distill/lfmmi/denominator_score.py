@@ -111,6 +111,8 @@ class NativeDenominator:
             occupancies (B, T, V), float32 or double, the gradient of their sum; -inf and 0 where no path is possible,
             not a number where an emission is not.
         """
+        if log_probs.shape[2] != self.automaton.vocab_size:
+            raise ValueError(f"made for {self.automaton.vocab_size} tokens, not {log_probs.shape[2]}")
         device = log_probs.device
         lengths = lengths.to(device, non_blocking=True)
         ways: list[torch.dtype | None] = [torch.float64] if self.advantage < math.inf else [torch.float64, None]
@@ -147,5 +149,7 @@ class NativeDenominator:
             doubtful = precision.lost_and_sunk(scores, scales, ended, totals.lowest.double(), self._extreme)
         result = totals.occupancies
         if gradient:
-            result.masked_fill_((scores == topo.MINUS_INFINITY)[:, None, None], 0.0)
+            impossible = scores == topo.MINUS_INFINITY
+            if not scores.is_cpu or bool(impossible.any()):  # on a device, to look would take longer
+                result.masked_fill_(impossible[:, None, None], 0.0)
         return scores, result, doubtful

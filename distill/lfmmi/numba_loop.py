@@ -12,7 +12,8 @@ number of slots: all of them, or two that take turns.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import numpy as np
 from numba import njit
@@ -56,7 +57,18 @@ class Frames(NamedTuple):
     offset: int
 
 
-compiled = njit(nogil=True, cache=True, error_model="numpy", fastmath={"contract"})
+# Of lanes.py, whose code is part of what numba keeps for this file: a test tells when it is another
+LANES_SHA1 = "958930c628e818bcddea30377ed360ed4e372c76"
+
+
+def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Compile when first called, for each number format; the code is kept on the disk where there is a place for it."""
+    options: dict[str, Any] = {"nogil": True, "error_model": "numpy", "fastmath": {"contract"}}
+    try:
+        made: Callable[..., Any] = njit(cache=True, **options)(function)
+    except RuntimeError:  # neither the package's folder nor the user's can be written to
+        made = njit(**options)(function)
+    return made
 
 
 @compiled

@@ -47,14 +47,14 @@ class NumbaRecursions(States):
             x = x.masked_fill(unreachable, topo.MINUS_INFINITY)
         top = x.amax(2)
         top.masked_fill_(~inside | (top == topo.MINUS_INFINITY), 0.0)
-        x = (x - top[:, :, None]).contiguous()
+        x = torch.sub(x, top[:, :, None], out=_empty(x))
         lowest = x.new_ones(batch)
         if want_lowest:
             lowest = x.masked_fill((x == topo.MINUS_INFINITY) | ~inside[:, :, None], 0.0).amin((1, 2)).exp()
         mean = x.exp_().mean(2)
         mean.masked_fill_((mean == 0) | ~inside, 1.0)
         log_scale = (top.double() + mean.double().log()).sum(1)
-        occupancies = torch.empty_like(x) if gradient else x.new_empty(0, 0, 0)
+        occupancies = _empty(x) if gradient else x.new_empty(0, 0, 0)
         runs = [
             _Lanes(self._model, x, mean.reciprocal(), lengths, occupancies, offset, self.final, want_lowest)
             for offset in range(0, batch, LANES)
@@ -199,6 +199,12 @@ class _Lanes:
         sums[(last - first) % len(sums)] = after
         backward(self._model, frames, first, last, sums, alpha, self._beta_scales, *self._scaling)
         return sums
+
+
+def _empty(x: Tensor) -> Tensor:
+    """Memory for a tensor of that shape. numpy asks for large pages, and where millions of sums are written once, the
+    first touch of a page is what takes the time."""
+    return torch.from_numpy(np.empty(tuple(x.shape), np.float32 if x.dtype == torch.float32 else np.float64))
 
 
 def _rows(matrix: Sparse, number: type) -> Matrix:

@@ -1,20 +1,14 @@
-"""The two recursions of :mod:`distill.lfmmi.topology` : what both need of an utterance, and how torch computes it."""
+"""The two recursions of :mod:`distill.lfmmi.topology`, and what they leave, as torch computes it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 from distill.lfmmi import topology as topo
 from distill.lfmmi.topology import Emissions, Sums, Transitions
-
-# From so many numbers a frame on, the forward and the backward recursion run at the same time on half the threads each;
-# smaller frames lose more to waiting for the interpreter than a second thread brings
-SIDE_BY_SIDE = 4_000
 
 State = tuple[Tensor, Tensor]
 
@@ -143,34 +137,7 @@ class TorchRecursions(Recursions):
 
     def both(self, x: Emissions, entry: State, after: State) -> tuple[tuple[Sums, State], tuple[Sums, State]]:
         frames = len(x.token)
-        alpha, beta = both(
-            lambda: self.forward(x, 0, frames, entry, True),
-            lambda: self.backward(x, 0, frames, after),
-            x.token.is_cpu and entry[0].numel() >= SIDE_BY_SIDE and torch.get_num_threads() > 1,
-        )
-        return alpha, beta
-
-
-def both(first: Callable[[], Any], second: Callable[[], Any], at_once: bool) -> tuple[Any, Any]:
-    """Both results: at the same time with half of torch's threads each, or one after the other with one thread.
-
-    A product with a few columns gains little from a second thread, and loses much where the cores are busy; two
-    recursions over frames at the same time gain all of it.
-    """
-    threads = torch.get_num_threads()
-
-    def limited(work: Callable[[], Any]) -> Any:
-        torch.set_num_threads(max(1, threads // 2) if at_once else 1)  # of the calling thread
-        return work()
-
-    try:
-        if not at_once:
-            return limited(first), limited(second)
-        with ThreadPoolExecutor(1) as pool:
-            other = pool.submit(limited, second)
-            return limited(first), other.result()
-    finally:
-        torch.set_num_threads(threads)
+        return self.forward(x, 0, frames, entry, True), self.backward(x, 0, frames, after)
 
 
 def _smallest_positive(alpha: Sums, beta: Sums) -> Tensor:

@@ -1,5 +1,8 @@
 """The loop over frames as numba compiles it: its sums are those of torch's operations, and no less exact."""
 
+import hashlib
+from pathlib import Path
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -7,7 +10,7 @@ from hypothesis import strategies as st
 from loops import assert_same, by, emissions
 from small_graphs import odd_automaton, random_bigram, random_text
 
-from distill.lfmmi import DenominatorGraph, topology
+from distill.lfmmi import DenominatorGraph, lanes, numba_loop, topology
 from distill.lfmmi.lanes import LANES
 
 MINUS_INFINITY = float("-inf")
@@ -92,6 +95,27 @@ def test_sums_over_thousands_of_states_keep_their_digits():
     exact = graph.native._by(torch.float64, x, torch.tensor([20]), True)[1]
     found = graph.native._by(torch.float32, x, torch.tensor([20]), True)[1]
     assert ((found - exact).abs() <= 3e-6 * exact + 1e-9).all()
+
+
+def test_compiled_code_that_is_kept_belongs_to_these_vectors():
+    """numba compiles anew when numba_loop.py changes, not when lanes.py does: so the one names the other."""
+    content = Path(lanes.__file__).read_bytes()
+    assert hashlib.sha1(content).hexdigest() == numba_loop.LANES_SHA1, "lanes.py has changed: set numba_loop.LANES_SHA1"
+
+
+def test_compiles_where_nothing_can_be_kept():
+    """numba says so when it is to keep the code of a function that lies, as this one does, in no file at all."""
+    names: dict = {}
+    exec("def twice(x):\n    return 2 * x", names)
+    with pytest.raises(RuntimeError, match="cannot cache"):
+        numba_loop.njit(cache=True)(names["twice"])
+    assert numba_loop.compiled(names["twice"])(2) == 4
+
+
+def test_refuses_another_vocabulary():
+    graph = by(DenominatorGraph.from_text(random_text(6, 20), order=2, vocab_size=6), "numba")
+    with pytest.raises(ValueError, match="6 tokens"):
+        graph.native(emissions(1, 4, 5), torch.tensor([4]))
 
 
 @settings(max_examples=60, deadline=None)
