@@ -7,18 +7,24 @@
 # make bench   size and speed of students beside wav2vec 2.0, of exported ones beside torch, of the LF-MMI beside k2's and
 #              torch's (TEXT=FILE: real sentences, for its n-grams), of training steps with and without a teacher; writes docs/performance.md. Then the delay of a
 #              server with 20 clients
+# make test-gpu    tests on a CUDA device: losses, networks, streams, training
+# make bench-gpu   speed on a CUDA device; writes docs/performance-gpu.md
 # make clean   removes what the recipes of this clone made; the environment stays
 SHELL := /bin/bash
-.PHONY: demo test lint audit env python env-k2 python-k2 clean bench
+.PHONY: demo test test-gpu lint audit env python env-k2 python-k2 clean bench bench-gpu
 
 demo: env
 	@cd egs2/demo/asr_distill1 && ./run.sh
 
 test: lint
-	@PATH="$$PATH:/usr/lib/sctk/bin" PYTHONPATH=. OMP_NUM_THREADS=1 "$$(utils/make_env.sh)" -m pytest -q -rs --durations 10 \
-	    -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder test
+	@PATH="$$PATH:/usr/lib/sctk/bin" PYTHONPATH=. OMP_NUM_THREADS=1 DISTILL_TEST_DEVICE=cpu \
+	    "$$(utils/make_env.sh)" -m pytest -q -rs --durations 10 -m 'not endurance' -n auto \
+	    --maxprocesses 4 --dist loadfile --no-loadscope-reorder test
 	@if python="$$(utils/make_env.sh k2)"; then PYTHONPATH=. "$$python" -m pytest -q -rs test/lfmmi; \
 	else echo "note: k2 cannot be installed here, so the LF-MMI was not compared with it"; fi
+
+test-gpu: env
+	@PYTHONPATH=. "$$(utils/make_env.sh)" -m pytest -q --durations 5 -m gpu test/gpu
 
 lint: env
 	@set -e; python="$$(utils/make_env.sh)"; \
@@ -54,6 +60,9 @@ bench: env
 	bench teacher_and_students && bench streaming && bench export && bench targets && bench scaling && \
 	PYTHONPATH=. "$$python" -m distill.bench.page --results "$$results" --output docs/performance.md && \
 	PYTHONPATH=. "$$python" -m distill.bench.serve
+
+bench-gpu: env
+	@PYTHONPATH=. "$$(utils/make_env.sh)" -m distill.bench.gpu --output docs/performance-gpu.md
 
 clean:
 	rm -rf tools/espnet egs2/*/asr_distill1/{data,dump,exp,downloads,utils,steps,scripts,pyscripts}

@@ -46,12 +46,19 @@ def watch(command: list[str], logs: str) -> None:
         os.remove(old)
     process = subprocess.Popen(command)
     layout = "{desc}{n}/{total} {percentage:3.0f}% [{elapsed}, {remaining} left]"
-    with tqdm(total=0, bar_format=layout, mininterval=POLL_SECONDS if sys.stderr.isatty() else 30) as bar:
-        while process.poll() is None:
-            time.sleep(POLL_SECONDS)
-            states = [state(log) for log in glob.glob(logs)]
-            bar.total = sum(total for _, total in states)
+    bar = None  # until a job has counted its work
+    while process.poll() is None:
+        time.sleep(POLL_SECONDS)
+        states = [state(log) for log in glob.glob(logs)]
+        total = sum(total for _, total in states)
+        if bar is None and total:
+            bar = tqdm(bar_format=layout, mininterval=POLL_SECONDS if sys.stderr.isatty() else 30)
+        if bar is not None:
+            bar.total = total
             bar.update(sum(done for done, _ in states) - bar.n)
+    if bar is not None:
+        bar.update(sum(state(log)[0] for log in glob.glob(logs)) - bar.n)
+        bar.close()
     if process.returncode != 0:
         failed = [log for log in sorted(glob.glob(logs)) if FINISHED not in end(log)]
         for log in failed[:1]:

@@ -7,6 +7,7 @@ together, so that a run does not stop after hours at an option that was wrong fr
 from __future__ import annotations
 
 import difflib
+import hashlib
 import json
 import math
 import shutil
@@ -31,6 +32,7 @@ from distill.configuration import (
 from distill.errors import UserError
 
 CHOICES = {
+    "from_scratch": ("", "small", "medium"),
     "audio_format": ("flac", "wav", "flac.ark"),
     "token_type": ("char", "bpe", "word", "phn"),
     "teacher_targets": ("stored", "online"),
@@ -39,7 +41,10 @@ CHOICES = {
     "scoring": ("plain", "gigaspeech"),
 }
 DECODERS = ("greedy", "beam", "wfst")
-FLAGS = ("check", "dry_run", "allow_pipes", "unlabelled", "resample", "teacher_tokens", "no_kd")
+DURATIONS: dict[str, tuple[str, ...]] = {  # seconds, and the words that may stand instead
+    "min_wav_duration": (), "max_wav_duration": (), "teacher_init_max_s": ("", "auto"),
+}  # fmt: skip
+FLAGS = ("check", "dry_run", "allow_pipes", "unlabelled", "resample", "teacher_tokens", "allow_bad_teacher", "no_kd")
 LEAST = {  # whole numbers and their smallest values
     "stage": 1, "stop_stage": 1, "nbpe": 1, "ngram_order": 1, "lm_order": 1, "num_nodes": 1, "nj": 1, "threads": 1,
     "ngpu": 0, "seed": 0,
@@ -51,6 +56,7 @@ COMMON_KEYS = set(SECTIONS) | {
     "network", "network_conf", "optim", "optim_conf", "scheduler", "scheduler_conf", "max_epoch",
     "num_iters_per_epoch", "accum_grad", "grad_clip", "batch_type", "batch_bins", "num_workers", "log_interval",
     "freeze_param", "keep_nbest_models", "best_model_criterion", "patience", "seed", "use_amp",
+    "use_matplotlib", "use_tensorboard",
 }  # fmt: skip
 FEWEST = 300  # utterances from which a network learns to align at all
 Options = Mapping[str, str]
@@ -128,16 +134,18 @@ def _values(options: Options) -> Iterator[str]:
     """Options whose values are not of their kind."""
     for name, choices in CHOICES.items():
         if options[name] not in choices:
-            yield f"--{name} {options[name]}: must be {' or '.join((', '.join(choices[:-1]), choices[-1]))}"
+            named = [choice for choice in choices if choice]
+            yield f"--{name} {options[name]}: must be {', '.join(named[:-1])} or {named[-1]}"
     for name in FLAGS:
         if options[name] not in ("true", "false"):
             yield f"--{name} {options[name]}: must be true or false"
     for name, least in LEAST.items():
         if not options[name].isascii() or not options[name].isdigit() or int(options[name]) < least:
             yield f"--{name} {options[name]}: must be a whole number, at least {least}"
-    for name in ("min_wav_duration", "max_wav_duration", "teacher_init_max_s"):
-        if options[name] and not _is_duration(options[name]):
-            yield f"--{name} {options[name]}: must be seconds above 0, such as 1.5"
+    for name, words in DURATIONS.items():
+        if options[name] not in words and not _is_duration(options[name]):
+            allowed = ["seconds above 0 such as 1.5", *filter(None, words)]
+            yield f"--{name} {options[name]}: must be {' or '.join(allowed)}"
     for name in ("latencies", "fixed_chunks", "export_chunks"):
         for chunk in options[name].split():
             if not (chunk.isascii() and chunk.isdigit() and int(chunk) > 0) and (name, chunk) != ("latencies", "full"):
@@ -244,10 +252,13 @@ def _unknown_keys(training: Training) -> Iterator[str]:
 
 
 def _networks(options: Options, trainings: Sequence[Training]) -> Iterator[str]:
-    """Networks that cannot be built, and students that do not fit their teacher or the chunk lengths."""
-    import torch
+    """Networks that cannot be built, and students that do not fit their teacher or the chunk lengths.
 
+    Building takes seconds, most of them for imports, so the networks that could be built are noted in the experiment.
+    """
     teacher = teacher_layers(options)
+    note = Path(options["expdir"], ".stages", "networks")
+    built = note.read_text(encoding="utf-8").split() if note.is_file() else []
     for training in trainings:
         network = training.config.get("network_conf") or {}
         named = network.get("config") if training.config.get("network") == "teacher" else None
@@ -258,12 +269,17 @@ def _networks(options: Options, trainings: Sequence[Training]) -> Iterator[str]:
                     "there, give a trained --teacher, or a --teacher_config that describes a network"
                 )
             continue
-        try:
-            with torch.device("meta"):
-                build_network(training.config, 10)
-        except UserError as error:
-            yield f"{training.path}: {error}"
-            continue
+        kind = json.dumps([training.config.get("network"), network], sort_keys=True, default=str)
+        checksum = hashlib.sha256(kind.encode()).hexdigest()
+        if checksum not in built:
+            try:
+                _build(training.config)
+            except UserError as error:
+                yield f"{training.path}: {error}"
+                continue
+            built.append(checksum)
+            note.parent.mkdir(parents=True, exist_ok=True)
+            note.write_text("\n".join(built), encoding="utf-8")
         if training.config.get("network") != "student":
             continue
         conf = training.config.get("distill_conf") or {}
@@ -271,6 +287,14 @@ def _networks(options: Options, trainings: Sequence[Training]) -> Iterator[str]:
             yield from _layers(options, training, network, conf, teacher)
         if training.option == "student_stream_config":
             yield from _chunks(options, training, network)
+
+
+def _build(config: Mapping[str, Any]) -> None:
+    """Build the network of a configuration without memory for its weights."""
+    import torch
+
+    with torch.device("meta"):
+        build_network(config, 10)
 
 
 def _layers(
@@ -340,7 +364,7 @@ def _data(options: Options) -> Iterator[str]:
             f"--min_wav_duration {limits[0]:g}, --max_wav_duration {limits[1]:g}: no utterance of "
             f"{options['train_set']} is that long; they take {min(durations):.1f} to {max(durations):.1f} s"
         )
-    if options["teacher_init_max_s"] and runs(options, 7) and kept and not options["teacher"]:
+    if options["teacher_init_max_s"] not in ("", "auto") and runs(options, 7) and kept and not options["teacher"]:
         most = float(options["teacher_init_max_s"])
         short = sum(seconds <= most for seconds in kept)
         if short < min(FEWEST, len(kept)):
@@ -384,7 +408,7 @@ def report(options: Options, write: Callable[[str], None] = print) -> None:
         f"{options['train_set']}: {len(durations)} utterances, {sum(durations) / 3600:.2f} h; {len(kept)} of "
         f"{limits[0]:g} to {limits[1]:g} s are trained on, {sum(kept) / 3600:.2f} h"
     )
-    if options["teacher_init_max_s"] and not options["teacher"]:
+    if options["teacher_init_max_s"] not in ("", "auto") and not options["teacher"]:
         most = float(options["teacher_init_max_s"])
         write(f"  the teacher's first training: {sum(s <= most for s in kept)} of at most {most:g} s")
     for line in histogram(durations):

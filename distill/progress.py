@@ -25,6 +25,7 @@ WARNING = re.compile(r"\((?:resume|distill_task|distill_model|loss|teacher_targe
 VALUE = re.compile(r"(?<![a-z_])(loss(?!_scale)(?:_[a-z]+)?|ter)=([^, ]+)")
 BAR = "{desc}: epoch {n:.1f}/{total} {percentage:3.0f}% [{elapsed}, {remaining} left{postfix}]"
 POLL_SECONDS = 0.5
+ONLY_BLANKS = 0.95  # token errors on the validation set from which a network puts out next to nothing
 
 
 class Progress:
@@ -37,6 +38,7 @@ class Progress:
         self.batch = 0
         self.batches = 0
         self.shown: dict[str, str] = {}
+        self._doubted = False
 
     def read(self, line: str) -> None:
         """Update the state by one line of the trainer's log."""
@@ -55,6 +57,20 @@ class Progress:
                 name, _, values = section.partition("] ")
                 if name in ("train", "valid"):
                     self.shown.update({f"{name} {k}": v for k, v in VALUE.findall(values)})
+
+    def doubt(self) -> str | None:
+        """A warning, once, if half of the epochs are over and the network still puts out next to nothing but blanks."""
+        rate = float(self.shown.get("valid ter", "0"))
+        if self._doubted or self.batch or not self.max_epoch or self.epochs_done < max(2, self.max_epoch / 2):
+            return None
+        if not rate >= ONLY_BLANKS:
+            return None
+        self._doubted = True
+        return (
+            f"{100 * rate:.0f} % token errors on the validation set after {self.epochs_done:.0f} of {self.max_epoch} "
+            "epochs: the network puts out next to nothing but blanks; begin with shorter utterances "
+            "(--teacher_init_max_s), with more epochs, or with a lower learning rate"
+        )
 
     @property
     def epochs_done(self) -> float:
@@ -116,6 +132,8 @@ def follow(log: Path, begin: int, progress: Progress, running: Callable[[], bool
                 progress.read(line)
                 if warning := WARNING.search(line):
                     bar.write(f"warning: {warning[1]}", file=sys.stderr)
+                if RESULT.search(line) and (doubt := progress.doubt()):
+                    bar.write(f"warning: {log.parent.name}: {doubt}", file=sys.stderr)
                 if BATCHES.search(line):
                     progress.batches = iterations_per_epoch(log.parent) or progress.batches
                 line = ""

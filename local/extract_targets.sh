@@ -12,21 +12,22 @@ time they take. Called again it makes only shards that are missing, or were made
   --student-configs \"A B\"   training configurations of the students, which say what is stored (default: every layer)
   --graph FILE              denominator graph, for students with posterior_top_k or nbest
   --dtype TYPE              float32, float16 or compressed (default: float32)
-  --device DEVICE           cpu or cuda (default: cpu)
   --show-streams true       only print what would be stored
   --check true              only check that what is stored is whole and of this teacher and audio; exit status 2 if not
-  --cmd CMD, --nj N         how jobs are run, and how many (default: run.pl, 4)"
+  --cmd CMD, --nj N         how jobs are run, and how many (default: run.pl, 4)
+  --ngpu N                  GPUs, with a job on each; 0: run on the CPU (default: the GPUs of this machine)"
 
 student_configs=
 graph=
 dtype=float32
-device=cpu
 show_streams=false
 check=false
 cmd=run.pl
 nj=4
+ngpu=
 . "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/options.sh"
 arguments 3 "$@"
+on_gpus
 
 data=$1 teacher=$2 dir=$3
 read -r -a configs <<< "${student_configs}"

@@ -9,10 +9,12 @@ Recognises <data-dir> with a model of this toolkit, or one in Hugging Face's for
 <data-dir>/text. Utterances in which it recognises no word are left out of the text. Intermediate results are in
 <label-dir>; called again it makes only what is missing there.
 
-  --cmd CMD, --nj N    how jobs are run, and how many (default: run.pl, 4)"
+  --cmd CMD, --nj N    how jobs are run, and how many (default: run.pl, 4)
+  --ngpu N             GPUs, with a job on each; 0: run on the CPU (default: the GPUs of this machine)"
 
 cmd=run.pl
 nj=4
+ngpu=
 here=$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")
 . "${here}/options.sh"
 arguments 3 "$@"
@@ -22,7 +24,7 @@ if [ -d "${model}" ] && [ ! -e "${model}/config.yaml" ]; then
     "${here}/adopt_teacher.sh" "${model}" "${dir}/teacher"
     model=${dir}/teacher
 fi
-"${here}/decode.sh" --cmd "${cmd}" --nj "${nj}" "${data}" "${model}" "${dir}"
+"${here}/decode.sh" --cmd "${cmd}" --nj "${nj}" --ngpu "${ngpu}" "${data}" "${model}" "${dir}"
 awk 'NF > 1' "${dir}/decode_full/$(basename "${data}")/text" > "${dir}/text"
 [ -s "${dir}/text" ] || fail "$2: recognises no word in ${data}; is it a recogniser of this language?"
 mv "${dir}/text" "${data}/text"

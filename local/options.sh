@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# shellcheck disable=SC2154  # help_message is set by the script
+# shellcheck disable=SC2034,SC2154  # help_message is set by the script, which uses what is set here
 # Sourced by a script after it has set help_message and the default of every option: prepares the environment and reads
 # the options from the command line. What is left in "$@" are the script's arguments.
 log() { echo "$(date '+%Y-%m-%dT%H:%M:%S') $*"; }
@@ -10,6 +10,13 @@ arguments() {
     shift
     if [ $# -gt 0 ] && [ "${count}" = some ]; then return 0; fi
     [ $# = "${count}" ] || fail "$0: $# arguments instead of ${count}. $(head -n 1 <<< "${help_message}")"
+}
+
+# on_gpus: a job on each of ${ngpu} GPUs (default: those of this machine); without any, ${nj} jobs on the CPU
+on_gpus() {
+    ngpu=${ngpu:-$(nvidia-smi -L 2> /dev/null | grep -c '^GPU' || true)}
+    device=cpu
+    if [ "${ngpu}" -gt 0 ]; then nj=${ngpu} cmd="${cmd} --gpu 1" device=cuda; fi
 }
 
 # Answered before the environment is needed

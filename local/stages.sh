@@ -34,8 +34,66 @@ run_stage() {
         shift
     done
     begin "${begun[@]}" || return 0
+    local began=${SECONDS}
     "${@:2}"
     finish "${stamp}"
+    stamp=${stamp##*/}
+    log "stage ${stamp%%_*}: done in $(minutes $((SECONDS - began)))"
+}
+
+# minutes SECONDS: such as "3 min 20 s"
+minutes() { if [ "$1" -lt 60 ]; then echo "$1 s"; else echo "$(($1 / 60)) min $(($1 % 60)) s"; fi; }
+
+# quietly LOG COMMAND...: run a command of another toolkit whose output few want to see; it goes to LOG. If the command
+# fails, one line names the log and, if there is one, the error in it.
+quietly() {
+    local output=$1 reason
+    shift
+    mkdir -p "${output%/*}"
+    "$@" > "${output}" 2>&1 && return 0
+    reason=$(grep -E "[Ee]rror|No space left|not found" "${output}" | tail -n 1)
+    fail "${output}: failed: ${reason:-$(tail -n 1 "${output}")}"
+}
+
+# left_out BEFORE AFTER: say which utterances of one data directory are not in the other
+left_out() {
+    local missing
+    missing=$(comm -23 <(cut -d ' ' -f 1 "$1/wav.scp" | LC_ALL=C sort) <(cut -d ' ' -f 1 "$2/wav.scp" | LC_ALL=C sort))
+    [ -z "${missing}" ] || log "left out: $(wc -l <<< "${missing}") of $(wc -l < "$1/wav.scp") utterances, such as" \
+        "$(head -n 3 <<< "${missing}" | tr '\n' ' ')"
+}
+
+# start_beside STAMP PROGRESS COMMAND...: run a training of a stage that was begun beside those that follow, with its
+# progress in a file; it ends with this script
+start_beside() {
+    beside_stamp=$1 beside_progress=$2
+    mkdir -p "${beside_progress%/*}"
+    log "training in ${beside_progress%/*} as well, beside the others; progress in ${beside_progress}"
+    "${@:3}" 2> "${beside_progress}" &
+    beside=$!
+    trap '[ -z "${beside}" ] || pkill -TERM -P "${beside}" || true' EXIT
+}
+
+# wait_beside: wait for that training, if there is one, and finish its stage
+wait_beside() {
+    local running=${beside:-}
+    [ -n "${running}" ] || return 0
+    if kill -0 "${running}" 2> /dev/null; then log "waiting for the training in ${beside_progress%/*}"; fi
+    tail -n 1 -f --pid="${running}" "${beside_progress}" >&2 || true
+    beside=
+    wait "${running}" || exit 2
+    finish "${beside_stamp}"
+}
+
+# summary EXPDIR: what the run has made, and what comes next
+summary() {
+    local made
+    log "finished stages ${stage} to ${stop_stage} in $(minutes "${SECONDS}")"
+    for made in "results: $1/RESULTS.md" "report: $1/report/index.html" "packed model: $1/student_stream.zip" \
+        "exported: $1/export"; do
+        if [ -e "${made#*: }" ]; then echo "  ${made}"; fi
+    done
+    if [ "${stop_stage}" -lt 16 ]; then echo "  next: --stage $((stop_stage + 1)) --stop_stage 16"; fi
 }
 
 # lock EXPDIR DUMPDIR: one run at a time in each of them; whoever a killed run left behind counts as one. The lock on

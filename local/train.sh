@@ -16,7 +16,7 @@ Data
   --bpemodel FILE        sentencepiece model of bpe tokens
   --train-text NAME      text file of the data directories (default: text)
   --stats-dir DIR        made by local/collect_stats.sh (default: <exp-dir>/stats, made if it is not there)
-  --max-seconds S        leave longer training utterances out (default: none)
+  --max-seconds S        leave longer training utterances out; auto: all but the shortest 30 %, or 300 (default: none)
 What is learnt from
   --graph FILE           denominator graph (local/make_graph.sh)
   --teacher DIR          the trained teacher of a student; without it the student learns from the text alone
@@ -66,6 +66,12 @@ fi
 shapes=${stats}/train/speech_shape
 if [ -n "${max_seconds}" ]; then
     shapes=${dir}/train_shape
+    if [ "${max_seconds}" = auto ]; then
+        max_seconds=$(sort -n -k 2 "${stats}/train/speech_shape" | awk '{ samples[NR] = $2 } END {
+            count = int(0.3 * NR); if (count < 300) count = 300; if (count > NR) count = NR
+            print samples[count] / 16000 }')
+        log "training on utterances of at most ${max_seconds} s"
+    fi
     awk -v most="${max_seconds}" '$2 <= 16000 * most' "${stats}/train/speech_shape" > "${shapes}"
     [ -s "${shapes}" ] || fail "--max-seconds ${max_seconds}: no utterance of ${train} is that short"
 fi

@@ -48,3 +48,21 @@ def test_watch_shows_warnings_of_ours_alone(tmp_path, capsys):
     watch([sys.executable, "-c", f"print({chr(10).join(lines)!r})"], tmp_path / "train.log")
     shown = capsys.readouterr().err
     assert "warning: going on\n" in shown and "deprecated" not in shown
+
+
+def test_a_training_that_does_not_leave_the_blank_is_told_once(tmp_path, capsys):
+    def log_of(rates: list[float]) -> list[str]:
+        lines = []
+        for epoch, rate in enumerate(rates, 1):
+            lines.append(f"INFO: {epoch}/{len(rates)}epoch started")
+            lines.append(f"INFO: {epoch}epoch results: [train] loss=2.0, [valid] loss=1.5, ter={rate:.3f}, time=1")
+        return lines
+
+    warnings = {}
+    for name, rates in {"stuck": [1.0] * 8, "late": [1.0, 1.0, 0.9, 0.6, 0.5, 0.4], "nan": [float("nan")] * 6}.items():
+        watch([sys.executable, "-c", f"print({chr(10).join(log_of(rates))!r})"], tmp_path / name / "train.log")
+        warnings[name] = [line for line in capsys.readouterr().err.splitlines() if "next to nothing but blanks" in line]
+    assert len(warnings["stuck"]) == 1
+    assert "warning: stuck: 100 % token errors on the validation set after 4 of 8 epochs" in warnings["stuck"][0]
+    assert "--teacher_init_max_s" in warnings["stuck"][0]
+    assert warnings["late"] == warnings["nan"] == []

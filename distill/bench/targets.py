@@ -74,9 +74,10 @@ def measure_extraction(directory: Path, student: str, rounds: int) -> dict[str, 
     from distill.audio import read_audio, read_wav_scp
     from distill.checkpoints.load import load_network
     from distill.configuration import layer_map
+    from distill.data.batches import by_length
     from distill.models.teacher import Teacher
     from distill.targets import store
-    from distill.targets.compute import batches, extract_shard
+    from distill.targets.compute import extract_shard
     from distill.targets.wanted import Wanted
 
     audio = read_wav_scp(directory / "wav.scp")
@@ -86,7 +87,7 @@ def measure_extraction(directory: Path, student: str, rounds: int) -> dict[str, 
     layers = sorted(set(layer_map(student_layers, teacher.config.num_hidden_layers)))
     speech = {utterance: read_audio(path, SAMPLE_RATE) for utterance, path in audio.items()}
     padded = []
-    for batch in batches({u: len(x) for u, x in speech.items()}, 60 * SAMPLE_RATE):
+    for batch in by_length({u: len(x) for u, x in speech.items()}, 60 * SAMPLE_RATE):
         padded.append((torch.from_numpy(np.stack([speech[u] for u in batch])), [len(speech[u]) for u in batch]))
 
     @torch.no_grad()
@@ -96,7 +97,7 @@ def measure_extraction(directory: Path, student: str, rounds: int) -> dict[str, 
 
     def extract() -> None:
         with store.TargetWriter(directory / "targets/data/0001", "float32", {}) as writer, tqdm(disable=True) as bar:
-            extract_shard(teacher, audio, Wanted(layers, 20), None, "cpu", 60, writer, bar)
+            extract_shard(teacher, audio, Wanted(layers, 20), None, 60, writer, bar)
 
     bare()
     seconds: dict[str, list[float]] = {"bare": [], "extract": []}

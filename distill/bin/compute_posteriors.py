@@ -14,7 +14,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from distill.bin.arguments import chunk_length, new_parser
+from distill.bin.arguments import add_computation, chunk_length, new_parser
 from distill.errors import cli
 
 
@@ -30,8 +30,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--mean", action="store_true", help="write the mean posteriors, for --priors")
     parser.add_argument("--job", type=int, default=1, help="this job, from 1")
     parser.add_argument("--num_jobs", type=int, default=1)
-    parser.add_argument("--batch_seconds", type=float, default=60, help="padded audio in a batch (default: 60)")
-    parser.add_argument("--device", default="cpu", help="cpu or cuda (default: cpu)")
+    add_computation(parser)
     args = parser.parse_args(argv)
 
     from distill.recognition.posteriors import compute_posteriors

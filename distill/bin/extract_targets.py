@@ -18,6 +18,7 @@ import argparse
 import os
 from pathlib import Path
 
+from distill.bin.arguments import add_computation
 from distill.errors import cli
 
 # Read when torch is loaded: threads that spin while they wait take the cores from other jobs.
@@ -36,8 +37,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--graph", type=Path, help="denominator graph (stage 6), for posterior_top_k and nbest")
     parser.add_argument("--layers", default="auto", help="auto, or numbers such as 2,4,6 (default: auto)")
     parser.add_argument("--dtype", choices=tuple(store.COMPRESSION), default="float32", help="(default: float32)")
-    parser.add_argument("--batch_seconds", type=float, default=60, help="padded audio in a batch (default: 60)")
-    parser.add_argument("--device", default="cpu", help="cpu or cuda (default: cpu)")
+    add_computation(parser)
     parser.add_argument("--num_jobs", type=int, default=1)
     mode = parser.add_mutually_exclusive_group()
     for name in ("show_streams", "plan", "merge", "check", "verify"):

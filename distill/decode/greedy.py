@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,6 +11,23 @@ from distill.decode.hypothesis import Hypothesis, Token
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+
+@dataclass(frozen=True)
+class BestTokens:
+    """What greedy decoding needs of t frames: (t,) ids of the most probable tokens, (t,) their log-posteriors."""
+
+    ids: np.ndarray
+    log_posteriors: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+def best_tokens(scores: np.ndarray) -> BestTokens:
+    """The best tokens of (t, V) logits or log-probabilities, t > 0."""
+    highest = scores.max(1, keepdims=True)
+    return BestTokens(scores.argmax(1), -np.log(np.exp(scores - highest).sum(1)))
 
 
 class GreedySearch:
@@ -31,15 +48,14 @@ class GreedySearch:
         self._posterior_sum = 0.0  # of the last token, over its frames
         self._score = 0.0
 
-    def accept(self, logits: Tensor | np.ndarray) -> None:
-        """Decode the next (t, V) logits or log-probabilities; t may be 0."""
+    def accept(self, logits: Tensor | np.ndarray | BestTokens) -> None:
+        """Decode the next (t, V) logits or log-probabilities, or the best tokens of t frames; t may be 0."""
         if not len(logits):
             return
-        scores = logits if isinstance(logits, np.ndarray) else logits.detach().float().cpu().numpy()
-        highest = scores.max(1, keepdims=True)
-        log_posteriors = -np.log(np.exp(scores - highest).sum(1))  # of the most probable token of each frame
-        self._score += float(log_posteriors.sum())
-        for token_id, posterior in zip(scores.argmax(1).tolist(), np.exp(log_posteriors).tolist(), strict=True):
+        if not isinstance(logits, BestTokens):
+            logits = best_tokens(logits if isinstance(logits, np.ndarray) else logits.detach().float().cpu().numpy())
+        self._score += float(logits.log_posteriors.sum())
+        for token_id, posterior in zip(logits.ids.tolist(), np.exp(logits.log_posteriors).tolist(), strict=True):
             self._add_frame(token_id, posterior)
 
     def _add_frame(self, token_id: int, posterior: float) -> None:
@@ -68,19 +84,6 @@ class GreedySearch:
         hypotheses = [self.best]
         self._start_utterance()
         return hypotheses
-
-
-class RecordingSearch(GreedySearch):
-    """Greedy decoding that also hands every piece of (t, V) scores to a function, for reuse or comparison."""
-
-    def __init__(self, record: Callable) -> None:
-        super().__init__()
-        self._record = record
-
-    def accept(self, logits: Tensor | np.ndarray) -> None:
-        """Record and decode the next (t, V) logits or log-probabilities."""
-        self._record(logits)
-        super().accept(logits)
 
 
 def greedy(logits: Tensor | np.ndarray) -> list[Token]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from distill.decode.token_text import tokens_to_text
 
@@ -41,13 +41,11 @@ class Hypothesis(NamedTuple):
 
 
 class Search(Protocol):
-    """A decoder of one stream. How the frames are cut into pieces does not change its results.
+    """A decoder of one stream. How the frames are cut into pieces does not change its results."""
 
-    Attributes:
-        frames: number of frames decoded since the beginning of the stream.
-    """
-
-    frames: int
+    @property
+    def frames(self) -> int:
+        """Number of frames decoded since the beginning of the stream."""
 
     @property
     def settled(self) -> int:
@@ -65,6 +63,37 @@ class Search(Protocol):
 
         ``frames`` is not reset.
         """
+
+
+class RecordingSearch:
+    """A search that also hands every piece of (t, V) scores to a function, for reuse or comparison."""
+
+    def __init__(self, search: Search, record: Callable[[Any], None]) -> None:
+        self._search, self._record = search, record
+
+    @property
+    def frames(self) -> int:
+        """Number of frames decoded since the beginning of the stream."""
+        return self._search.frames
+
+    @property
+    def settled(self) -> int:
+        """See :class:`Search`."""
+        return self._search.settled
+
+    @property
+    def best(self) -> Hypothesis:
+        """See :class:`Search`."""
+        return self._search.best
+
+    def accept(self, logits: Any) -> None:
+        """Record and decode the next (t, V) scores."""
+        self._record(logits)
+        self._search.accept(logits)
+
+    def finish(self) -> list[Hypothesis]:
+        """See :class:`Search`."""
+        return self._search.finish()
 
 
 def join_word(tokens: Sequence[Token], text: str) -> Word:

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
 
+    from distill.decode.greedy import BestTokens
+
 
 class TokenResult(TypedDict):
     """A recognised token, its time in the stream, and its posterior averaged over its frames."""
@@ -126,8 +128,11 @@ class StreamDecoder:
         self._search.accept(scores)  # type: ignore[arg-type]
         return self._partial()
 
-    def finish(self, scores: Tensor | np.ndarray | None = None) -> Result:
-        """End the stream, after the last (t, V) scores, and return its last final result."""
+    def finish(self, scores: Tensor | np.ndarray | BestTokens | None = None) -> Result:
+        """End the stream, after the last (t, V) scores, and return its last final result.
+
+        Greedy decoding also takes the best tokens of t frames.
+        """
         if scores is not None:
             self._search.accept(scores)  # type: ignore[arg-type]
         self._ended = True

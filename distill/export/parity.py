@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,8 @@ import onnxruntime
 import torch
 from torch import Tensor
 
-from distill.decode.greedy import RecordingSearch
+from distill.decode.greedy import GreedySearch
+from distill.decode.hypothesis import RecordingSearch
 from distill.export.recognizer import OnnxModel, OnnxRecognizer, open_session
 from distill.export.sherpa import BLOCK, FULL_SCALE, GAIN
 from distill.models.student import Student
@@ -82,8 +82,9 @@ def torch_reference(
 ) -> Callable[[np.ndarray], tuple[np.ndarray, str]]:
     """A function that returns (t, V) log-posteriors and text of an utterance's audio, from a session in torch."""
     logits: list[Tensor] = []
-    new_search = partial(RecordingSearch, logits.append)
-    recognizer = StreamingRecognizer(network, token_list, config, chunk_ms, new_search=new_search)
+    recognizer = StreamingRecognizer(
+        network, token_list, config, chunk_ms, new_search=lambda: RecordingSearch(GreedySearch(), logits.append)
+    )
 
     def recognize(audio: np.ndarray) -> tuple[np.ndarray, str]:
         logits.clear()
@@ -98,7 +99,7 @@ def torch_reference(
 def onnx_comparison(path: Path) -> Comparison:
     """Compare a student_*.onnx, through the recogniser in onnxruntime."""
     log_probs: list[np.ndarray] = []
-    recognizer = OnnxRecognizer(OnnxModel(path), new_search=partial(RecordingSearch, log_probs.append))
+    recognizer = OnnxRecognizer(OnnxModel(path), new_search=lambda: RecordingSearch(GreedySearch(), log_probs.append))
 
     def recognize(audio: np.ndarray) -> tuple[np.ndarray, str]:
         log_probs.clear()

@@ -24,6 +24,7 @@ import onnxruntime
 from distill.audio import SAMPLE_RATE
 from distill.checkpoints.archive import model_directory
 from distill.decode.greedy import GreedySearch
+from distill.decode.hypothesis import Search
 from distill.decode.stream_results import Result, StreamDecoder
 from distill.errors import UserError
 
@@ -173,7 +174,7 @@ class OnnxRecognizer:
         self,
         model: OnnxModel,
         endpoint_ms: int | None = None,
-        new_search: Callable[[], GreedySearch] = GreedySearch,
+        new_search: Callable[[], Search] = GreedySearch,
     ) -> None:
         self.model = model
         self.token_list, self.token_type, self.chunk_ms = model.token_list, model.token_type, model.chunk_ms

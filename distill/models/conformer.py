@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from distill.models.chunk_attention import ChunkAttention
+
 
 @dataclass
 class BlockCache:
@@ -106,7 +108,7 @@ class Attention(nn.Module):
     def forward(
         self,
         x: Tensor,
-        mask: Tensor | None,
+        mask: Tensor | ChunkAttention | None,
         tables: tuple[Tensor, Tensor],
         frames: int,
         caches: Sequence[BlockCache] | None,
@@ -114,9 +116,10 @@ class Attention(nn.Module):
     ) -> Tensor:
         """(B, T, width) -> (B, T, width).
 
-        ``mask`` is bool (B, 1, T, T), True = visible, None = everything. With caches, whose batches follow each other
-        in x's, x is a chunk of ``frames`` frames and its look-ahead; it follows the cached frames and sees all of them.
-        The chunk, without the look-ahead, is then appended to the caches, which keep ``left`` frames.
+        ``mask`` is bool (B, 1, T, T) or (B, 1, 1, T), True = visible, None = everything; or attention in blocks. With
+        caches, whose batches follow each other in x's, x is a chunk of ``frames`` frames and its look-ahead; it follows
+        the cached frames and sees all of them. The chunk, without the look-ahead, is then appended to the caches, which
+        keep ``left`` frames.
         """
         batch, time, width = x.shape
         qkv = self.qkv(self.norm(x)).view(batch, time, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
@@ -124,7 +127,9 @@ class Attention(nn.Module):
         value = qkv[2]
         # No dropout on attention weights: with it the CPU falls back to a path that is several times slower.
         attend = F.scaled_dot_product_attention
-        if caches is None:
+        if isinstance(mask, ChunkAttention):
+            context = mask(query, key, value)
+        elif caches is None:
             context = attend(query, key, value, attn_mask=mask)
         else:
             parts = (part.split([len(cache.keys) for cache in caches]) for part in (query, key, value))
@@ -208,7 +213,7 @@ class ConformerBlock(nn.Module):
     def forward(
         self,
         x: Tensor,
-        mask: Tensor | None,
+        mask: Tensor | ChunkAttention | None,
         tables: tuple[Tensor, Tensor],
         frames: int,
         chunk: int | None = None,

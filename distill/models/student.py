@@ -12,11 +12,13 @@ from torch import Tensor, nn
 
 from distill.audio import SAMPLE_RATE
 from distill.errors import UserError
+from distill.models.chunk_attention import WORTH_IT, ChunkAttention, pairs
 from distill.models.chunk_mask import chunk_mask, copied_frames
 from distill.models.cnn import ConvFrontEnd, ConvLayer, FeatureMask, frame_counts
 from distill.models.conformer import BlockCache, ConformerBlock, for_rotation, rotary_tables
 from distill.models.fbank import FbankFrontEnd
-from distill.models.output import NetworkOutput
+from distill.models.output import NetworkOutput, predict
+from distill.models.transfer import send
 
 if TYPE_CHECKING:
     from distill.models.teacher import Teacher
@@ -141,7 +143,7 @@ class Student(nn.Module):
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Logits (B, k T', V) of the last layer's output (B, T', width)."""
-        return self.output(hidden).view(len(hidden), -1, self.vocab_size)
+        return predict(self.output, hidden).view(len(hidden), -1, self.vocab_size)
 
     def _tables(self, length: int) -> tuple[Tensor, Tensor]:
         return for_rotation(*rotary_tables(length, self.width // self.heads, self.output.weight.device))
@@ -160,13 +162,31 @@ class Student(nn.Module):
     ) -> NetworkOutput:
         """Whole utterances (B, N) of audio in [-1, 1], padded with zeros, with (B,) samples each.
 
+        The lengths are best on the host, which then knows whether anything is padded.
         With ``chunk_frames`` attention sees what a stream in chunks of that length would see (:func:`chunk_mask`),
         and the logits are those of :meth:`stream`. ``mask`` hides parts of the front end's features, in training.
         """
+        x, lengths = self.features(speech, speech_lengths, mask)
+        return self.recognise(x, lengths, chunk_frames, left_frames, lookahead_frames)
+
+    def features(
+        self, speech: Tensor, speech_lengths: Tensor, mask: FeatureMask | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """The part of :meth:`forward` that does not depend on chunks: (B, T', width) and (B,) encoder frames."""
         features, lengths = self.front_end(speech, speech_lengths, mask)
-        x = self._project(features)
+        return self._project(features), lengths
+
+    def recognise(
+        self,
+        x: Tensor,
+        lengths: Tensor,
+        chunk_frames: int | None = None,
+        left_frames: int | None = None,
+        lookahead_frames: int = 0,
+    ) -> NetworkOutput:
+        """The rest of :meth:`forward`, from the :meth:`features` on."""
         frames = x.shape[1]
-        visible = chunk_mask(lengths, frames, chunk_frames, left_frames, lookahead_frames)
+        visible = what_is_seen(lengths, x, chunk_frames, left_frames, lookahead_frames)
         tables = self._tables(frames + lookahead_frames + (chunk_frames or 0))
         if chunk_frames is not None and lookahead_frames:
             ahead = copied_frames(frames, chunk_frames, lookahead_frames, x.device).flatten()
@@ -295,6 +315,26 @@ class Student(nn.Module):
             first.conv.weight.div_(level)
             report.append(f"CNN: scaled for audio of level {level:.3g}, as the teacher normalises each utterance's")
         return report
+
+
+def what_is_seen(
+    lengths: Tensor, x: Tensor, chunk: int | None, left: int | None, lookahead: int
+) -> Tensor | ChunkAttention | None:
+    """What attention may see of frames x (B, T, width) with (B,) lengths, in its cheapest form.
+
+    Nothing where all see all; the keys within the length where context is full; blocks where they save enough; else a
+    mask over all pairs.
+    """
+    frames = x.shape[1]
+    if chunk is None:
+        if lengths.device.type == "cpu" and int(lengths.min()) >= frames:
+            return None
+        return (torch.arange(frames, device=x.device) < send(lengths, x.device)[:, None])[:, None, None]
+    if left is not None:
+        in_blocks, dense = pairs(frames, chunk, left, lookahead)
+        if in_blocks <= WORTH_IT * dense:
+            return ChunkAttention(send(lengths, x.device), frames, chunk, left, lookahead)
+    return chunk_mask(send(lengths, x.device), frames, chunk, left, lookahead)
 
 
 def mismatch(student: Mapping[str, Tensor], teacher: Mapping[str, Tensor]) -> str | None:

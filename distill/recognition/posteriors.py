@@ -9,21 +9,27 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import IO
 
 import numpy as np
-import torch
 from tqdm import tqdm
 
-from distill.audio import SAMPLE_RATE, read_audio, read_wav_scp
+from distill.audio import SAMPLE_RATE, read_wav_scp
+from distill.checkpoints.device import (
+    HostCopies,
+    batch_seconds_on,
+    inference,
+    padding_matters,
+    pick_device,
+    readers_for,
+)
 from distill.checkpoints.load import LoadedNetwork, load_network
-from distill.configuration import ChunkConf, frames_of_chunk, read_conf
+from distill.data.batches import by_length, read_batches, sample_counts
 from distill.errors import UserError
 from distill.files import atomic_write
-from distill.models.teacher import Teacher
-from distill.targets.compute import batches
+from distill.recognition.networks import batch_log_posteriors, chunk_of
 from distill.targets.store import save_ark, write_two_columns
 
 WINDOW = 64  # utterances that are sorted by length, so that batches need little padding
@@ -31,24 +37,8 @@ MIN_PRIOR = 1e-10  # a rarer token cannot be recognised, as with Kaldi's --prior
 IMPOSSIBLE = -1e10  # its log-likelihood
 
 
-def chunk_of(model: LoadedNetwork, chunk_ms: int | None) -> tuple[int, int | None, int] | None:
-    """Encoder frames of a chunk, of its history (None: all) and of its look-ahead; None if ``chunk_ms`` is None.
-
-    Raises:
-        UserError: the model was not trained for chunks, or the length is no multiple of its frames.
-    """
-    if chunk_ms is None:
-        return None
-    conf = read_conf(ChunkConf, "chunk_conf", model.config.get("chunk_conf") or None)
-    frame_ms = model.network.encoder_frame_ms
-    if conf is None or isinstance(model.network, Teacher):
-        raise UserError(f"--chunk_ms {chunk_ms}: this model is not a streaming student; leave the option out")
-    return conf.in_frames(frames_of_chunk(chunk_ms, frame_ms), frame_ms)
-
-
-@torch.no_grad()
 def log_posteriors(
-    model: LoadedNetwork, audio: dict[str, str], chunk_ms: int | None = None, batch_seconds: float = 60.0
+    model: LoadedNetwork, audio: Mapping[str, str], chunk_ms: int | None = None, batch_seconds: float | None = None
 ) -> Iterator[tuple[str, np.ndarray]]:
     """Natural logarithms of the posteriors of every utterance, in the order of ``audio``.
 
@@ -57,7 +47,7 @@ def log_posteriors(
         audio: audio file by utterance id.
         chunk_ms: a streaming student's posteriors as in a stream with chunks of this length; None: every frame sees the
             whole utterance.
-        batch_seconds: padded audio that is computed at once.
+        batch_seconds: padded audio that is computed at once; None: what suits the device.
 
     Yields:
         utterance id and (frames, tokens) float32 matrix.
@@ -65,22 +55,18 @@ def log_posteriors(
     chunk = chunk_of(model, chunk_ms)
     network = model.network
     device = next(network.parameters()).device
+    most = int(batch_seconds_on(device, batch_seconds) * SAMPLE_RATE)
     utterances = list(audio)
     for start in range(0, len(utterances), WINDOW):
-        window = utterances[start : start + WINDOW]
-        speech = {utterance: read_audio(audio[utterance], SAMPLE_RATE) for utterance in window}
+        window = {utterance: audio[utterance] for utterance in utterances[start : start + WINDOW]}
+        batches = by_length(sample_counts(window), most, equal=padding_matters(network))
         matrices: dict[str, np.ndarray] = {}
-        for batch in batches({u: len(samples) for u, samples in speech.items()}, int(batch_seconds * SAMPLE_RATE)):
-            rows = [torch.from_numpy(speech[utterance]) for utterance in batch]
-            padded = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True).to(device)  # (B, N)
-            lengths = torch.tensor([len(row) for row in rows], device=device)
-            if chunk is None or isinstance(network, Teacher):
-                output = network(padded, lengths)
-            else:
-                output = network(padded, lengths, *chunk)
-            log_p = output.logits.float().log_softmax(-1).cpu().numpy()  # (B, T, V)
-            for utterance, matrix, frames in zip(batch, log_p, output.lengths.tolist(), strict=True):
-                matrices[utterance] = matrix[:frames]
+        with inference(network):
+            for batch in read_batches(window, batches, device, readers_for(device)):
+                log_p, frames = batch_log_posteriors(network, batch, [chunk])[chunk]
+                copies = HostCopies({"log_p": log_p, "frames": frames}).get()
+                for utterance, matrix, count in zip(batch.utterances, copies["log_p"], copies["frames"], strict=True):
+                    matrices[utterance] = matrix[:count]
         for utterance in window:
             yield utterance, matrices[utterance]
 
@@ -184,8 +170,8 @@ def compute_posteriors(
     mean: bool = False,
     job: int = 1,
     num_jobs: int = 1,
-    batch_seconds: float = 60.0,
-    device: str = "cpu",
+    batch_seconds: float | None = None,
+    device: str = "auto",
 ) -> int:
     """Write log-posteriors, log-likelihoods or the mean posteriors of a data set.
 
@@ -197,7 +183,7 @@ def compute_posteriors(
         priors, prior_scale: file of the tokens' priors and their scale, see :func:`log_likelihoods`; None: posteriors.
         mean: write the mean posteriors instead, for ``priors``.
         job, num_jobs: take every ``num_jobs``-th utterance from the ``job``-th on, counted from 1.
-        device: ``cpu`` or ``cuda``.
+        device: see :func:`pick_device`.
 
     Returns:
         number of utterances.
@@ -205,7 +191,7 @@ def compute_posteriors(
     if not 1 <= job <= num_jobs:
         raise UserError(f"--job {job}: must be from 1 to --num_jobs {num_jobs}")
     audio = dict(list(read_wav_scp(data_dir / "wav.scp").items())[job - 1 :: num_jobs])
-    model = load_network(model_dir, device)
+    model = load_network(model_dir, pick_device(device, job))
     known = None if priors is None else read_priors(priors, len(model.token_list))
     matrices: Iterable[tuple[str, np.ndarray]] = log_posteriors(model, audio, chunk_ms, batch_seconds)
     matrices = tqdm(matrices, total=len(audio), desc=data_dir.name, unit="utt", mininterval=1)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,19 +13,20 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from distill.audio import read_audio, read_wav_scp
+from distill.audio import read_wav_scp
 from distill.checkpoints.load import LoadedNetwork, load_network
-from distill.decode.greedy import GreedySearch, RecordingSearch
+from distill.decode.greedy import GreedySearch
 from distill.decode.hypothesis import Search, words_of
 from distill.decode.settings import DecodeConf, graph_builder, search_factory
 from distill.errors import UserError
 from distill.files import atomic_write
+from distill.models.teacher import Teacher
+from distill.recognition.posteriors import log_posteriors
 from distill.scoring.text import read_text
-from distill.streaming.recognizer import StreamingRecognizer
 
 
 class ValidationSet(NamedTuple):
-    """Utterances with their reference words and the network's (T, V) logits, in the same order."""
+    """Utterances with their reference words and the network's (T, V) log-posteriors, in the same order."""
 
     references: list[list[str]]
     logits: list[Tensor]
@@ -107,7 +107,7 @@ def tune(
 def run_network(
     loaded: LoadedNetwork, data_dir: Path, chunk_ms: int | None, max_utterances: int, description: str
 ) -> ValidationSet:
-    """Compute the logits of at most ``max_utterances`` utterances of a set; ``description`` labels the progress bar.
+    """Compute the log-posteriors of at most ``max_utterances`` utterances of a set; ``description`` is the bar's.
 
     Raises:
         UserError: wav.scp and text differ in their utterances, or there are no words.
@@ -119,20 +119,12 @@ def run_network(
     references = [texts[key].split() for key in keys]
     if not any(references):
         raise UserError(f"{data_dir / 'text'}: no words to tune on")
-    pieces: list[Tensor] = []
     network, token_list, config = loaded
-    new_search = partial(RecordingSearch, pieces.append)
-    recognizer = StreamingRecognizer(network, token_list, config, chunk_ms, new_search=new_search)
-
-    def logits_of(path: str) -> Tensor:
-        pieces.clear()
-        recognizer.reset()
-        recognizer.accept_waveform(read_audio(path))
-        recognizer.finish()
-        return torch.cat(pieces)
-
-    logits = [logits_of(waves[key]) for key in tqdm(keys, desc=description, unit="utt", mininterval=1)]
-    return ValidationSet(references, logits, token_list, recognizer.token_type)
+    streams = config.get("chunk_conf") and not isinstance(network, Teacher)
+    matrices = log_posteriors(loaded, {key: waves[key] for key in keys}, chunk_ms if streams else None)
+    shown = tqdm(matrices, total=len(keys), desc=description, unit="utt", mininterval=1)
+    logits = [torch.from_numpy(matrix) for _, matrix in shown]
+    return ValidationSet(references, logits, token_list, config.get("token_type", "char"))
 
 
 def search_builder(

@@ -6,7 +6,16 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from distill.scoring.tables import FIXED, PUBLISHED, format_interval, format_latency, teachers_of
+from distill.scoring.tables import (
+    FIXED,
+    PUBLISHED,
+    computed_on,
+    format_interval,
+    format_latency,
+    recognises,
+    teachers_of,
+    times_faster,
+)
 
 Row = Mapping[str, Any]
 
@@ -80,9 +89,7 @@ class Speeds:
         student_speed, teacher_speed = self.row(row), self.row(teacher)
         if (student_speed is row) != (teacher_speed is teacher):
             return None
-        if not student_speed.get("rtf") or not teacher_speed.get("rtf"):
-            return None
-        return teacher_speed["rtf"] / student_speed["rtf"]
+        return times_faster([({"audio_s": 1.0, **student_speed}, {"audio_s": 1.0, **teacher_speed})])
 
 
 def times(ratio: float | None, more: str, less: str) -> str:
@@ -116,6 +123,10 @@ def headline(rows: Sequence[Row], row: Row, speeds: Speeds) -> tuple[str, str, l
     tiles = [Tile(f"{unit} {where}", wer, f"95 %: {format_interval(row['wer_low'], row['wer_high'])}", "")]
     if teacher is None or row is teacher:
         return f"The {system_name(row['system'])} has {wer} of the {words} wrong {where}.", "", tiles
+    if not recognises(teacher) or not recognises(row):
+        which = "teacher" if not recognises(teacher) else system_name(row["system"])
+        sentence = f"The {which} recognises too little for any conclusion: {wer} of the {words} are wrong {where}"
+        return f"{sentence}, of the teacher's {teacher['wer']:.2f} %.", "", tiles
     detail = f"teacher {teacher['wer']:.2f} %"
     if row.get("relative_loss") is not None:
         span = format_interval(row.get("relative_low"), row.get("relative_high"))
@@ -126,8 +137,7 @@ def headline(rows: Sequence[Row], row: Row, speeds: Speeds) -> tuple[str, str, l
     tiles.append(Tile("Size", times(smaller, "smaller", "larger"), params, f"{PUBLISHED['smaller']}× smaller"))
     if faster is not None:
         speed, teacher_speed = speeds.row(row), speeds.row(teacher)
-        threads = "1 thread" if speed["threads"] == 1 else f"{speed['threads']} threads"
-        detail = f"real-time factor {speed['rtf']:.3g}, teacher {teacher_speed['rtf']:.3g}, {threads}"
+        detail = f"real-time factor {speed['rtf']:.3g}, teacher {teacher_speed['rtf']:.3g}, {computed_on(speed)}"
         tiles.append(Tile("Speed", times(faster, "faster", "slower"), detail, f"{PUBLISHED['faster']}× faster"))
     sentence = f"{times(smaller, 'smaller', 'larger')} and {'streaming ' if row['latency_ms'] else ''}{where}: "
     sentence += f"{wer} of the {words} wrong, where the teacher has {teacher['wer']:.2f} %"
@@ -173,7 +183,8 @@ def result_table(rows: Sequence[Row], main: Row, speeds: Speeds) -> tuple[list[s
                 cells.append(("–", "", ""))
                 continue
             row = by_set[test_set]
-            loss = row.get("relative_loss")
+            compared = recognises(row) and recognises(teacher_of(rows, row) or row)
+            loss = row.get("relative_loss") if compared else None
             span = format_interval(row["wer_low"], row["wer_high"])
             cells.append((f"{row['wer']:.2f}", span, "" if loss is None else signed(loss)))
         first = system_rows[0]

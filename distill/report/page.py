@@ -154,7 +154,9 @@ def render(expdir: Path, data: Path, valid_set: str, num_errors: int, num_utts: 
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(HERE), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
-    environment.globals.update(latency_name=format_latency, system_name=figures.system_name)
+    environment.globals.update(
+        latency_name=format_latency, system_name=figures.system_name, computed_on=figures.computed_on
+    )
     return environment.get_template("page.html").render(
         recipe=results.get("recipe", expdir.name),
         style=Markup((HERE / "style.css").read_text(encoding="utf-8")),

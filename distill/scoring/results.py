@@ -2,8 +2,10 @@
 
 A row of results.json is a system on a test set at a latency with a decoder. Its ``scores`` hold counts and error rates
 of words (wer), characters (cer) and tokens (ter). A phone model decoded without a lexicon gives no words: ``wer`` is
-then null, and intervals and relative loss are those of its tokens. A system is compared with the teacher that was
-decoded in the same way; :mod:`distill.scoring.significance` gives intervals and p values.
+then null, and intervals and relative loss are those of its tokens. ``rtf`` is the real-time factor of the
+``rtf_utterances`` utterances that were recognised one at a time; the others were recognised in batches. A system is
+compared with the teacher that was decoded in the same way; :mod:`distill.scoring.significance` gives intervals and p
+values.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ from distill.decode.settings import DECODERS
 from distill.errors import UserError
 from distill.files import atomic_write
 from distill.scoring.significance import bootstrap, matched_pairs
-from distill.scoring.tables import FIXED, PUBLISHED, results_page
+from distill.scoring.tables import FIXED, PUBLISHED, paper_table, results_page, warnings
 
 SYSTEMS = ("teacher", "student_full", "student_full_no_kd", "student_stream")
 
@@ -31,7 +33,7 @@ Row = dict[str, Any]
 
 
 def write_results(expdir: Path, test_sets: str, recipe: str) -> None:
-    """Write EXPDIR/results.json and EXPDIR/RESULTS.md, and print the latter.
+    """Write EXPDIR/results.json and EXPDIR/RESULTS.md, and print the latter's warnings and its first table.
 
     Args:
         expdir: holds SYSTEM/decode_*/TEST_SET, decoded and scored.
@@ -45,7 +47,11 @@ def write_results(expdir: Path, test_sets: str, recipe: str) -> None:
     page = results_page(json.loads((expdir / "results.json").read_text(encoding="utf-8")))
     with atomic_write(expdir / "RESULTS.md") as stream:
         stream.write(page)
-    print(page)
+    for line in warnings(rows):
+        print(f"warning: {line}")
+    if word_rows := [row for row in rows if row["wer"] is not None]:
+        print("\n".join(paper_table(word_rows)))
+    print(f"{expdir / 'RESULTS.md'}: the same with intervals, by test set and speaker")
 
 
 def find_systems(expdir: Path) -> list[str]:
@@ -105,8 +111,10 @@ def read_scores(decode_dir: Path) -> tuple[Row, np.ndarray]:
         "utterances": score["utterances"],
         "scores": {name: summary(name, unit_score) for name, unit_score in scores.items()},
         **{key: about[key] for key in ("params", "model_bytes", "threads")},
+        "device": about.get("device", "cpu"),
         "audio_s": score["audio_s"],
-        "rtf": score["compute_s"] / score["audio_s"],
+        "rtf": score["compute_s"] / score["timed_s"] if score["timed_s"] else None,
+        "rtf_utterances": score["timed_utterances"],
         "scorer": score["scorer"],
         "scoring": score.get("scoring", "plain"),
         "speakers": score.get("speakers", {}),

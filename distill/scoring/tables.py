@@ -10,6 +10,7 @@ FIXED = "student_stream_fixed"  # followed by the chunk in ms: students trained 
 MOST_SPEAKERS = 20  # in a table
 # The abstract of the paper (arXiv 2303.09278), student against teacher: relative loss in per cent, and factors
 PUBLISHED = {"latency_ms": 480, "relative_loss_low": 9.0, "relative_loss_high": 23.4, "smaller": 12, "faster": 8}
+TOO_MANY_ERRORS = 60.0  # % from which a system recognises so little that comparing it means nothing
 
 Row = dict[str, Any]
 
@@ -20,6 +21,7 @@ def results_page(results: dict[str, Any]) -> str:
     lines = [f"# Results of {results['recipe']}", ""]
     lines += [f"- {name}: `{value}`" for name, value in results["environment"].items()]
     lines += ["", introduction(rows)]
+    lines += [line for warning in warnings(rows) for line in ("", f"**Warning:** {warning}")]
     if word_rows := [row for row in rows if row["wer"] is not None]:
         lines += ["", "## Beside the paper", "", "WER % (relative loss %) of each test set.", ""]
         lines += paper_table(word_rows)
@@ -53,10 +55,63 @@ def introduction(rows: list[Row]) -> str:
         text += " Scored as GigaSpeech is: hyphens split, fillers (UH, UM ...) and tags not counted."
     return (
         f"{text} The latency of a streaming student is its chunk with its look-ahead: the longest that a frame waits. "
-        "Relative loss, size (float32 bytes) and speed (real-time factor, RTF, of recognition one utterance at a time "
-        f"on {rows[0]['threads']} CPU thread(s)) are against the teacher with full context. Intervals: paired "
-        "bootstrap over utterances. p: matched-pairs test of as many errors as the teacher's."
+        "Relative loss, size (float32 bytes) and speed are against the teacher with full context. Utterances were "
+        "recognised in batches, with a streaming student's chunks; speed is the real-time factor (RTF) of a sample of "
+        f"{max(row['rtf_utterances'] for row in rows)} utterances of a set, which were also recognised one at a time, "
+        f"in a stream where a student streams, {' and '.join(dict.fromkeys(map(computed_on, rows)))}, beside other "
+        "jobs. Intervals: paired bootstrap over utterances. p: matched-pairs test of as many errors as the teacher's."
     )
+
+
+def computed_on(row: Mapping[str, Any]) -> str:
+    """``on 1 CPU thread``, or on which GPU."""
+    if row.get("device", "cpu") != "cpu":
+        return f"on {row['device']}"
+    return f"on {row['threads']} CPU thread{'' if row['threads'] == 1 else 's'}"
+
+
+def times_faster(pairs: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]]) -> float | None:
+    """How many times faster systems are than teachers, by (system's row, teacher's row) of each test set.
+
+    None if one was not timed, or the two on different devices.
+    """
+    if not pairs or any(not row.get("rtf") for pair in pairs for row in pair):
+        return None
+    if any(row.get(key) != teacher.get(key) for row, teacher in pairs for key in ("device", "threads")):
+        return None
+    system_s, teacher_s = (sum(row["rtf"] * row["audio_s"] for row in side) for side in zip(*pairs, strict=True))
+    return teacher_s / system_s
+
+
+def format_times(factor: float | None) -> str:
+    """``7.3x``; a dash for None."""
+    return "-" if factor is None else f"{factor:.1f}x"
+
+
+def recognises(row: Mapping[str, Any]) -> bool:
+    """Whether a system recognises enough to be compared: at most ``TOO_MANY_ERRORS`` per cent of its units wrong."""
+    rate = row["wer"] if row["wer"] is not None else row["scores"]["ter"]["err"]
+    return rate <= TOO_MANY_ERRORS
+
+
+def warnings(rows: Sequence[Row]) -> list[str]:
+    """A sentence for every test set with systems that recognise too little for any conclusion."""
+    lines = []
+    for test_set in dict.fromkeys(row["test_set"] for row in rows):
+        poor = [row for row in rows if row["test_set"] == test_set and not recognises(row)]
+        if not poor:
+            continue
+        names = ", ".join(dict.fromkeys(system_label(row) for row in poor))
+        cure = (
+            "train the teacher longer, or take another"
+            if any(row["system"] == "teacher" for row in poor)
+            else ("look at the curves of their trainings")
+        )
+        lines.append(
+            f"on {test_set} more than {TOO_MANY_ERRORS:g} % is wrong of {names}; they are not compared. Before "
+            f"anything else {cure}."
+        )
+    return lines
 
 
 def format_interval(low: float | None, high: float | None) -> str:
@@ -113,7 +168,7 @@ def paper_table(rows: list[Row]) -> list[str]:
     for (system, latency_ms, decoder), system_rows in systems.items():
         by_set = {row["test_set"]: row for row in system_rows}
         cells = [system, format_latency(latency_ms), *([decoder] if several_decoders else [])]
-        cells += [rate_and_loss(by_set.get(test_set)) for test_set in sets]
+        cells += [rate_and_loss(by_set.get(test_set), teachers) for test_set in sets]
         cells += [f"{system_rows[0]['params'] / 1e6:.2f} M", f"{system_rows[0]['model_bytes'] / 1e6:.1f}"]
         cells += size_and_speed(system_rows, teachers)
         table.append(cells)
@@ -123,12 +178,14 @@ def paper_table(rows: list[Row]) -> list[str]:
     return markdown_table(names, table)
 
 
-def rate_and_loss(row: Row | None) -> str:
+def rate_and_loss(row: Row | None, teachers: Mapping[tuple[str, str], Mapping[str, Any]]) -> str:
     """``20.00 (+100.0)``: error rate and relative loss in per cent; a dash for no row."""
     if row is None:
         return "-"
+    teacher = teachers.get((row["test_set"], row["decoder"]), row)
+    compared = recognises(row) and recognises(teacher)
     loss = row.get("relative_loss")
-    return f"{row['wer']:.2f}" + ("" if loss is None else f" ({loss:+.1f})")
+    return f"{row['wer']:.2f}" + ("" if loss is None or not compared else f" ({loss:+.1f})")
 
 
 def size_and_speed(rows: list[Row], teachers: Mapping[tuple[str, str], Mapping[str, Any]]) -> list[str]:
@@ -137,8 +194,7 @@ def size_and_speed(rows: list[Row], teachers: Mapping[tuple[str, str], Mapping[s
     pairs = [(row, teachers[key]) for row, key in zip(rows, keys, strict=True) if key in teachers]
     if not pairs:
         return ["-", "-"]
-    system_s, teacher_s = (sum(row["rtf"] * row["audio_s"] for row in side) for side in zip(*pairs, strict=True))
-    return [f"{pairs[0][1]['model_bytes'] / rows[0]['model_bytes']:.1f}x", f"{teacher_s / system_s:.1f}x"]
+    return [f"{pairs[0][1]['model_bytes'] / rows[0]['model_bytes']:.1f}x", format_times(times_faster(pairs))]
 
 
 def comparison_table(rows: list[Row], unit: str) -> list[str]:
@@ -152,12 +208,13 @@ def comparison_table(rows: list[Row], unit: str) -> list[str]:
     table = []
     for row in rows:
         teacher = teachers.get((row["test_set"], row["decoder"]))
-        loss = "-"
-        if row.get("relative_loss") is not None:
+        loss, p = "-", row.get("p_value")
+        if not recognises(row) or (teacher and not recognises(teacher)):
+            p = None
+        elif row.get("relative_loss") is not None:
             loss = f"{row['relative_loss']:+.1f} ({format_interval(row['relative_low'], row['relative_high'])})"
         elif row["system"] != "teacher" and teacher:
             loss = "teacher has no error"
-        p = row.get("p_value")
         scores = row["scores"][unit]
         cells = {
             "system": row["system"],
@@ -169,8 +226,8 @@ def comparison_table(rows: list[Row], unit: str) -> list[str]:
             "p": "-" if p is None else "<0.001" if p < 0.001 else f"{p:.3f}",
             "params": f"{row['params'] / 1e6:.2f} M",
             "smaller": f"{teacher['model_bytes'] / row['model_bytes']:.1f}x" if teacher else "-",
-            "RTF": f"{row['rtf']:.4f}",
-            "faster": f"{teacher['rtf'] / row['rtf']:.1f}x" if teacher else "-",
+            "RTF": "-" if row["rtf"] is None else f"{row['rtf']:.4f}",
+            "faster": format_times(times_faster([(row, teacher)]) if teacher else None),
         }
         table.append([cells[name] for name in names])
     return markdown_table(names, table)

@@ -14,7 +14,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from distill.audio import SAMPLE_RATE, read_audio, read_wav_scp
+from distill.audio import SAMPLE_RATE, read_wav_scp
 from distill.checkpoints.load import load_network, model_checksum, network_shape, read_config
 from distill.errors import UserError
 from distill.files import sha256
@@ -36,8 +36,8 @@ class Extraction:
         graph: file of the denominator graph, needed for posteriors and n-best.
         layers: ``auto``, or numbers such as "2,4,6".
         dtype: a key of :data:`distill.targets.store.COMPRESSION`.
-        batch_seconds: padded audio of a batch.
-        device: cpu or cuda.
+        batch_seconds: padded audio of a batch; None: what suits the device.
+        device: auto (a GPU if there is one), cpu or cuda.
         num_jobs: parallel jobs, which share the shards and the CPU cores.
     """
 
@@ -48,8 +48,8 @@ class Extraction:
     graph: Path | None = None
     layers: str = "auto"
     dtype: str = "float32"
-    batch_seconds: float = 60.0
-    device: str = "cpu"
+    batch_seconds: float | None = None
+    device: str = "auto"
     num_jobs: int = 1
     # of the audio, by utterance; filled shard by shard, as reading audio takes time
     checksums: dict[str, str] = field(default_factory=dict)
@@ -152,6 +152,7 @@ def extract_job(extraction: Extraction, job: int | None = None) -> None:
     import torch
     from tqdm import tqdm
 
+    from distill.checkpoints.device import batch_seconds_on, pick_device
     from distill.lfmmi import DenominatorGraph
     from distill.targets.compute import extract_shard
 
@@ -175,11 +176,12 @@ def extract_job(extraction: Extraction, job: int | None = None) -> None:
                 continue
             extraction.discard_manifest()
             if teacher is None:
-                teacher = load_network(extraction.teacher, torch.device(extraction.device)).network
+                device = pick_device(extraction.device, job or 1)
+                teacher = load_network(extraction.teacher, device).network
+                seconds = batch_seconds_on(device, extraction.batch_seconds)
             with store.TargetWriter(extraction.path(name), extraction.dtype, description) as writer:
                 audio = {utterance: extraction.audio[utterance] for utterance in utterances}
-                settings = extraction.device, extraction.batch_seconds
-                extract_shard(teacher, audio, extraction.what, graph, *settings, writer, progress)
+                extract_shard(teacher, audio, extraction.what, graph, seconds, writer, progress)
 
 
 def merge(extraction: Extraction) -> None:
@@ -230,7 +232,10 @@ def plan(extraction: Extraction) -> None:
         UserError: if the disk has less space; it names what would fit.
     """
     what, streams, output = extraction.what, extraction.streams, extraction.output
-    samples = sample_counts(extraction.wav_scp, extraction.audio)
+    from distill.data.batches import sample_counts
+
+    counts = sample_counts(extraction.audio, extraction.wav_scp.parent / "utt2num_samples")
+    samples = list(counts.values())
     milliseconds = [count * 1000 // SAMPLE_RATE for count in samples]
 
     def planned(dimensions: Mapping[str, int], dtype: str) -> int:
@@ -255,31 +260,14 @@ def plan(extraction: Extraction) -> None:
                for u in part]  # fmt: skip
     share = len(missing) / len(samples)
     if share * hours * 60 > MEASURED_MIN:
+        from distill.checkpoints.device import pick_device
         from distill.targets.compute import real_time_factor
 
         files = [extraction.audio[utterance] for utterance in missing]
-        factor = real_time_factor(extraction.teacher, extraction.device, files)
+        factor = real_time_factor(extraction.teacher, pick_device(extraction.device), files)
         minutes = factor * hours * 60 * share
         print(
             f"  to be computed: {100 * share:.0f} %; on one machine like this one about {minutes:.1f} min "
             f"({factor:.3f} of real time)"
         )
     sys.stdout.flush()
-
-
-def sample_counts(wav_scp: Path, audio: dict[str, str]) -> list[int]:
-    """Samples of every utterance, from utt2num_samples beside wav.scp or else from the audio files' headers."""
-    counts = wav_scp.parent / "utt2num_samples"
-    if counts.is_file():
-        known = store.read_two_columns(counts)
-        if audio.keys() <= known.keys():
-            return [int(known[utterance]) for utterance in audio]
-    import soundfile
-
-    result = []
-    for path in audio.values():
-        try:
-            result.append(soundfile.info(path).frames)
-        except (RuntimeError, OSError):
-            result.append(len(read_audio(path, SAMPLE_RATE)))
-    return result

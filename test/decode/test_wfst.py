@@ -6,6 +6,7 @@ import itertools
 from pathlib import Path
 
 import pytest
+import sentencepiece
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -172,15 +173,34 @@ def test_a_beam_that_is_not_positive_is_refused(arpa, beam):
         WfstSearch(GraphBuilder(arpa, LEXICON, TOKENS).build(0.5), beam=beam)
 
 
-def test_without_a_lexicon_every_word_of_the_n_gram_is_spelt(tmp_path):
-    """Also one that only ends sentences, and so begins no longer n-gram."""
-    write_arpa([["xy", "z"], ["xy", "z"]], 2, tmp_path / "lm.arpa")
+@pytest.mark.parametrize("order", [1, 2])
+def test_without_a_lexicon_every_word_of_the_n_gram_is_spelt(tmp_path, order):
+    write_arpa([["xy", "z"], ["xy", "z"]], order, tmp_path / "lm.arpa")
     conf = DecodeConf("wfst", lm=tmp_path / "lm.arpa")
     tokens = ["<blank>", "x", "y", "z", "<space>"]
     graph = graph_builder(conf, tokens, {"token_type": "char"}).build(0.1)
     search = WfstSearch(graph)
     search.accept(9.0 * torch.eye(5)[[1, 2, 4, 3]])
     assert [word.text for word in search.finish()[0].words] == ["xy", "z"]
+
+
+def test_without_a_lexicon_words_are_spelt_in_pieces_of_the_models_own_sentencepiece_model(tmp_path):
+    words = ["abba", "cab"]
+    (tmp_path / "text").write_text("abba cab\ncab abba\n" * 20)
+    sentencepiece.SentencePieceTrainer.train(
+        input=str(tmp_path / "text"), model_prefix=str(tmp_path / "bpe"), vocab_size=9, minloglevel=2
+    )
+    write_arpa([words], 1, tmp_path / "lm.arpa")
+    model = sentencepiece.SentencePieceProcessor(model_file=str(tmp_path / "bpe.model"))
+    tokens = ["<blank>", *(model.id_to_piece(n) for n in range(model.get_piece_size()))]
+    conf, config = DecodeConf("wfst", lm=tmp_path / "lm.arpa"), {"token_type": "bpe"}
+    with pytest.raises(UserError, match="bpemodel"):
+        graph_builder(conf, tokens, config)
+    search = WfstSearch(graph_builder(conf, tokens, {**config, "bpemodel": str(tmp_path / "bpe.model")}).build(0.1))
+    pieces = [tokens.index(piece) for piece in model.encode_as_pieces("abba cab")]
+    rows = [row for piece in pieces for row in (piece, 0)]  # a blank after each, as a piece may be doubled
+    search.accept(9.0 * torch.eye(len(tokens))[rows])
+    assert [word.text for word in search.finish()[0].words] == words
 
 
 def test_phones_need_a_lexicon(tmp_path, arpa):

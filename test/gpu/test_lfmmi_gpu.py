@@ -9,6 +9,7 @@ from small_graphs import random_bigram, random_text
 
 from distill.lfmmi import DenominatorGraph, LFMMILoss, topology
 
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
 LENGTHS = torch.tensor([120, 1, 77, 0])
 
 

@@ -337,6 +337,26 @@ def test_kaldi_directories_in_phones(kaldi: Path, tmp_path: Path) -> None:
     assert before == {path.name: path.read_text() for path in made.iterdir()}
 
 
+def test_a_corrected_source_is_noticed_and_a_test_set_may_be_named(kaldi: Path, tmp_path: Path) -> None:
+    recipe = recipe_of("kaldi_dir", tmp_path)
+    source = tmp_path / "corpus/train"
+    shutil.copytree(kaldi / "train", source)
+    scp = (source / "wav.scp").read_text()
+    for name in ("jackson_train.opus", "nicolas_train.flac", "yweweler_train.sph"):
+        scp = scp.replace(f" {name}", f" {kaldi.parent}/{name}")
+    (source / "wav.scp").write_text(scp)
+    options = ["--source_train", str(source), "--source_test", f"{kaldi}/calls named={kaldi}/meetings"]
+    options += ["--allow_pipes", "true", "--stop_stage", "1"]
+    run(recipe, *options)
+    assert (recipe / "data/calls/text").is_file() and (recipe / "data/named/text").is_file()
+    assert "stage 1: done before and unchanged" in run(recipe, *options)
+    key, words = (recipe / "data/train/text").read_text().splitlines()[0].split(maxsplit=1)
+    text = (source / "text").read_text()
+    (source / "text").write_text(text.replace(f"{key} {words}", f"{key} nine {words}"))
+    assert f"stage 1: changed since it was last run: {source}/text" in run(recipe, *options)
+    assert f"{key} nine {words}" in (recipe / "data/train/text").read_text().splitlines()
+
+
 def test_an_unlabelled_training_set(kaldi: Path, tmp_path: Path) -> None:
     """The teacher's words, here those of an untrained network, become the training text."""
     import string

@@ -23,8 +23,8 @@ from distill.checkpoints.load import LoadedNetwork, load_network
 from distill.decode.lm import write_arpa
 from distill.decode.settings import DecodeConf
 from distill.errors import UserError
+from distill.recognition.networks import chunk_of
 from distill.recognition.posteriors import (
-    chunk_of,
     compute_posteriors,
     log_likelihoods,
     log_posteriors,

@@ -172,6 +172,32 @@ def test_tokens_where_no_words_were_scored(exp, tmp_path):
     assert "WER" not in page and ">None<" not in page
 
 
+def fill_rows(root: Path, change) -> str:
+    """The page of a copy of the experiment in ``root`` after ``change`` of each row of its results."""
+    results = json.loads((root / "exp/results.json").read_text())
+    results["rows"] = [row for row in map(change, results["rows"]) if row is not None]
+    (root / "exp/results.json").write_text(json.dumps(results))
+    return page_of(root / "exp", "--num_utts", "0")
+
+
+@pytest.mark.parametrize("system", ["teacher", "student_stream"])
+def test_nothing_is_concluded_from_a_system_that_recognises_nothing(exp, tmp_path, system):
+    shutil.copytree(exp.parent, tmp_path / "poor")
+    page = fill_rows(tmp_path / "poor", lambda row: row | ({"wer": 100.52} if row["system"] == system else {}))
+    heading = re.search(r"<h1>(.*?)</h1>", page).group(1)
+    name = "teacher" if system == "teacher" else "streaming student"
+    assert heading.startswith(f"The {name} recognises too little for any conclusion")
+    assert "smaller and" not in heading and "significant" not in page
+    (line,) = re.findall(r'<tr class="main">.*?</tr>', page, re.DOTALL)
+    assert "%" not in re.sub(r"<[^>]*>", "", line).replace("100.52", "")  # no relative loss
+
+
+def one_latency(row: dict) -> dict | None:
+    """A row of an experiment with one test set, a teacher and one latency: plots of one and two points."""
+    kept = row["system"] == "teacher" or (row["system"], row["latency_ms"]) == ("student_stream", 480)
+    return row if row["test_set"] == "test" and kept else None
+
+
 CONTRAST = """(() => {
     const parse = (c) => c.match(/[\\d.]+/g).map(Number);
     const light = ([r, g, b]) => [r, g, b].map((v) => (v /= 255) <= .03928 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4)
@@ -189,6 +215,25 @@ CONTRAST = """(() => {
     }
     return poor;
 })()"""
+
+
+# Height in pixels of the largest type in a plot, as it is shown
+LARGEST_TYPE = """Math.max(...[...document.querySelectorAll('svg')].map((svg) => {
+    const text = svg.querySelector('text'), shown = svg.getBoundingClientRect().width / svg.viewBox.baseVal.width;
+    return text ? shown * parseFloat(getComputedStyle(text).fontSize) : 0; }))"""
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed (apt-get install chromium)")
+def test_plots_with_a_point_or_two_have_no_giant_type(exp, tmp_path):
+    async def scenario():
+        shutil.copytree(exp.parent, tmp_path / "few")
+        fill_rows(tmp_path / "few", one_latency)
+        url = (tmp_path / "few/exp/report/index.html").resolve().as_uri()
+        async with browse(url, tmp_path / "profile", ready="document.querySelectorAll('svg').length > 0") as tab:
+            await tab.screenshot(tmp_path / "page.png", 1600, 900, False)
+            assert await tab.evaluate(LARGEST_TYPE) < 20
+
+    asyncio.run(asyncio.wait_for(scenario(), 90))
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed (apt-get install chromium)")

@@ -20,7 +20,8 @@ def make(
     words, wrong = (sum(row[column] for row in errors) for column in (0, 1))
     score = {"words": words, "sub": wrong, "del": 0, "ins": 0, "wer": 100 * wrong / words, "utterances": len(errors)}
     score["wrong_utterances"] = sum(row[1] > 0 for row in errors)
-    score |= {"audio_s": 10.0, "compute_s": 1.0 if system == "teacher" else 0.25, "errors": errors, "scorer": "sclite"}
+    score |= {"timed_utterances": 2, "timed_s": 10.0}
+    score |= {"audio_s": 20.0, "compute_s": 1.0 if system == "teacher" else 0.25, "errors": errors, "scorer": "sclite"}
     score["speakers"] = {"ann": errors[0], "bob": np.sum(errors[1:], 0).tolist()}
     (folder / "score_wer" / "score.json").write_text(json.dumps(score))
     (folder / "score_cer").mkdir()
@@ -30,6 +31,20 @@ def make(
     if decoder:
         about |= {"decoder": decoder, "lm": "lm.arpa", "lm_weight": 0.5, "word_bonus": 0.0}
     (folder / "about.json").write_text(json.dumps(about))
+
+
+def test_speeds_on_different_devices_are_not_compared(tmp_path):
+    make(tmp_path, "teacher", "decode_full", [[5, 1], [5, 0]], None)
+    make(tmp_path, "student_stream", "decode_480ms", [[5, 1], [5, 1]], 480)
+    about = tmp_path / "teacher/decode_full/test/about.json"
+    about.write_text(json.dumps({**json.loads(about.read_text()), "device": "NVIDIA H200"}))
+    results.main(["--expdir", str(tmp_path), "--test_sets", "test", "--recipe", "egs2/x"])
+    text = (tmp_path / "RESULTS.md").read_text()
+    assert "on NVIDIA H200 and on 1 CPU thread, beside other jobs" in text and "a sample of 2 utterances" in text
+    (line,) = [line for line in text.splitlines() if line.startswith("| student_stream | 480 ms | 20.00 (+")]
+    assert line.endswith("| 8.0x | - |")
+    rows = json.loads((tmp_path / "results.json").read_text())["rows"]
+    assert [(row["device"], row["rtf_utterances"]) for row in rows] == [("NVIDIA H200", 2), ("cpu", 2)]
 
 
 def test_rows_and_table(tmp_path, capsys):
@@ -48,7 +63,7 @@ def test_rows_and_table(tmp_path, capsys):
     assert rows[1]["rtf"] == pytest.approx(0.025)
     text = (tmp_path / "RESULTS.md").read_text()
     assert "| student_stream | 160 ms | 20.00 (" in text and "8.0x" in text and "4.0x" in text
-    assert text in capsys.readouterr().out
+    assert "| student_stream | 160 ms | 20.00 (+100.0) | 0.12 M | 0.5 | 8.0x | 4.0x |" in capsys.readouterr().out
     beside = text.split("## Beside the paper")[1].split("\n## ")[0].splitlines()
     assert [line for line in beside if line.startswith("| ")][1:] == [
         "| teacher | full | 10.00 | 1.00 M | 4.0 | 1.0x | 1.0x |",
@@ -60,6 +75,18 @@ def test_rows_and_table(tmp_path, capsys):
     assert "### WER" in espnet and "### TER" not in espnet
     assert "|student_stream/decode_160ms/test|3|20|80.0|20.0|0.0|0.0|20.0|100.0|" in espnet.split("### CER")[0]
     assert "|student_stream/decode_160ms/test|3|100|96.0|4.0|0.0|0.0|4.0|100.0|" in espnet.split("### CER")[1]
+
+
+def test_systems_that_recognise_nothing_are_not_compared(tmp_path):
+    make(tmp_path, "teacher", "decode_full", [[5, 5], [5, 0], [10, 8]], None)
+    make(tmp_path, "student_stream", "decode_480ms", [[5, 1], [5, 1], [10, 1]], 480)
+    results.main(["--expdir", str(tmp_path), "--test_sets", "test", "--recipe", "egs2/x"])
+    text = (tmp_path / "RESULTS.md").read_text()
+    assert "**Warning:** on test more than 60 % is wrong of teacher; they are not compared." in text
+    assert "take another" in text
+    (line,) = [line for line in text.splitlines() if line.startswith("| student_stream | 480 ms | 15.00 (")]
+    assert line.split(" | ")[4:6] == ["-", "-"]  # relative loss and p
+    assert "| student_stream | 480 ms | 15.00 | 0.12 M |" in text
 
 
 def test_the_published_figures_stand_below_the_480_ms_of_every_decoder(tmp_path):
@@ -129,7 +156,8 @@ def test_decoders_are_compared_with_the_teachers_own(tmp_path, capsys):
     ]
     assert rows[2]["relative_loss"] == pytest.approx(100.0)
     assert rows[2]["lm_weight"] == 0.5
-    text = capsys.readouterr().out
+    assert "| student_full | full | beam | 20.00 (+100.0)" in capsys.readouterr().out
+    text = (tmp_path / "RESULTS.md").read_text()
     assert "| student_full | full | beam | 20.00" in text and "`lm.arpa`" in text
     assert "| ann | 5 | 40.0 | 20.0 | 40.0 |" in text and "| bob | 15 | 13.3 | 6.7 | 13.3 |" in text
 

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from test_extraction import save_teacher
 
 from distill.bin import extract_targets
+from distill.data.batches import by_length
 from distill.targets import space
-from distill.targets.compute import batches
 
 STUDENT = {"front_end": "fbank", "front_end_conf": {"channels": 8}, "width": 8, "layers": 2, "heads": 2, "ffn": 8}
 
@@ -22,7 +22,7 @@ STUDENT = {"front_end": "fbank", "front_end_conf": {"channels": 8}, "width": 8, 
 @given(st.lists(st.integers(1, 3000), max_size=30), st.integers(1, 6000))
 def test_batches_are_full_and_hold_every_utterance_once(counts, limit):
     lengths = {f"u{n}": count for n, count in enumerate(counts)}
-    result = batches(lengths, limit)
+    result = by_length(lengths, limit)
     assert sorted(u for batch in result for u in batch) == sorted(lengths)
     for batch in result:
         assert len(batch) == 1 or max(lengths[u] for u in batch) * len(batch) <= limit

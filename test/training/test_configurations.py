@@ -9,6 +9,7 @@ from distill.configuration import AugmentConf, ChunkConf, DistillConf, MaskConf,
 
 ROOT = Path(__file__).parents[2]
 LARGE = ("librispeech", "gigaspeech", "kaldi_dir")
+SMALL = ("egs2/fsdd/asr_distill1/conf", "egs2/demo/asr_distill1/conf")
 SECTIONS = {
     "distill_conf": DistillConf,
     "chunk_conf": ChunkConf,
@@ -29,14 +30,17 @@ def test_large_recipes_differ_from_the_shared_configuration_in_their_epochs_alon
     assert {key for key in shared if config[key] != shared[key]} <= {"max_epoch"}
 
 
-@pytest.mark.parametrize("path", sorted([*ROOT.glob("conf/train_*.yaml"), *ROOT.glob("egs2/*/*/conf/train_*.yaml")]))
+@pytest.mark.parametrize("path", sorted([*ROOT.glob("conf/**/train_*.yaml"), *ROOT.glob("egs2/*/*/conf/train_*.yaml")]))
 def test_every_section_of_a_configuration_can_be_read(path):
     config = read(path)
     for section, kind in SECTIONS.items():
         read_conf(kind, section, config.get(section))
 
 
-@pytest.mark.parametrize("directory", ["conf", "egs2/fsdd/asr_distill1/conf", "egs2/demo/asr_distill1/conf"])
+@pytest.mark.parametrize(
+    "directory",
+    ["conf", "conf/scratch/small", "conf/scratch/medium", "egs2/fsdd/asr_distill1/conf", "egs2/demo/asr_distill1/conf"],
+)
 def test_both_stages_train_the_same_network(directory):
     full, stream = (read(ROOT / directory / f"train_student_{kind}.yaml") for kind in ("full", "stream"))
     assert full["network_conf"] == stream["network_conf"]

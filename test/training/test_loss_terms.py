@@ -104,7 +104,7 @@ def test_greedy_tokens_and_token_error_rate():
     logits = torch.eye(4)[path][None]
     assert loss_terms.greedy_tokens(logits, torch.tensor([7])) == [[1, 1, 2]]
     assert loss_terms.token_error_rate([[1, 1, 2], []], [[1, 2], [3]]) == pytest.approx(2 / 3)
-    padded, lengths = loss_terms.pad_tokens([[1, 1, 2], []], torch.device("cpu"))
+    padded, lengths = loss_terms.pad_tokens([[1, 1, 2], []])
     assert padded.tolist() == [[1, 1, 2], [-1, -1, -1]] and lengths.tolist() == [3, 0]
 
 
@@ -162,6 +162,15 @@ def test_masks_are_drawn_for_every_utterance_and_can_be_left_out():
     masked = mask_features(features, lengths, 10, MaskConf()) == 0
     assert masked.any((1, 2)).all() and len({tuple(row.flatten().tolist()) for row in masked}) == 8
     assert torch.equal(mask_features(features, lengths, 10, MaskConf(times_per_s=0, bands=0)), features)
+
+
+def test_masked_stretches_and_bands_are_half_of_the_longest_on_average():
+    torch.manual_seed(0)
+    features, lengths = torch.ones(2000, 100, 40), torch.full((2000,), 100)
+    bands = MaskConf(times_per_s=0, bands=1, band_share=0.5)
+    assert (mask_features(features, lengths, 10, bands) == 0).float().mean() == pytest.approx(0.25, abs=0.01)
+    stretches = MaskConf(times_per_s=1, time_ms=200, bands=0)
+    assert (mask_features(features, lengths, 10, stretches) == 0).float().mean() == pytest.approx(0.1, abs=0.005)
 
 
 def test_unknown_and_impossible_settings_are_refused():

@@ -50,6 +50,17 @@ def test_teacher_trains_averages_and_loads(world, teacher):
     torch.testing.assert_close(loaded.network.state_dict()[key.removeprefix("network.")], sum(parts) / 2)
 
 
+def test_options_of_the_command_line():
+    from distill.training.distill_task import DistillTask
+
+    parser = DistillTask.get_parser()
+    options = ["--network_conf", "layers=3", "--network_conf", "front_end_conf.channels=8", "--teacher", "none"]
+    args = parser.parse_args([*options, "--init", "none", "--second_teacher", "none", "--chunk_conf", "hop=0.5"])
+    assert args.network_conf == {"layers": 3, "front_end_conf": {"channels": 8}} and args.chunk_conf == {"hop": 0.5}
+    assert args.teacher is None and args.init is None and args.second_teacher is None
+    assert args.keep_nbest_models == [5] and args.num_att_plot == 0
+
+
 def test_a_teacher_from_hugging_face_no_longer_needs_its_directory(world):
     import shutil
 

@@ -1,7 +1,6 @@
 #!/usr/bin/env bash
-# Teacher -> small student -> streaming student, stage by stage. Called by a recipe's run.sh, in the recipe's directory.
-# A stage calls scripts of the project's top-level local/, which also work without a recipe; here are the options of
-# run.sh, and what is done when. (A recipe's own local/ holds its data preparation, data.sh.)
+# Teacher -> small student -> streaming student, stage by stage. Called by a recipe's run.sh, in its directory. A stage
+# calls scripts of the project's top-level local/, which also work without a recipe; here are options and their order.
 set -euo pipefail
 template=$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")
 steps=$(realpath "${template}/../../../local")
@@ -10,11 +9,13 @@ help_message=$(cat "${template}/distill_help.txt")
 
 # Defaults, in the order of distill_help.txt
 before=$(compgen -v)
+# shellcheck disable=SC2034  # stages.sh reads these
 stage=1 stop_stage=13 force_stage='' check=false dry_run=false plan_options=''
 train_set=train valid_set=valid test_sets="test" local_data_opts='' speed_perturb_factors='' audio_format=flac
 min_wav_duration=0.1 max_wav_duration=20 allow_pipes=false unlabelled=false resample=false
 token_type=bpe nbpe=500 lexicon='' lang_dir='' ngram_order=2 ngram_lm=''
-teacher='' teacher_tokens=false teacher_init_config='' teacher_init_max_s='' teacher_config=conf/train_teacher.yaml
+teacher='' from_scratch='' teacher_tokens=false allow_bad_teacher=false
+teacher_init_config='' teacher_init_max_s='' teacher_config=conf/train_teacher.yaml
 teacher_targets=stored target_dtype=float32 targets=''
 student='' student_full_config=conf/train_student_full.yaml student_stream_config=conf/train_student_stream.yaml
 student_full_args='' student_stream_args='' stage2_teacher=teacher no_kd=true fixed_chunks=''
@@ -28,19 +29,25 @@ mapfile -t names < <(compgen -v | grep -vxF "${before}"$'\nbefore') # of these o
 [ $# -eq 0 ] || fail "distill.sh: unexpected argument '$1'; --help lists the options"
 . ./path.sh
 . ./cmd.sh
+if [ -n "${from_scratch}" ]; then
+    sizes=$(realpath --relative-to=. "${steps}/../conf/scratch/${from_scratch}")
+    student='' teacher_init_max_s=${teacher_init_max_s:-auto}
+    teacher_init_config=${sizes}/train_teacher_init.yaml teacher_config=${sizes}/train_teacher.yaml
+    student_full_config=${sizes}/train_student_full.yaml student_stream_config=${sizes}/train_student_stream.yaml
+fi
 for name in "${names[@]}"; do values+=("${name}=${!name}"); done
 python3 -m distill.bin.check_recipe "${values[@]}" || exit 2
 if ${check}; then exit 0; fi
 
 # ---------------------------------------------------------------- options that depend on each other
-phones=false bpemodel='' vocab='' token_dir=data/token_list/${token_type}
+phones=false ref_tokens='' bpemodel='' vocab='' token_dir=data/token_list/${token_type}
 train_text=text lm_text=lm_train.txt # what the networks are trained on
 lexicon_option=() lexicon_files=() spelling=()
 if [ "${token_type}" = bpe ]; then
     token_dir=data/token_list/bpe_unigram${nbpe}
     bpemodel=${token_dir}/bpe.model vocab=${nbpe}
 elif [ "${token_type}" = phn ]; then
-    phones=true train_text=text.phn lm_text=lm_train.txt.phn decoders=${decoders:-greedy wfst}
+    phones=true ref_tokens=text.phn train_text=text.phn lm_text=lm_train.txt.phn decoders=${decoders:-greedy wfst}
     if [ -n "${lexicon}" ]; then lexicon_option=(--lexicon "${lexicon}") lexicon_files=("${lexicon}"); fi
     if [ -n "${lang_dir}" ]; then
         lexicon_option+=(--lang_dir "${lang_dir}") lexicon_files=("${lang_dir}"/phones{,/align_lexicon}.txt)
@@ -67,6 +74,8 @@ if ${dry_run}; then
         --plan-options "${plan_options}" "${teacher_config}" "${student_full_config}" "${student_stream_config}"
     exit 0
 fi
+jobs=(--nj "${nj}" --ngpu $((ngpu * num_nodes))) # of extraction and recognition: with GPUs one on each, by cuda_cmd
+if [ "${ngpu}" != 0 ]; then train_cmd=${cuda_cmd} decode_cmd=${cuda_cmd}; fi
 original_train_set=${train_set} raw=${dumpdir}/raw graph=${expdir}/graph/den.npz extract_targets=false
 if [ -n "${speed_perturb_factors}" ]; then train_set=${train_set}_sp; fi
 train_dir=${raw}/${train_set} valid_dir=${raw}/${valid_set} test_dirs=()
@@ -88,7 +97,7 @@ prepare_data() {
 }
 # ESPnet's own data stages, which know no phones and up to stage 4 need no tokens
 espnet_data() {
-    "${ESPNET_ROOT}/egs2/TEMPLATE/asr1/asr.sh" \
+    quietly "${dumpdir}/log/espnet_stage_$1.log" "${ESPNET_ROOT}/egs2/TEMPLATE/asr1/asr.sh" \
         --stage "$1" --stop_stage "$1" --nj "${nj}" --ngpu 0 --dumpdir "${dumpdir}" --expdir "${expdir}" \
         --train_set "${original_train_set}" --valid_set "${valid_set}" --test_sets "${test_sets}" \
         --local_data_opts "${local_data_opts}" --speed_perturb_factors "${speed_perturb_factors}" \
@@ -122,13 +131,14 @@ if wanted 3; then
         "${data_stamps}/1" -- espnet_data 3
     if ${unlabelled}; then
         run_stage "${data_stamps}/3_text" "the teacher transcribes ${train_set}" "${teacher}" "${dumpdir}/labels" \
-            "${data_stamps}/3" -- "${steps}/label.sh" --cmd "${decode_cmd}" --nj "${nj}" "${raw}/org/${train_set}" \
+            "${data_stamps}/3" -- "${steps}/label.sh" --cmd "${decode_cmd}" "${jobs[@]}" "${raw}/org/${train_set}" \
             "${teacher}" "${dumpdir}/labels"
     fi
 fi
 if wanted 4; then
     run_stage "${data_stamps}/4" "drop too long and too short" "${min_wav_duration} ${max_wav_duration}" "" \
         "${data_stamps}/3$(if ${unlabelled}; then echo _text; fi)" -- espnet_data 4
+    left_out "${raw}/org/${train_set}" "${train_dir}"
 fi
 if wanted 5 && ${phones}; then
     run_stage "${data_stamps}/5_phn" "phones" "${lexicon_option[*]} ${test_sets}" "" "${data_stamps}/4" \
@@ -179,6 +189,12 @@ elif wanted 7; then
     run_stage "${stamps}/7" "train the teacher with ${teacher_config}" "${seed}" "${expdir}/teacher" "${inputs[@]}" -- \
         train teacher "${teacher_config}" "${init[@]}"
 fi
+if wanted 7; then
+    run_stage "${stamps}/7_valid" "errors of the teacher on ${valid_set}" "${scoring} ${allow_bad_teacher}" "" \
+        "${stamps}/7" "${valid_dir}/text" -- "${steps}/check_teacher.sh" --cmd "${decode_cmd}" "${jobs[@]}" \
+        --scoring "${scoring}" --ref-tokens "${ref_tokens}" --allow "${allow_bad_teacher}" "${valid_dir}" \
+        "${expdir}/teacher"
+fi
 # extract [options of local/extract_targets.sh]: targets of both sets
 extract() {
     local set configs=${student_full_config} status=0
@@ -186,7 +202,7 @@ extract() {
     [ "${stage2_teacher}" = student_full ] || configs+=" ${student_stream_config}"
     for set in ${train_set} ${valid_set}; do
         "${steps}/extract_targets.sh" --dtype "${target_dtype}" --student-configs "${configs}" --graph "${graph}" \
-            --cmd "${train_cmd}" --nj "${nj}" "$@" "${raw}/${set}" "${expdir}/teacher" "${targets}/${set}" || status=2
+            --cmd "${train_cmd}" "${jobs[@]}" "$@" "${raw}/${set}" "${expdir}/teacher" "${targets}/${set}" || status=2
         if [ "${status}" = 2 ] && [ "${1:-}" != --check ]; then break; fi # both are checked, that both are mended
     done
     return "${status}"
@@ -203,7 +219,6 @@ elif wanted 8; then
     log "stage 8: skipped, as the teacher runs in the trainer (--teacher_targets online) or its targets are given (--targets)"
 fi
 if wanted 9; then collect_stats; fi
-
 from_teacher=(--teacher "${expdir}/teacher") teacher_inputs=("${stamps}/7")
 if [ "${teacher_targets}" = stored ]; then
     from_teacher+=(--train-targets "${targets}/${train_set}" --valid-targets "${targets}/${valid_set}")
@@ -215,19 +230,14 @@ if [ "${teacher_targets}" = stored ]; then
 fi
 # On the CPU, where networks as small as these gain little from one more thread, student_full_no_kd, for which no other
 # student waits, is trained beside the others, each with half of the threads. It too begins with the teacher's CNN.
-beside=
-trap '[ -z "${beside}" ] || pkill -TERM -P "${beside}" || true' EXIT
 if wanted 10 && ${no_kd} && begin "${stamps}/10_no_kd" "the same student without a teacher" \
     "${seed}${student_full_args:+ ${student_full_args}}" "${expdir}/student_full_no_kd" "${student_full_config}" \
     "${stamps}/6" "${stamps}/9" "${stamps}/7"; then
     no_kd_train=(train student_full_no_kd "${student_full_config}" --init "${expdir}/teacher"
         --train-args "${student_full_args} --distill_conf target=transcript")
     if [ "${ngpu}" = 0 ] && [ "${threads}" -gt 1 ]; then
-        progress=${expdir}/student_full_no_kd/progress.log threads=$((threads / 2))
-        mkdir -p "${progress%/*}"
-        log "training in ${progress%/*} as well, beside the students; progress in ${progress}"
-        "${no_kd_train[@]}" 2> "${progress}" &
-        beside=$!
+        threads=$((threads / 2))
+        start_beside "${stamps}/10_no_kd" "${expdir}/student_full_no_kd/progress.log" "${no_kd_train[@]}"
     else
         "${no_kd_train[@]}"
         finish "${stamps}/10_no_kd"
@@ -259,13 +269,7 @@ if wanted 11; then
             --train-args "${student_stream_args} ${fixed_args[${system}]:-}"
     done
 fi
-if [ -n "${beside}" ]; then
-    if kill -0 "${beside}" 2> /dev/null; then log "waiting for student_full_no_kd"; fi
-    tail -n 1 -f --pid="${beside}" "${progress}" >&2 || true
-    wait "${beside}" || { beside=; exit 2; }
-    beside=
-    finish "${stamps}/10_no_kd"
-fi
+wait_beside
 
 # ---------------------------------------------------------------- recognition
 systems=(teacher student_full)
@@ -276,7 +280,6 @@ if wanted 12 && [ -n "${lm_decoders}" ] && [ -z "${lm}" ]; then
     run_stage "${stamps}/12_lm" "word n-gram of the training text" "${lm_order}" "" "${raw}/lm_train.txt" -- \
         "${steps}/make_lm.sh" --order "${lm_order}" "${raw}/lm_train.txt" "${words_lm}"
 fi
-if [ "${force_stage}" = 12 ]; then redo=true; else redo=false; fi
 for system in "${systems[@]}"; do
     wanted 12 || break
     model=${expdir}/${system} trained=${stamps}/${trained_by[${system}]} tuned=${expdir}/${system}/tuned.json
@@ -284,8 +287,8 @@ for system in "${systems[@]}"; do
     middle=${chunks[$(((${#chunks[@]} - 1) / 2))]} # of a streaming student the weights are tuned at this latency
     if [ -n "${lm_decoders}" ]; then
         run_stage "${stamps}/12_tune_${system}" "tune the language model's weight for ${system} on ${valid_set}" \
-            "${lm_decoders} ${middle} ${spelling[*]:+${spelling[*]} }${decode_options}" "" "${trained}" "${words_lm}" "${valid_dir}/wav.scp" \
-            "${valid_dir}/text" -- "${steps}/tune.sh" --decoders "${lm_decoders}" --lm "${words_lm}" \
+            "${lm_decoders} ${middle} ${spelling[*]:+${spelling[*]} }${decode_options}" "" "${trained}" "${words_lm}" \
+            "${valid_dir}/wav.scp" "${valid_dir}/text" -- "${steps}/tune.sh" --decoders "${lm_decoders}" --lm "${words_lm}" \
             --chunk-ms "${middle}" --decode-options "${spelling[*]} ${decode_options}" "${valid_dir}" "${model}" "${tuned}"
     fi
     for decoder in ${decoders}; do
@@ -293,19 +296,17 @@ for system in "${systems[@]}"; do
         options=(--decoder "${decoder}" --lm "${words_lm}" --tuned "${tuned}" "${spelling[@]}")
         if [ "${decoder}" = greedy ]; then suffix='' inputs=("${trained}") options=(); fi
         run_stage "${stamps}/12_${system}${suffix}" "recognise the test sets with ${system}${suffix/_/, }" \
-            "${test_sets} ${chunks_of[${system}]:-} ${nj}${options[*]:+ ${options[*]} ${decode_options}}" "" \
-            "${inputs[@]}" "${test_scps[@]}" -- "${steps}/decode.sh" --cmd "${decode_cmd}" --nj "${nj}" --redo "${redo}" \
-            --chunk-ms "${chunks[*]}" "${options[@]}" --decode-options "${options:+${decode_options}}" \
-            "${test_dirs[*]}" "${model}" "${model}"
+            "${test_sets} ${chunks_of[${system}]:-}${options[*]:+ ${options[*]} ${decode_options}}" "" \
+            "${inputs[@]}" "${test_scps[@]}" -- "${steps}/decode.sh" --cmd "${decode_cmd}" "${jobs[@]}" \
+            --redo "$([ "${force_stage}" != 12 ] || echo true)" --chunk-ms "${chunks[*]}" "${options[@]}" \
+            --decode-options "${options:+${decode_options}}" "${test_dirs[*]}" "${model}" "${model}"
     done
 done
 score_all() {
-    local set
-    for set in "${test_dirs[@]}"; do
-        "${steps}/score.sh" --scoring "${scoring}" --bpemodel "${bpemodel}" \
-            --ref-tokens "$(if ${phones}; then echo "${set}/text.phn"; fi)" "${set}" "${systems[@]/#/${expdir}/}"
-    done
-    "${steps}/results.sh" --test-sets "${test_sets}" --recipe "$(realpath --relative-to="${DISTILL_ROOT}" .)" "${expdir}"
+    "${steps}/score.sh" --scoring "${scoring}" --bpemodel "${bpemodel}" --ref-tokens "${ref_tokens}" "${test_dirs[*]}" \
+        "${systems[@]/#/${expdir}/}"
+    "${steps}/results.sh" --test-sets "${test_sets}" --recipe "$(realpath --relative-to="${DISTILL_ROOT}" .)" \
+        "${expdir}"
 }
 if wanted 13; then
     inputs=()
@@ -341,4 +342,4 @@ if wanted 16; then
     run_stage "${stamps}/16" "report page and packed model" "${pack_options}" "" "${inputs[@]}" -- \
         report_and_pack "${bench}" "${exported}"
 fi
-log "finished stages ${stage} to ${stop_stage}$([ "${stop_stage}" -lt 13 ] || echo "; results are in ${expdir}/RESULTS.md")"
+summary "${expdir}"

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Distil on any Kaldi data directories, as they are. ./run.sh --help lists every option; README.md has the rest.
-#   ./run.sh --source_train /corpus/train --source_valid /corpus/dev --source_test "/corpus/test_a /corpus/test_b"
+#   ./run.sh --source_train /corpus/train --source_valid /corpus/dev --source_test "/corpus/test_a clean=/corpus/test_b"
 set -euo pipefail
 
 train='' valid='' tests='' options=()
@@ -13,7 +13,9 @@ while [ $# -gt 0 ]; do
     esac
 done
 names=
-for directory in ${tests}; do names+="$(basename "${directory}") "; done
+for directory in ${tests}; do # DIR, named after its last part, or NAME=DIR
+    case "${directory}" in *=*) names+="${directory%=*} " ;; *) names+="$(basename "${directory}") " ;; esac
+done
 
 ./distill.sh \
     --train_set train --valid_set valid --test_sets "${names:-test}" \

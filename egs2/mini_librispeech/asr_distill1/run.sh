@@ -6,10 +6,7 @@ set -euo pipefail
     --train_set train --valid_set valid --test_sets test \
     --token_type char --ngram_order 3 --max_wav_duration 20 \
     --speed_perturb_factors "0.9 1.0 1.1" \
-    --teacher_init_config conf/cpu/train_teacher_init.yaml --teacher_init_max_s 6 \
-    --teacher_config conf/cpu/train_teacher.yaml \
-    --student_full_config conf/cpu/train_student_full.yaml \
-    --student_stream_config conf/cpu/train_student_stream.yaml \
+    --from_scratch small --teacher_init_max_s 6 \
     --latencies "160 320 480 960 full" \
     --ngpu 0 --nj 2 \
     "$@"

@@ -1,0 +1,110 @@
+"""Batches of audio for recognition and extraction: sorted by length, padded, and read while the network computes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from distill.audio import SAMPLE_RATE, read_audio
+from distill.files import text_lines
+
+READ_AHEAD = 2  # batches that are read while one is computed
+
+
+def sample_counts(audio: Mapping[str, str], table: Path | None = None) -> dict[str, int]:
+    """Samples of every utterance, from a Kaldi utt2num_samples or else from the audio files' headers.
+
+    Args:
+        audio: audio file by utterance id.
+        table: utt2num_samples; it may be missing, or lack utterances.
+    """
+    if table is not None and table.is_file():
+        fields = (line.split() for _, line in text_lines(table, "expected lines of an utterance id and a number"))
+        known = {pair[0]: int(pair[1]) for pair in fields if len(pair) == 2 and pair[1].isdecimal()}
+        if audio.keys() <= known.keys():
+            return {utterance: known[utterance] for utterance in audio}
+    import soundfile
+
+    counts = {}
+    for utterance, path in audio.items():
+        try:
+            counts[utterance] = soundfile.info(path).frames
+        except (RuntimeError, OSError):
+            counts[utterance] = len(read_audio(path))
+    return counts
+
+
+def by_length(lengths: Mapping[str, int], samples: int, equal: bool = False) -> list[list[str]]:
+    """Utterances by falling length, in batches of at most ``samples`` padded samples, or of one longer utterance.
+
+    Args:
+        equal: utterances of a batch are equally long, for networks whose outputs padding would change.
+    """
+    result: list[list[str]] = []
+    for utterance in sorted(lengths, key=lambda u: -lengths[u]):
+        longest = lengths[result[-1][0]] if result else 0
+        fits = bool(result) and longest * (len(result[-1]) + 1) <= samples
+        if fits and not (equal and lengths[utterance] != longest):
+            result[-1].append(utterance)
+        else:
+            result.append([utterance])
+    return result
+
+
+class Batch(NamedTuple):
+    """Utterances on the host: ids, (N,) float32 samples of each, (B, N) audio padded with zeros and (B,) lengths."""
+
+    utterances: list[str]
+    audio: list[np.ndarray]
+    speech: Tensor
+    lengths: Tensor
+
+    def to(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Padded audio and lengths on a device; a GPU computes on while they are copied."""
+        return self.speech.to(device, non_blocking=True), self.lengths.to(device, non_blocking=True)
+
+
+def padded(utterances: Sequence[str], audio: Sequence[np.ndarray], pinned: bool = False) -> Batch:
+    """A batch of utterances; ``pinned`` puts it where a GPU copies it from without stopping."""
+    lengths = torch.tensor([len(samples) for samples in audio])
+    speech = torch.zeros(len(audio), int(lengths.max()))
+    for row, samples in zip(speech, audio, strict=True):
+        row[: len(samples)] = torch.from_numpy(samples)
+    if pinned:
+        speech, lengths = speech.pin_memory(), lengths.pin_memory()
+    return Batch(list(utterances), list(audio), speech, lengths)
+
+
+def read_batches(
+    audio: Mapping[str, str], batches: Iterable[Sequence[str]], device: torch.device, readers: int = 1
+) -> Iterator[Batch]:
+    """Read and pad batches of utterances, the next :data:`READ_AHEAD` of them while the caller works on one.
+
+    Args:
+        audio: audio file by utterance id.
+        batches: ids of each batch.
+        device: that will compute them.
+        readers: threads that read; decoding of audio does not hold Python's lock.
+    """
+    with ThreadPoolExecutor(readers, "audio") as pool:
+
+        def start(batch: Sequence[str]) -> tuple[Sequence[str], list[Future[np.ndarray]]]:
+            return batch, [pool.submit(read_audio, audio[utterance], SAMPLE_RATE) for utterance in batch]
+
+        under_way: list[tuple[Sequence[str], list[Future[np.ndarray]]]] = []
+        try:
+            for batch in batches:
+                under_way.append(start(batch))
+                if len(under_way) > READ_AHEAD:
+                    utterances, files = under_way.pop(0)
+                    yield padded(utterances, [file.result() for file in files], device.type == "cuda")
+            for utterances, files in under_way:
+                yield padded(utterances, [file.result() for file in files], device.type == "cuda")
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)

@@ -1,0 +1,54 @@
+"""Log-posteriors of whole utterances in batches: with full context, or as a stream in chunks computes them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+from distill.checkpoints.load import LoadedNetwork
+from distill.configuration import ChunkConf, frames_of_chunk, read_conf
+from distill.data.batches import Batch
+from distill.errors import UserError
+from distill.models.student import Student
+from distill.models.teacher import Teacher
+
+# Encoder frames of a chunk, of its history (None: all) and of its look-ahead; None: full context
+Chunk = tuple[int, int | None, int] | None
+
+
+def chunk_of(model: LoadedNetwork, chunk_ms: int | None) -> Chunk:
+    """The chunk of a streaming student.
+
+    Raises:
+        UserError: the model was not trained for chunks, or the length is no multiple of its frames.
+    """
+    if chunk_ms is None:
+        return None
+    conf = read_conf(ChunkConf, "chunk_conf", model.config.get("chunk_conf") or None)
+    frame_ms = model.network.encoder_frame_ms
+    if conf is None or isinstance(model.network, Teacher):
+        raise UserError(f"--chunk_ms {chunk_ms}: this model is not a streaming student; leave the option out")
+    return conf.in_frames(frames_of_chunk(chunk_ms, frame_ms), frame_ms)
+
+
+def batch_log_posteriors(
+    network: Student | Teacher, batch: Batch, chunks: Iterable[Chunk]
+) -> dict[Chunk, tuple[Tensor, Tensor]]:
+    """(B, T, V) natural log-posteriors and (B,) frames for each of the chunks, on the network's device.
+
+    A student's front end, the largest part of those with a CNN, is computed once for all of them.
+    """
+    speech, lengths = batch.to(next(network.parameters()).device)
+    if isinstance(network, Teacher):
+        outputs = {chunk: network(speech, lengths) for chunk in chunks}
+    else:
+        x, frames = network.features(speech, lengths)
+        outputs = {chunk: network.recognise(x, frames, *(chunk or (None,))) for chunk in chunks}
+    return {chunk: (log_posteriors(output.logits), output.lengths) for chunk, output in outputs.items()}
+
+
+def log_posteriors(logits: Tensor) -> Tensor:
+    """Natural log-posteriors of logits, in float32 whatever these are in."""
+    return torch.log_softmax(logits, -1, dtype=torch.float32)
