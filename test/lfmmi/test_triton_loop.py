@@ -106,7 +106,6 @@ def test_torch_has_the_same_few_operations_for_any_number_of_frames():
         with OperationCount() as count:
             criterion(x, torch.tensor([frames, frames - 1]), tokens, token_lengths).backward()
         counts.append(count.total)
-    assert not count.waiting
     assert counts[1] == counts[2]  # the first call makes what is kept
 
 
