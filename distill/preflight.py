@@ -7,6 +7,7 @@ together, so that a run does not stop after hours at an option that was wrong fr
 from __future__ import annotations
 
 import difflib
+import hashlib
 import json
 import math
 import shutil
@@ -55,6 +56,7 @@ COMMON_KEYS = set(SECTIONS) | {
     "network", "network_conf", "optim", "optim_conf", "scheduler", "scheduler_conf", "max_epoch",
     "num_iters_per_epoch", "accum_grad", "grad_clip", "batch_type", "batch_bins", "num_workers", "log_interval",
     "freeze_param", "keep_nbest_models", "best_model_criterion", "patience", "seed", "use_amp",
+    "use_matplotlib", "use_tensorboard",
 }  # fmt: skip
 FEWEST = 300  # utterances from which a network learns to align at all
 Options = Mapping[str, str]
@@ -250,10 +252,13 @@ def _unknown_keys(training: Training) -> Iterator[str]:
 
 
 def _networks(options: Options, trainings: Sequence[Training]) -> Iterator[str]:
-    """Networks that cannot be built, and students that do not fit their teacher or the chunk lengths."""
-    import torch
+    """Networks that cannot be built, and students that do not fit their teacher or the chunk lengths.
 
+    Building takes seconds, most of them for imports, so the networks that could be built are noted in the experiment.
+    """
     teacher = teacher_layers(options)
+    note = Path(options["expdir"], ".stages", "networks")
+    built = note.read_text(encoding="utf-8").split() if note.is_file() else []
     for training in trainings:
         network = training.config.get("network_conf") or {}
         named = network.get("config") if training.config.get("network") == "teacher" else None
@@ -264,12 +269,17 @@ def _networks(options: Options, trainings: Sequence[Training]) -> Iterator[str]:
                     "there, give a trained --teacher, or a --teacher_config that describes a network"
                 )
             continue
-        try:
-            with torch.device("meta"):
-                build_network(training.config, 10)
-        except UserError as error:
-            yield f"{training.path}: {error}"
-            continue
+        kind = json.dumps([training.config.get("network"), network], sort_keys=True, default=str)
+        checksum = hashlib.sha256(kind.encode()).hexdigest()
+        if checksum not in built:
+            try:
+                _build(training.config)
+            except UserError as error:
+                yield f"{training.path}: {error}"
+                continue
+            built.append(checksum)
+            note.parent.mkdir(parents=True, exist_ok=True)
+            note.write_text("\n".join(built), encoding="utf-8")
         if training.config.get("network") != "student":
             continue
         conf = training.config.get("distill_conf") or {}
@@ -277,6 +287,14 @@ def _networks(options: Options, trainings: Sequence[Training]) -> Iterator[str]:
             yield from _layers(options, training, network, conf, teacher)
         if training.option == "student_stream_config":
             yield from _chunks(options, training, network)
+
+
+def _build(config: Mapping[str, Any]) -> None:
+    """Build the network of a configuration without memory for its weights."""
+    import torch
+
+    with torch.device("meta"):
+        build_network(config, 10)
 
 
 def _layers(

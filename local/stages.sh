@@ -37,7 +37,8 @@ run_stage() {
     local began=${SECONDS}
     "${@:2}"
     finish "${stamp}"
-    log "stage ${stamp##*/}: done in $(minutes $((SECONDS - began)))"
+    stamp=${stamp##*/}
+    log "stage ${stamp%%_*}: done in $(minutes $((SECONDS - began)))"
 }
 
 # minutes SECONDS: such as "3 min 20 s"

@@ -115,7 +115,8 @@ def lfmmi(device: Device, sizes: Sizes) -> Iterator[dict[str, Any]]:
         logits = torch.randn(sizes.batch, sizes.frames, vocab_size, generator=generator, device=device.device)
         log_probs = logits.log_softmax(-1)
         lengths = torch.full((sizes.batch,), sizes.frames, device=device.device)
-        tokens, token_lengths = pad_tokens(random_tokens(vocab_size, sizes.batch, sizes.frames // 10), device.device)
+        padded = pad_tokens(random_tokens(vocab_size, sizes.batch, sizes.frames // 10))
+        tokens, token_lengths = (x.to(device.device) for x in padded)
 
         def gradient(loss: Callable[[Tensor], Tensor], log_probs: Tensor = log_probs) -> Callable[[], Tensor]:
             def run() -> Tensor:
@@ -211,7 +212,8 @@ def training_step(device: Device, sizes: Sizes, model: DistillModel, batch_s: in
     """Figures of one step of ``batch_s`` seconds of audio."""
     count = max(1, int(batch_s / sizes.utterance_s))
     speech, lengths = audio(sizes.utterance_s, count, device.device)
-    text, text_lengths = pad_tokens(random_tokens(len(TOKENS), count, int(10 * sizes.utterance_s)), device.device)
+    padded = pad_tokens(random_tokens(len(TOKENS), count, int(10 * sizes.utterance_s)))
+    text, text_lengths = (x.to(device.device) for x in padded)
     batch: dict[str, Any] = {"speech": speech, "speech_lengths": lengths, "text": text, "text_lengths": text_lengths}
     if model.teachers and model.teachers[0].stored:
         batch |= stored_targets(model, int(50 * sizes.utterance_s), count, device.device)

@@ -17,7 +17,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from distill.bin.arguments import add_computation, add_decoding, chunk_length, decode_conf, new_parser
+from distill.bin.arguments import add_computation, chunk_length, new_parser
+from distill.bin.decoding_arguments import add_decoding, decode_conf
 from distill.decode.settings import DECODERS
 from distill.errors import cli
 

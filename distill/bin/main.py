@@ -45,7 +45,12 @@ def main(argv: list[str] | None = None) -> None:
     if command in ("--help", "-h"):
         print(__doc__, end="")
         return
-    names = {path.stem for path in Path(__file__).parent.glob("*.py")} - {"__init__", "arguments", "main"}
+    names = {path.stem for path in Path(__file__).parent.glob("*.py")} - {
+        "__init__",
+        "arguments",
+        "decoding_arguments",
+        "main",
+    }
     if command not in names:
         print(f"error: {command}: not a command; distill --help lists them", file=sys.stderr)
         sys.exit(2)

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from distill.bin.arguments import add_decoding, decode_conf, new_parser
+from distill.bin.arguments import new_parser
+from distill.bin.decoding_arguments import add_decoding, decode_conf
 from distill.errors import cli
 from distill.recognition.write_decoding_graph import write_decoding_graph
 

@@ -19,7 +19,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from distill.bin.arguments import add_decoding, decode_conf, new_parser
+from distill.bin.arguments import new_parser
+from distill.bin.decoding_arguments import add_decoding, decode_conf
 from distill.decode.settings import DECODERS
 from distill.errors import cli
 from distill.recognition.transcribe import transcribe

@@ -12,7 +12,8 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-from distill.bin.arguments import add_decoding, chunk_length, decode_conf, new_parser
+from distill.bin.arguments import chunk_length, new_parser
+from distill.bin.decoding_arguments import add_decoding, decode_conf
 from distill.errors import UserError, cli
 
 

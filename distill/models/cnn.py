@@ -1,8 +1,9 @@
-"""wav2vec 2.0's convolutional feature encoder with layer norm, computed several times faster on a CPU.
+"""wav2vec 2.0's convolutional feature encoder with layer norm, in the layout (batch, time, channel) throughout.
 
-Every layer has kernel <= 2 * stride. With time cut into blocks of ``stride`` frames, a strided convolution is then one
-matrix product with the block and one with the beginning of the next block. In the layout (batch, time, channel) both
-read the activations in place, and layer norm needs no transposition.
+On a GPU a layer is a convolution with channels last (:func:`channels_last_conv`). On a CPU it is computed several times
+faster as matrix products, as every layer has kernel <= 2 * stride: with time cut into blocks of ``stride`` frames, a
+strided convolution is one product with the block and one with the beginning of the next block, both of which read the
+activations in place. Either way layer norm needs no transposition.
 """
 
 from __future__ import annotations
@@ -74,10 +75,6 @@ def block_conv(x: Tensor, weight: Tensor, bias: Tensor, stride: int) -> Tensor:
     if time % stride:
         x = F.pad(x, (0, 0, 0, -time % stride))
     count = x.shape[1] // stride
-    # cuDNN is at its best with the convolution itself, which also follows autocast; the products below do not
-    if x.device.type != "cpu" or torch.is_autocast_enabled("cpu"):
-        x = F.pad(x, (0, 0, 0, max(0, kernel - stride)))
-        return F.conv1d(x.transpose(1, 2), weight, bias, stride).transpose(1, 2)[:, :count]
     if channels == 1 and kernel > stride:
         # Both blocks side by side: a product with 5 columns wastes more than the copy of a (short) waveform.
         rows = F.pad(x.reshape(-1), (0, kernel - stride)).unfold(0, kernel, stride).contiguous()
@@ -85,21 +82,39 @@ def block_conv(x: Tensor, weight: Tensor, bias: Tensor, stride: int) -> Tensor:
     return _BlockConv.apply(x.reshape(batch * count, stride * channels), weight, bias, stride).view(batch, count, -1)
 
 
+def channels_last_conv(x: Tensor, weight: Tensor, bias: Tensor, stride: int) -> Tensor:
+    """Strided convolution over time without padding, (B, T, Cin) -> (B, T', Cout), both contiguous.
+
+    As a convolution of images one pixel high whose channels come last in memory: cuDNN's own layout, so that neither it
+    nor the layer norm that follows transposes anything.
+    """
+    images = x.transpose(1, 2)[:, :, None]
+    return F.conv2d(images, weight[:, :, None], bias, (1, stride))[:, :, 0].transpose(1, 2)
+
+
 def convolve(x: Tensor, layers: Iterable[Any]) -> Tensor:
     """wav2vec 2.0's layer-norm convolution layers (each with conv, layer_norm): (B, T, Cin) -> (B, T', Cout).
 
     T' is what convolutions without padding leave; T must be enough for one frame. Gradients of frames that are dropped
-    are zero. Works on this module's layers and on Hugging Face's ``feature_extractor.conv_layers``.
+    are zero. Works on this module's layers and on Hugging Face's ``feature_extractor.conv_layers``. Under autocast all
+    of it is computed in the lower precision; layer norm's sums are float32 nevertheless.
     """
     layers = list(layers)
-    count = x.shape[1]
-    # Padding once to a multiple of all strides spares every layer a copy.
-    x = F.pad(x, (0, 0, 0, -count % math.prod(layer.conv.stride[0] for layer in layers)))
-    for layer in layers:
-        stride = layer.conv.stride[0]
-        count = (count - layer.conv.kernel_size[0]) // stride + 1
-        x = block_conv(x, layer.conv.weight, layer.conv.bias, stride)
-        x = F.gelu(layer.layer_norm(x))
+    kind, count = x.device.type, x.shape[1]
+    if torch.is_autocast_enabled(kind):
+        x = x.to(torch.get_autocast_dtype(kind))
+    with torch.autocast(kind, enabled=False):
+        if kind == "cpu":  # padding once to a multiple of all strides spares every layer a copy
+            x = F.pad(x, (0, 0, 0, -count % math.prod(layer.conv.stride[0] for layer in layers)))
+        for layer in layers:
+            stride = layer.conv.stride[0]
+            count = (count - layer.conv.kernel_size[0]) // stride + 1
+            weight, bias, scale, shift = (
+                parameter.to(x.dtype)
+                for parameter in (layer.conv.weight, layer.conv.bias, layer.layer_norm.weight, layer.layer_norm.bias)
+            )
+            x = (block_conv if kind == "cpu" else channels_last_conv)(x, weight, bias, stride)
+            x = F.gelu(F.layer_norm(x, (x.shape[-1],), scale, shift, layer.layer_norm.eps))
     return x[:, :count]
 
 

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from distill.models.chunk_attention import ChunkAttention
 from distill.models.stream_caches import StreamStep
 
 
@@ -64,25 +65,28 @@ class Attention(nn.Module):
     def forward(
         self,
         x: Tensor,
-        mask: Tensor | None,
+        mask: Tensor | ChunkAttention | None,
         tables: tuple[Tensor, Tensor],
         layer: int,
         step: StreamStep | None,
     ) -> Tensor:
         """(B, T, width) -> (B, T, width).
 
-        ``mask`` is bool (B, 1, T, T), True = visible, None = everything. In a step of streams x is the next chunk and
-        its look-ahead of each; it sees the past of this ``layer`` and becomes part of it.
+        ``mask`` is bool (B, 1, T, T) or (B, 1, 1, T), True = visible, None = everything; or attention in blocks. In a
+        step of streams x is the next chunk and its look-ahead of each; it sees the past of this ``layer`` and becomes
+        part of it.
         """
         batch, time, width = x.shape
         qkv = self.qkv(self.norm(x)).view(batch, time, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
         query, key = rotate(qkv[:2], tables)
         value = qkv[2]
         # No dropout on attention weights: with it the CPU falls back to a path that is several times slower.
-        if step is None:
-            context = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
-        else:
+        if step is not None:
             context = step.attend(layer, query, key, value)
+        elif isinstance(mask, ChunkAttention):
+            context = mask(query, key, value)
+        else:
+            context = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
         return self.dropout(self.out(context.transpose(1, 2).reshape(batch, time, width)))
 
 
@@ -150,7 +154,7 @@ class ConformerBlock(nn.Module):
     def forward(
         self,
         x: Tensor,
-        mask: Tensor | None,
+        mask: Tensor | ChunkAttention | None,
         tables: tuple[Tensor, Tensor],
         frames: int,
         chunk: int | None = None,

@@ -70,8 +70,13 @@ class FbankFrontEnd(nn.Module):
         self.register_buffer("filters", mel_filters(bins).float(), persistent=False)
 
     def features(self, samples: Tensor) -> Tensor:
-        """Log-mel features of (B, n) audio, n >= 400: (B, (n - 400) // 160 + 1, bins)."""
-        return kaldi_fbank(samples, self.povey, self.filters)
+        """Log-mel features of (B, n) audio, n >= 400: (B, (n - 400) // 160 + 1, bins), in float32 under any autocast.
+
+        Powers of samples on the int16 scale overflow float16, and bfloat16 would round them by up to 0.07 nats.
+        """
+        dtype = torch.promote_types(samples.dtype, torch.float32)
+        with torch.autocast(samples.device.type, enabled=False):
+            return kaldi_fbank(samples.to(dtype), self.povey.to(dtype), self.filters.to(dtype))
 
     def encode(self, samples: Tensor, mask: FeatureMask | None = None) -> Tensor:
         """(B, n) audio, n >= window -> (B, (n - window) // hop + 1, channels); ``mask`` applies to the log-mel."""

@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from distill.models.transfer import send
+
 
 class StreamCaches:
     """What the blocks of a student keep of S streams, which share the lengths of chunks, history and look-ahead.
@@ -75,8 +77,9 @@ class StreamCaches:
             self._free += range(self.slots, slots)
             self._resize(slots, self.capacity)
         rows = [self._free.pop(0) for _ in range(count)]
+        chosen = self._index(rows)
         for tensor in (*self.conv, self.features):
-            tensor[rows] = 0
+            tensor[chosen] = 0
         return rows
 
     def release(self, rows: Sequence[int]) -> None:
@@ -86,13 +89,14 @@ class StreamCaches:
     def move(self, other: StreamCaches, rows: Sequence[int], frames: int) -> list[int]:
         """Copy streams of ``frames`` frames from slots ``rows`` of other caches; the slots that they get here."""
         self.reserve(min(frames, other.capacity))
-        there = self.take(len(rows))
+        taken = self.take(len(rows))
+        here, there = self._index(rows), self._index(taken)
         count = min(self.capacity, other.capacity)
         for mine, theirs in zip((*self.keys, *self.values), (*other.keys, *other.values), strict=True):
-            mine[there, :, :count] = theirs[list(rows), :, :count]
+            mine[there, :, :count] = theirs[here, :, :count]
         for mine, theirs in zip((*self.conv, self.features), (*other.conv, other.features), strict=True):
-            mine[there] = theirs[list(rows)]
-        return there
+            mine[there] = theirs[here]
+        return taken
 
     def reserve(self, frames: int) -> None:
         """Make room for streams that reach so many frames."""
@@ -100,6 +104,9 @@ class StreamCaches:
         if needed > self.capacity:
             room = needed + needed // 2
             self._resize(self.slots, room if self._most is None else min(room, self._most))
+
+    def _index(self, rows: Sequence[int]) -> Tensor:
+        return send(torch.tensor(rows), self.features.device)
 
     def _resize(self, slots: int, capacity: int) -> None:
         for tensors in (self.keys, self.values):
@@ -122,9 +129,7 @@ class StreamCaches:
         device, capacity = self.features.device, self.capacity
         seen = [time + (start if self.left is None else min(start, self.left)) for start in first]
         columns = min(capacity, max(first) + time)
-        numbers = torch.tensor([rows, first, seen])
-        numbers = numbers.pin_memory() if device.type == "cuda" else numbers
-        slot, start, count = numbers.to(device, non_blocking=True)[..., None]  # (N, 1) each
+        slot, start, count = send(torch.tensor([rows, first, seen]), device)[..., None]  # (N, 1) each
         mask = None
         if min(seen) < columns:
             # How long ago the frame at each place was written, 0 for the newest; older ones are of no use any more.

@@ -13,12 +13,14 @@ from torch import Tensor, nn
 
 from distill.audio import SAMPLE_RATE
 from distill.errors import UserError
+from distill.models.chunk_attention import WORTH_IT, ChunkAttention, pairs
 from distill.models.chunk_mask import chunk_mask, copied_frames
 from distill.models.cnn import ConvFrontEnd, ConvLayer, FeatureMask, frame_counts
 from distill.models.conformer import ConformerBlock, for_rotation, rotary_tables
 from distill.models.fbank import FbankFrontEnd
-from distill.models.output import NetworkOutput
+from distill.models.output import NetworkOutput, predict
 from distill.models.stream_caches import StreamCaches
+from distill.models.transfer import send
 
 if TYPE_CHECKING:
     from distill.models.teacher import Teacher
@@ -157,7 +159,7 @@ class Student(nn.Module):
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Logits (B, k T', V) of the last layer's output (B, T', width)."""
-        return self.output(hidden).view(len(hidden), -1, self.vocab_size)
+        return predict(self.output, hidden).view(len(hidden), -1, self.vocab_size)
 
     def _tables(self, length: int) -> tuple[Tensor, Tensor]:
         return for_rotation(*rotary_tables(length, self.width // self.heads, self.output.weight.device))
@@ -176,6 +178,7 @@ class Student(nn.Module):
     ) -> NetworkOutput:
         """Whole utterances (B, N) of audio in [-1, 1], padded with zeros, with (B,) samples each.
 
+        The lengths are best on the host, which then knows whether anything is padded.
         With ``chunk_frames`` attention sees what a stream in chunks of that length would see (:func:`chunk_mask`),
         and the logits are those of :meth:`stream`. ``mask`` hides parts of the front end's features, in training.
         """
@@ -199,7 +202,7 @@ class Student(nn.Module):
     ) -> NetworkOutput:
         """The rest of :meth:`forward`, from the :meth:`features` on."""
         frames = x.shape[1]
-        visible = chunk_mask(lengths, frames, chunk_frames, left_frames, lookahead_frames)
+        visible = what_is_seen(lengths, x, chunk_frames, left_frames, lookahead_frames)
         tables = self._tables(frames + lookahead_frames + (chunk_frames or 0))
         if chunk_frames is not None and lookahead_frames:
             ahead = copied_frames(frames, chunk_frames, lookahead_frames, x.device).flatten()
@@ -242,9 +245,9 @@ class Student(nn.Module):
             front = self.front_end
             first_missing = front.window - state.samples.shape[1] if state.frames == 0 else 0
             rest = F.pad(state.samples, (0, max(front.tail, first_missing)))
-            x = state.caches.features[state.rows, : state.ahead]
+            x = state.caches.features[rows_of([state]), : state.ahead]
             if rest.shape[1] >= front.window:
-                x = torch.cat((x, self._project(front.encode(rest.to(x.device)))), 1)
+                x = torch.cat((x, self._project(front.encode(send(rest, x.device)))), 1)
             while x.shape[1]:
                 chunk = x[:, : state.chunk_frames + state.lookahead_frames]
                 pieces.append(self._blocks(chunk, min(state.chunk_frames, x.shape[1]), [state]))
@@ -272,7 +275,7 @@ class Student(nn.Module):
         ordered = [states[number] for number in order]
         chunk = ordered[0].chunk_frames
         if ordered[0].lookahead_frames:
-            caches.features[[row for state in ordered for row in state.rows]] = x[:, chunk:]
+            caches.features[rows_of(ordered)] = x[:, chunk:]
             for state in ordered:
                 state.ahead = state.lookahead_frames
         logits = self._blocks(x, chunk, ordered).split([len(state.rows) for state in ordered])
@@ -282,15 +285,13 @@ class Student(nn.Module):
         """(B, C + look-ahead, width) projected features of the next chunk of streams that want equally much."""
         read = self.front_end.hop * states[0].wanted
         audio = torch.cat([state.samples[:, : read + self.lookahead_samples] for state in states])
-        if caches.features.device.type == "cuda":
-            audio = audio.pin_memory()
-        new = self._project(self.front_end.encode(audio.to(caches.features.device, non_blocking=True)))
+        new = self._project(self.front_end.encode(send(audio, caches.features.device)))
         ahead = states[0].ahead
         for state in states:
             state.samples = state.samples[:, read:].clone()
         if not ahead:
             return new
-        return torch.cat((caches.features[[row for state in states for row in state.rows], :ahead], new), 1)
+        return torch.cat((caches.features[rows_of(states), :ahead], new), 1)
 
     def _blocks(self, x: Tensor, frames: int, states: Sequence[StreamState]) -> Tensor:
         """Logits (B, k frames, V) of a chunk of every stream and its look-ahead (B, T, width); the states move on."""
@@ -347,6 +348,32 @@ class Student(nn.Module):
             first.conv.weight.div_(level)
             report.append(f"CNN: scaled for audio of level {level:.3g}, as the teacher normalises each utterance's")
         return report
+
+
+def rows_of(states: Sequence[StreamState]) -> Tensor:
+    """(B,) slots of the streams of these states, on the device of their caches."""
+    rows = torch.tensor([row for state in states for row in state.rows])
+    return send(rows, states[0].caches.features.device)
+
+
+def what_is_seen(
+    lengths: Tensor, x: Tensor, chunk: int | None, left: int | None, lookahead: int
+) -> Tensor | ChunkAttention | None:
+    """What attention may see of frames x (B, T, width) with (B,) lengths, in its cheapest form.
+
+    Nothing where all see all; the keys within the length where context is full; blocks where they save enough; else a
+    mask over all pairs.
+    """
+    frames = x.shape[1]
+    if chunk is None:
+        if lengths.device.type == "cpu" and int(lengths.min()) >= frames:
+            return None
+        return (torch.arange(frames, device=x.device) < send(lengths, x.device)[:, None])[:, None, None]
+    if left is not None:
+        in_blocks, dense = pairs(frames, chunk, left, lookahead)
+        if in_blocks <= WORTH_IT * dense:
+            return ChunkAttention(send(lengths, x.device), frames, chunk, left, lookahead)
+    return chunk_mask(send(lengths, x.device), frames, chunk, left, lookahead)
 
 
 def mismatch(student: Mapping[str, Tensor], teacher: Mapping[str, Tensor]) -> str | None:

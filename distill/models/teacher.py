@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from distill.errors import UserError
 from distill.models.cnn import convolve, field_of_view
-from distill.models.output import NetworkOutput
+from distill.models.output import NetworkOutput, predict
+from distill.models.transfer import send
 
 if TYPE_CHECKING:
     from transformers import HubertModel, Wav2Vec2Model, WavLMModel
@@ -99,31 +100,69 @@ class Teacher(nn.Module):
         the norm that follows the last layer. In training mode frames are masked as the configuration says
         (``mask_time_prob``), unless the batch is no longer than a mask.
         """
-        inside = torch.arange(speech.shape[1], device=speech.device) < speech_lengths[:, None]
+        samples = send(speech_lengths, speech.device)
         if self.normalize:
-            count = speech_lengths.clamp(min=1)[:, None]
+            inside = torch.arange(speech.shape[1], device=speech.device) < samples[:, None]
+            count = samples.clamp(min=1)[:, None]
             mean = (speech * inside).sum(1, keepdim=True) / count
             centred = (speech - mean) * inside
             speech = centred / (centred.square().sum(1, keepdim=True) / count + 1e-7).sqrt()
         features = self._features(F.pad(speech, (0, max(0, self._window - speech.shape[1]))))
         lengths = torch.div((speech_lengths - self._window).clamp(min=0), 320, rounding_mode="floor") + 1
-        mask = torch.arange(features.shape[1], device=speech.device) < lengths[:, None]
+        mask = torch.arange(features.shape[1], device=speech.device) < send(lengths, speech.device)[:, None]
         projected = self.encoder.feature_projection(features)
         x = projected[0] if isinstance(projected, tuple) else projected
         if self.training and features.shape[1] > self.config.mask_time_length:
-            x = self.encoder._mask_hidden_states(x, attention_mask=cast(torch.LongTensor, mask.long()))
+            x = self._hide(x, lengths)
+        nothing_padded = lengths.device.type == "cpu" and int(lengths.min()) >= features.shape[1]
+        x, hidden = self._encode(x, None if nothing_padded else mask)
+        return NetworkOutput(predict(self.output, self.dropout(x)), lengths, hidden, lengths)
+
+    def _encode(self, x: Tensor, mask: Tensor | None) -> tuple[Tensor, list[Tensor]]:
+        """Last and every layer's output of (B, T, width); ``mask`` (B, T): within the length, None: all is."""
         hidden: list[Tensor] = []
 
         def keep(_module: nn.Module, _inputs: Any, output: Any) -> None:
             hidden.append(output[0] if isinstance(output, tuple) else output)
 
-        hooks = [layer.register_forward_hook(keep) for layer in self.encoder.encoder.layers]
+        layers = self.encoder.encoder.layers
+        hooks = [layer.register_forward_hook(keep) for layer in layers]
+        if mask is not None and self.config._attn_implementation == "sdpa":
+            # transformers would ask the GPU whether anything is padded, and expand the mask to all queries.
+            keys = mask[:, None, None]
+
+            def see(_module: nn.Module, inputs: Any, arguments: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+                return inputs, {**arguments, "attention_mask": keys}
+
+            x, mask = x.masked_fill(~mask[:, :, None], 0.0), None
+            hooks += [layer.register_forward_pre_hook(see, with_kwargs=True) for layer in layers]
         try:
-            x = self.encoder.encoder(x, attention_mask=mask).last_hidden_state
+            return self.encoder.encoder(x, attention_mask=mask).last_hidden_state, hidden
         finally:
             for hook in hooks:
                 hook.remove()
-        return NetworkOutput(self.output(self.dropout(x)), lengths, hidden, lengths)
+
+    def _hide(self, x: Tensor, lengths: Tensor) -> Tensor:
+        """(B, T, width) with the frames and features hidden that transformers would draw, without asking a GPU.
+
+        ``lengths`` (B,) are on the host, as the draws are.
+        """
+        from transformers.models.wav2vec2.modeling_wav2vec2 import _compute_mask_indices
+
+        c, (batch, frames, width) = self.config, x.shape
+        if not getattr(c, "apply_spec_augment", True):
+            return x
+        if c.mask_time_prob > 0:
+            inside = cast(torch.LongTensor, (torch.arange(frames) < lengths.cpu()[:, None]).long())
+            shape, least = (batch, frames), c.mask_time_min_masks
+            drawn = _compute_mask_indices(shape, c.mask_time_prob, c.mask_time_length, inside, least)
+            hidden = send(torch.from_numpy(drawn), x.device)
+            x = torch.where(hidden[:, :, None], self.encoder.masked_spec_embed.to(x.dtype), x)
+        if c.mask_feature_prob > 0:
+            shape, least = (batch, width), c.mask_feature_min_masks
+            drawn = _compute_mask_indices(shape, c.mask_feature_prob, c.mask_feature_length, min_masks=least)
+            x = x.masked_fill(send(torch.from_numpy(drawn), x.device)[:, None], 0.0)
+        return x
 
 
 def encoder_classes(model_type: str, origin: str) -> tuple[Any, Any, Any]:

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from distill.models.transfer import send
+
 
 def average_frames(x: Tensor, lengths: Tensor, factor: int) -> tuple[Tensor, Tensor]:
     """Bring a teacher's (B, T, D) to a student that has ``factor`` times fewer frames.
@@ -18,6 +20,7 @@ def average_frames(x: Tensor, lengths: Tensor, factor: int) -> tuple[Tensor, Ten
     frames = max(x.shape[1] // factor, 1)
     padded = F.pad(x, (0, 0, 0, max(0, factor - x.shape[1])))
     pooled = padded[:, : frames * factor].unflatten(1, (frames, factor)).mean(2)
-    short = lengths < factor
-    pooled[:, 0] = torch.where(short[:, None], x[:, 0], pooled[:, 0])  # a mask as index would wait for the GPU
+    if x.shape[1]:
+        short = send(lengths, x.device) < factor
+        pooled[:, 0] = torch.where(short[:, None], x[:, 0], pooled[:, 0])
     return pooled, torch.div(lengths, factor, rounding_mode="floor").clamp(min=1)

@@ -16,6 +16,7 @@ from torch import Tensor
 from distill.decode.beam import BeamSearch, Fusion
 from distill.lfmmi import DenominatorGraph
 from distill.lfmmi.loss import sequence_scores
+from distill.models.transfer import send
 
 # Hypotheses kept in each frame for each one wanted, and at least
 BEAM_FACTOR, LEAST_BEAM = 2, 8
@@ -27,8 +28,8 @@ def best_sequences(
     """The ``count`` best sequences of (B, T, V) log-probabilities with (B,) lengths.
 
     Returns:
-        tokens (B, N, U) padded with -1, their lengths (B, N), and weights (B, N) that sum to 1 for each utterance (to
-        0 where the n-gram allows none of them); N is at most ``count``.
+        tokens (B, N, U) padded with -1 and their lengths (B, N), on the host, and weights (B, N) that sum to 1 for each
+        utterance (to 0 where the n-gram allows none of them), on the device of ``log_probs``; N is at most ``count``.
     """
     vocab_size = log_probs.shape[2]
     names = ["<blank>", *map(str, range(1, vocab_size))]
@@ -38,11 +39,9 @@ def best_sequences(
         search.accept(row[:length])
         sequences.append([[token.id for token in hypothesis.tokens] for hypothesis in search.finish()])
     tokens, token_lengths, valid = pad(sequences)
-    device = log_probs.device
-    scores = sequence_scores(graph, log_probs.detach(), lengths, tokens.to(device), token_lengths.to(device))
-    scores = scores.masked_fill(~valid.to(device), float("-inf"))
-    weights = scores.softmax(1).nan_to_num(0.0)
-    return tokens.to(device), token_lengths.to(device), weights
+    scores = sequence_scores(graph, log_probs.detach(), lengths, tokens, token_lengths)
+    scores = scores.masked_fill(~send(valid, scores.device), float("-inf"))
+    return tokens, token_lengths, scores.softmax(1).nan_to_num(0.0)
 
 
 def pad(sequences: Sequence[Sequence[Sequence[int]]]) -> tuple[Tensor, Tensor, Tensor]:
@@ -84,5 +83,4 @@ def unpack(packed: Tensor, packed_lengths: Tensor) -> tuple[Tensor, Tensor, Tens
     tokens, token_lengths, valid = pad(sequences)
     padded = torch.zeros(valid.shape)
     padded[valid] = torch.tensor([weight for row in weights for weight in row])
-    device = packed.device
-    return tokens.to(device), token_lengths.to(device), padded.to(device)
+    return tokens, token_lengths, send(padded, packed.device)

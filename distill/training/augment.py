@@ -6,11 +6,13 @@ import torch
 from torch import Tensor
 
 from distill.configuration import AugmentConf, MaskConf
+from distill.models.transfer import send
 from distill.training.loss_terms import frame_mask
 
 
-def _uniform(low: float, high: float, like: Tensor) -> Tensor:
-    return torch.empty(len(like), 1, device=like.device).uniform_(low, high)
+def _chosen(count: int, share: float) -> Tensor:
+    """Numbers below ``count``, each with probability ``share``; on the host."""
+    return (torch.rand(count) < share).nonzero()[:, 0]
 
 
 def pink(white: Tensor) -> Tensor:
@@ -25,28 +27,30 @@ def augment(speech: Tensor, lengths: Tensor, conf: AugmentConf) -> Tensor:
     """(B, N) audio -> (B, N) augmented audio, drawn for every utterance anew; the padding stays zero.
 
     Half of the noise is white and half pink (power falling with 1/f); its power is that of the utterance divided by
-    ``10^(SNR/10)``, so silence stays silent.
+    ``10^(SNR/10)``, so silence stays silent. What is drawn for whole utterances is drawn on the host, which then knows
+    how many get noise without asking a GPU.
     """
-    inside = frame_mask(lengths, speech.shape[1])
-    count = lengths.clamp(min=1)[:, None]
+    device, batch = speech.device, len(speech)
+    lengths = send(lengths, device)
     low, high = conf.gain_range
     if low or high:
-        chosen = _uniform(0, 1, speech) < conf.prob
-        gain = 10 ** (_uniform(low, high, speech) / 20)
-        speech = speech * torch.where(chosen, gain, torch.ones_like(gain))
-    noisy = (_uniform(0, 1, speech) < conf.prob)[:, 0].nonzero()[:, 0]
+        gain = 10 ** (torch.empty(batch).uniform_(low, high) / 20)
+        gain = torch.where(torch.rand(batch) < conf.prob, gain, torch.ones_like(gain))
+        speech = speech * send(gain, device)[:, None]
+    noisy = _chosen(batch, conf.prob)
     if len(noisy):
-        clean, mask = speech[noisy], inside[noisy]
+        rows = send(noisy, device)
+        clean, samples = speech[rows], lengths[rows][:, None].clamp(min=1)
         noise = torch.randn_like(clean)
-        chosen = (_uniform(0, 1, clean) < 0.5)[:, 0].nonzero()[:, 0]
-        if len(chosen):
-            noise[chosen] = pink(noise[chosen])
-        noise = noise.masked_fill(~mask, 0.0)
-        samples = count[noisy]
+        coloured = _chosen(len(noisy), 0.5)
+        if len(coloured):
+            rows_of_noise = send(coloured, device)
+            noise = noise.index_copy(0, rows_of_noise, pink(noise[rows_of_noise]))
+        noise = noise * frame_mask(samples[:, 0], noise.shape[1])
         power = clean.square().sum(1, keepdim=True) / samples
         noise_power = (noise.square().sum(1, keepdim=True) / samples).clamp(min=1e-20)
-        snr = 10 ** (_uniform(*conf.snr_range, clean) / 10)
-        speech = speech.index_copy(0, noisy, clean + noise * (power / noise_power / snr).sqrt())
+        snr = send(10 ** (torch.empty(len(noisy)).uniform_(*conf.snr_range) / 10), device)[:, None]
+        speech = speech.index_copy(0, rows, clean + noise * (power / noise_power / snr).sqrt())
     return speech
 
 
@@ -58,20 +62,21 @@ def mask_features(features: Tensor, lengths: Tensor, frame_ms: float, conf: Mask
     """
     batch, frames, bins = features.shape
     device = features.device
-    lengths = lengths.to(device, torch.float32)
-    hidden = torch.zeros(batch, frames, dtype=torch.bool, device=device)
-    counts = (lengths * (conf.times_per_s * frame_ms / 1000)).round().clamp(min=1) if conf.times_per_s else lengths * 0
-    longest = torch.minimum(lengths / 5, lengths.new_tensor(conf.time_ms / frame_ms)).floor()
-    time = torch.arange(frames, device=device)
-    for number in range(int(counts.max())):
-        width = (torch.rand(batch, device=device) * (longest + 1)).floor().clamp(max=frames)
-        width = torch.where(counts > number, width, torch.zeros_like(width))
-        start = (torch.rand(batch, device=device) * (lengths - width + 1)).floor()
-        hidden |= (time >= start[:, None]) & (time < (start + width)[:, None])
-    hidden_bins = torch.zeros(batch, bins, dtype=torch.bool, device=device)
-    bin_numbers = torch.arange(bins, device=device)
-    for _ in range(conf.bands):
-        width = (torch.rand(batch, device=device) * (conf.band_share * bins + 1)).floor()
-        start = (torch.rand(batch, device=device) * (bins - width + 1)).floor()
-        hidden_bins |= (bin_numbers >= start[:, None]) & (bin_numbers < (start + width)[:, None])
-    return features.masked_fill(hidden[:, :, None] | hidden_bins[:, None, :], 0.0)
+    rate = conf.times_per_s * frame_ms / 1000
+    most = max(1, round((frames + 2) * rate)) if rate else 0  # of any utterance; two frames may be left at its end
+    lengths = send(lengths, device).float()[:, None]
+    number = torch.arange(most, device=device)
+    longest = (lengths / 5).clamp(max=conf.time_ms / frame_ms).floor()
+    width = (torch.rand(batch, most, device=device) * (longest + 1)).floor()
+    width = width * (number < (lengths * rate).round().clamp(min=1))
+    start = (torch.rand(batch, most, device=device) * (lengths - width + 1)).floor()
+    hidden = _covered(start, width, frames)
+    width = (torch.rand(batch, conf.bands, device=device) * (conf.band_share * bins + 1)).floor()
+    start = (torch.rand(batch, conf.bands, device=device) * (bins - width + 1)).floor()
+    return features.masked_fill(hidden[:, :, None] | _covered(start, width, bins)[:, None, :], 0.0)
+
+
+def _covered(start: Tensor, width: Tensor, count: int) -> Tensor:
+    """(B, count) bool: which of ``count`` numbers lie in any of a row's (B, M) stretches."""
+    number = torch.arange(count, device=start.device)[:, None]
+    return ((number >= start[:, None]) & (number < (start + width)[:, None])).any(-1)

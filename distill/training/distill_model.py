@@ -14,6 +14,7 @@ from torch import Tensor
 from distill.audio import SAMPLE_RATE
 from distill.configuration import AugmentConf, ChunkConf, DistillConf, MaskConf
 from distill.errors import UserError
+from distill.lfmmi import host
 from distill.models.output import NetworkOutput
 from distill.models.student import Student
 from distill.training import loss_terms
@@ -70,6 +71,8 @@ class DistillModel(AbsESPnetModel):
         if masking is not None and not isinstance(network, Student):
             raise UserError("mask_conf: is for students; a teacher's config.json has mask_time_prob")
         self.not_finite, self.not_finite_in_a_row = 0, 0
+        # Whether loss and terms of the last training batch were finite, their names, and the batch's utterances
+        self._finite, self._last_step = torch.ones(0, dtype=torch.long), (list[str](), list[str]())
         # A list of plain objects, so that no teacher is a submodule of this model.
         self.teachers = [
             TeacherSource(directory, hidden_ms, network, of_teacher, token_list)
@@ -124,18 +127,25 @@ class DistillModel(AbsESPnetModel):
         Returns:
             loss, every term by name, and the batch size as the trainer's weight.
         """
+        # What decides shapes is brought to the host once; from here on all lengths and tokens are there.
+        names = [name for name in streams if name.endswith("_lengths")]
+        known = host.read(speech_lengths, text_lengths, text, self._finite, *(streams[name] for name in names))
+        speech_lengths, text_lengths, text, finite, *others = map(torch.from_numpy, known)
+        streams |= dict(zip(names, others, strict=True))
+        self._check_last_step(finite.tolist())
         targets = [source.targets(speech, speech_lengths, streams) for source in self.teachers]
         output = self._compute(speech, speech_lengths)
-        with torch.autocast(speech.device.type, enabled=False):
-            loss, stats = self.criterion(output, targets, text, text_lengths, utt_id or [])
-        if not self.training:
+        loss, stats = self.criterion(output, targets, text, text_lengths, utt_id or [])
+        if self.training:
+            self._finite = torch.isfinite(torch.stack([loss.detach(), *stats.values()])).long()
+            self._last_step = ["loss", *stats], utt_id or []
+        else:
             references = [row[:n] for row, n in zip(text.tolist(), text_lengths.tolist(), strict=True)]
             hypotheses = loss_terms.greedy_tokens(output.logits, output.lengths)
             stats["ter"] = torch.tensor(loss_terms.token_error_rate(hypotheses, references))
-        else:
-            self._note_not_finite(loss, stats, utt_id or [])
         stats = {"loss": loss.detach(), **stats}
-        return force_gatherable((loss, stats, len(speech)), loss.device)
+        # The weight is filled in on the device, where a number of the host would be waited for.
+        return (*force_gatherable((loss, stats), loss.device), loss.new_full((1,), len(speech), dtype=torch.long))
 
     def _compute(self, speech: Tensor, lengths: Tensor) -> NetworkOutput:
         """The network's output for audio that is augmented and whose features are masked, in training."""
@@ -150,15 +160,21 @@ class DistillModel(AbsESPnetModel):
 
         return self.network(speech, lengths, **chunk, mask=mask)
 
-    def _note_not_finite(self, loss: Tensor, stats: dict[str, Tensor], utterances: list[str]) -> None:
-        """Log a training batch whose loss is not a finite number, and stop when there are too many in a row."""
-        if bool(torch.isfinite(loss)):
-            self.not_finite_in_a_row = 0
+    def _check_last_step(self, finite: list[int]) -> None:
+        """Log a training batch whose loss was not a finite number, and stop when there are too many in a row.
+
+        It is looked at with the next batch, of training or validation: to answer at once, a GPU would have to finish
+        all that it has been given.
+        """
+        names, utterances = self._last_step
+        self._finite = self._finite.new_empty(0)
+        if all(finite):
+            self.not_finite_in_a_row = 0 if finite else self.not_finite_in_a_row  # none: it has been looked at
             return
         self.not_finite += 1
         self.not_finite_in_a_row += 1
-        names = [name for name, term in stats.items() if not bool(torch.isfinite(term))] or ["loss"]
-        which = f"{', '.join(names)} of {' '.join(utterances)}"
+        terms = [name for name, is_finite in zip(names, finite, strict=True) if not is_finite]
+        which = f"{', '.join(terms[1:] or terms)} of {' '.join(utterances)}"
         if self.not_finite_in_a_row >= MAX_NOT_FINITE:
             raise UserError(
                 f"no finite loss in {self.not_finite_in_a_row} batches in a row, at last {which}; go on from an "

@@ -16,6 +16,7 @@ from distill.lfmmi.loss import spread_occupancies
 from distill.models.output import NetworkOutput
 from distill.models.student import Student
 from distill.models.teacher import Teacher
+from distill.models.transfer import send
 from distill.training import loss_terms
 from distill.training.teacher_targets import TeacherSource, TeacherTargets, pair_frames
 
@@ -75,14 +76,38 @@ class DistillLoss(nn.Module):
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss of a batch, and every term by name, both means over the utterances.
 
+        The projections are computed as the network is, under the trainer's autocast; all that follows in float32.
+        Lengths and tokens are on the host.
+
         Args:
             output: of the network.
             targets: of each teacher; none: ``loss_mmi`` against the transcript, if asked for, and CTC alone.
             text, text_lengths: (B, U) token ids padded with -1, and (B,).
             utterances: ids, for messages.
         """
+        projected = [
+            [projection(h.float()) for projection, h in zip(projections, output.hidden, strict=bool(projections))]
+            for projections in self._of_each_teacher()
+        ]
+        with torch.autocast(output.logits.device.type, enabled=False):
+            output = output._replace(logits=output.logits.float())
+            return self._terms(output, projected, targets, text, text_lengths, utterances)
+
+    def _of_each_teacher(self) -> list[list[nn.Module]]:
+        """The projections for each teacher, none where its hidden layers are not compared."""
+        projections = iter(self.projections)
+        return [[next(projections) for _ in layer_map] for layer_map in self.layer_maps]
+
+    def _terms(
+        self,
+        output: NetworkOutput,
+        projected: Sequence[Sequence[Tensor]],
+        targets: Sequence[TeacherTargets],
+        text: Tensor,
+        text_lengths: Tensor,
+        utterances: list[str],
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         conf = self.conf
-        output = output._replace(logits=output.logits.float())
         stats: dict[str, Tensor] = {}
         loss = output.logits.new_zeros(())
         if conf.weight_ctc > 0:
@@ -90,10 +115,9 @@ class DistillLoss(nn.Module):
             loss = loss + conf.weight_ctc * stats["loss_ctc"]
         weights = {"loss_mmi": 1.0}
         if targets:
-            projections = iter(self.projections)
             terms: list[dict[str, Tensor]] = []
-            for of_teacher, layer_map in zip(targets, self.layer_maps, strict=True):
-                comparisons = [(next(projections), layer) for layer in layer_map]
+            for of_teacher, layer_map, layers in zip(targets, self.layer_maps, projected, strict=True):
+                comparisons = list(zip(layers, layer_map, strict=True))
                 terms.append(self._compare(output, of_teacher, comparisons, utterances, text, text_lengths))
             stats.update({name: torch.stack([term[name] for term in terms]).mean() for name in terms[0]})
             weights = {
@@ -113,12 +137,12 @@ class DistillLoss(nn.Module):
         self,
         output: NetworkOutput,
         targets: TeacherTargets,
-        comparisons: list[tuple[nn.Module, int]],
+        comparisons: list[tuple[Tensor, int]],
         utterances: list[str],
         text: Tensor,
         text_lengths: Tensor,
     ) -> dict[str, Tensor]:
-        """Terms of the loss against one teacher; ``comparisons`` are the projection and teacher layer of each layer."""
+        """Terms of the loss against one teacher; ``comparisons`` are each projected layer and the teacher's layer."""
         conf = self.conf
         terms: dict[str, Tensor] = {}
         if comparisons:
@@ -140,7 +164,7 @@ class DistillLoss(nn.Module):
                 top = targets.frame_occupancies(criterion.graph, conf.posterior_top_k)
                 of_teacher = {"teacher_occupancies": spread_occupancies(*top, self.vocab_size)[:, pairs.teacher]}
             mmi = criterion(student.log_softmax(-1), pairs.lengths, **of_teacher)
-            terms["loss_mmi"] = (mmi / pairs.lengths.clamp(min=1)).mean().float()
+            terms["loss_mmi"] = (mmi / send(pairs.lengths, mmi.device).clamp(min=1)).mean().float()
         elif conf.target == "pseudo" and conf.nbest > 1:
             sequences = targets.best_sequences(self.mmi(student.device).graph, conf.nbest)
             terms["loss_mmi"] = self._sequence_mmi(output, *sequences)
@@ -154,17 +178,17 @@ class DistillLoss(nn.Module):
         self,
         output: NetworkOutput,
         targets: TeacherTargets,
-        comparisons: list[tuple[nn.Module, int]],
+        comparisons: list[tuple[Tensor, int]],
         utterances: list[str],
     ) -> Tensor:
         """Mean distance of the projected student layers to the teacher's."""
         pairs = pair_frames(output.hidden_lengths, targets.hidden_lengths, self.hidden_delay, utterances)
         distance = loss_terms.masked_mse if self.conf.hidden_loss == "mse" else loss_terms.masked_cosine
         layers = []
-        for (projection, layer), h in zip(comparisons, output.hidden, strict=True):
+        for h, layer in comparisons:
             target = targets.hidden[layer][:, pairs.teacher]
             target = loss_terms.normalise_frames(target) if self.conf.hidden_norm else target
-            layers.append(distance(projection(h[:, pairs.student].float()), target, pairs.lengths).mean())
+            layers.append(distance(h[:, pairs.student].float(), target, pairs.lengths).mean())
         return torch.stack(layers).mean()
 
     def _sequence_mmi(
@@ -178,4 +202,4 @@ class DistillLoss(nn.Module):
         if not self._skipped_logged and self._mmi_steps & (self._mmi_steps - 1) == 0 and mmi.skipped:
             logging.warning("LF-MMI: an utterance has too few frames for its tokens, or tokens the graph rules out")
             self._skipped_logged = True
-        return (loss / output.lengths.clamp(min=1)).mean().float()
+        return (loss / send(output.lengths, loss.device).clamp(min=1)).mean().float()

@@ -2,6 +2,7 @@
 
 Shapes: B utterances, T frames, D dimensions, V tokens, U tokens of the longest transcript. Every term is normalised per
 utterance by its own frames and returned as a (B,) tensor, because ESPnet's trainer weights a batch by its utterances.
+Lengths, and tokens of the host, may lie on the host while the rest is on a GPU.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from distill.models.transfer import send
 
 
 def frame_mask(lengths: Tensor, frames: int) -> Tensor:
@@ -23,6 +26,7 @@ def masked_mse(student: Tensor, target: Tensor, lengths: Tensor) -> Tensor:
 
     ``MSE_b = 1/(T_b D) sum_{t < T_b} sum_d (student_btd - target_btd)^2``. An utterance of no frames counts 0.
     """
+    lengths = send(lengths, student.device)
     # Masked before the square, so that even an infinite value in the padding has no gradient.
     difference = (student - target).masked_fill(~frame_mask(lengths, student.shape[1])[:, :, None], 0.0)
     return difference.square().mean(-1).sum(1) / lengths.clamp(min=1)
@@ -38,6 +42,7 @@ def masked_cosine(student: Tensor, target: Tensor, lengths: Tensor) -> Tensor:
 
     ``1/T_b sum_{t < T_b} (1 - cos(student_bt, target_bt))``. An utterance of no frames counts 0.
     """
+    lengths = send(lengths, student.device)
     padding = ~frame_mask(lengths, student.shape[1])
     # As in masked_mse; ones, as the cosine with a zero vector has no finite gradient.
     student, target = (x.masked_fill(padding[:, :, None], 1.0) for x in (student, target))
@@ -51,6 +56,7 @@ def frame_kl(student_logits: Tensor, teacher_logits: Tensor, lengths: Tensor) ->
     ``1/T_b sum_{t < T_b} sum_v p_btv log(p_btv / q_btv)``, p and q the softmax of the teacher's and the student's
     logits. Unlike LF-MMI it does not model sequences. An utterance of no frames counts 0.
     """
+    lengths = send(lengths, student_logits.device)
     padding = ~frame_mask(lengths, student_logits.shape[1])[:, :, None]
     student, teacher = (x.masked_fill(padding, 0.0).log_softmax(-1) for x in (student_logits, teacher_logits))
     return F.kl_div(student, teacher, reduction="none", log_target=True).sum((1, 2)) / lengths.clamp(min=1)
@@ -67,10 +73,10 @@ def ctc(logits: Tensor, lengths: Tensor, tokens: Tensor, token_lengths: Tensor) 
     An utterance with fewer frames than its tokens need has no path and counts 0.
     """
     log_probs = logits.float().log_softmax(-1).transpose(0, 1)
-    loss = F.ctc_loss(
-        log_probs, tokens.clamp(min=0), lengths, token_lengths, blank=0, reduction="none", zero_infinity=True
-    )
-    return loss / lengths.clamp(min=1)
+    # torch wants the lengths on the host and copies them to the device itself; tokens it takes from the device
+    targets = send(tokens, logits.device).clamp(min=0)
+    loss = F.ctc_loss(log_probs, targets, lengths, token_lengths, blank=0, reduction="none", zero_infinity=True)
+    return loss / send(lengths, loss.device).clamp(min=1)
 
 
 def greedy_tokens(logits: Tensor, lengths: Tensor) -> list[list[int]]:
@@ -82,12 +88,12 @@ def greedy_tokens(logits: Tensor, lengths: Tensor) -> list[list[int]]:
     return hypotheses
 
 
-def pad_tokens(sequences: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, Tensor]:
-    """Token id sequences -> (B, U) padded with -1, and (B,) lengths."""
-    lengths = torch.tensor([len(s) for s in sequences], device=device)
-    padded = torch.full((len(sequences), max(1, int(lengths.max()))), -1, dtype=torch.long, device=device)
+def pad_tokens(sequences: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+    """Token id sequences -> (B, U) padded with -1, and (B,) lengths, on the host."""
+    lengths = torch.tensor([len(s) for s in sequences])
+    padded = torch.full((len(sequences), max(1, int(lengths.max()))), -1, dtype=torch.long)
     for row, sequence in zip(padded, sequences, strict=True):
-        row[: len(sequence)] = torch.tensor(sequence, dtype=torch.long, device=device)
+        row[: len(sequence)] = torch.tensor(sequence, dtype=torch.long)
     return padded, lengths
 
 

@@ -45,7 +45,7 @@ def pair_frames(student: Tensor, teacher: Tensor, delay: int, utterances: list[s
     """Pair frame t of the teacher with frame t + ``delay`` of the student.
 
     Args:
-        student, teacher: (B,) frames of each utterance, at the same frame rate.
+        student, teacher: (B,) frames of each utterance, at the same frame rate, on the host.
         delay: in frames, at least 0.
         utterances: ids, for the message.
 
@@ -69,6 +69,7 @@ class TeacherTargets:
     """Outputs of one teacher for a batch of B utterances.
 
     Logits are at the teacher's frame rate, so that no token is lost; hidden layers are at the student's encoder rate.
+    Lengths and token sequences are on the host.
 
     Attributes:
         hidden: (B, T', D) by layer, layers from 1; empty if hidden layers are not compared.
@@ -102,7 +103,7 @@ class TeacherTargets:
 
     def best_sequence(self) -> tuple[Tensor, Tensor]:
         """Tokens (B, U), padded with -1, and (B,) lengths of the teacher's best path."""
-        return loss_terms.pad_tokens(loss_terms.greedy_tokens(self.logits, self.lengths), self.logits.device)
+        return loss_terms.pad_tokens(loss_terms.greedy_tokens(self.logits, self.lengths))
 
     def best_sequences(self, graph: DenominatorGraph, count: int) -> tuple[Tensor, Tensor, Tensor]:
         """``count`` token sequences (B, N, U), their lengths and weights (B, N)."""
@@ -176,7 +177,10 @@ class TeacherSource:
         return self._loaded[0]
 
     def targets(self, speech: Tensor, speech_lengths: Tensor, streams: dict[str, Any]) -> TeacherTargets:
-        """Targets for a batch of clean audio (B, N) with (B,) samples; ``streams`` holds the stored outputs."""
+        """Targets for a batch of clean audio (B, N) with (B,) samples; ``streams`` holds the stored outputs.
+
+        All lengths are on the host. The teacher computes in the precision that the trainer's autocast sets.
+        """
         result = self._read(streams) if self.stored else self._compute(speech, speech_lengths)
         if self.hidden_factor > 1:
             lengths = result.hidden_lengths

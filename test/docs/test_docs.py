@@ -208,7 +208,11 @@ def check(command: Command) -> None:
 
 def modules() -> list[str]:
     """Every module with options, the one last whose help takes ESPnet."""
-    files = [path for path in ROOT.glob("distill/bin/*.py") if path.stem not in ("__init__", "arguments", "main")]
+    files = [
+        path
+        for path in ROOT.glob("distill/bin/*.py")
+        if path.stem not in ("__init__", "arguments", "decoding_arguments", "main")
+    ]
     names = [f"distill.bin.{path.stem}" for path in files]
     return sorted(names, key=lambda name: (name == "distill.bin.train", name))
 

@@ -104,7 +104,7 @@ def test_greedy_tokens_and_token_error_rate():
     logits = torch.eye(4)[path][None]
     assert loss_terms.greedy_tokens(logits, torch.tensor([7])) == [[1, 1, 2]]
     assert loss_terms.token_error_rate([[1, 1, 2], []], [[1, 2], [3]]) == pytest.approx(2 / 3)
-    padded, lengths = loss_terms.pad_tokens([[1, 1, 2], []], torch.device("cpu"))
+    padded, lengths = loss_terms.pad_tokens([[1, 1, 2], []])
     assert padded.tolist() == [[1, 1, 2], [-1, -1, -1]] and lengths.tolist() == [3, 0]
 
 
