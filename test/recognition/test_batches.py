@@ -172,7 +172,7 @@ def no_options():
     """Decoding options as a command without any has them."""
     import argparse
 
-    from distill.bin.arguments import add_decoding
+    from distill.bin.decoding_arguments import add_decoding
 
     parser = argparse.ArgumentParser()
     add_decoding(parser)
