@@ -48,7 +48,8 @@ def main(argv: list[str] | None = None) -> None:
     if command in ("--help", "-h"):
         print(__doc__, end="")
         return
-    if command in NO_COMMANDS or not (Path(__file__).parent / f"{command}.py").is_file():
+    names = {path.stem for path in Path(__file__).parent.glob("*.py")}
+    if command not in names.difference(NO_COMMANDS):
         print(f"error: {command}: not a command; distill --help lists them", file=sys.stderr)
         sys.exit(2)
     sys.argv[0] = f"distill {command}"  # the name in its messages
