@@ -44,7 +44,7 @@ DECODERS = ("greedy", "beam", "wfst")
 DURATIONS: dict[str, tuple[str, ...]] = {  # seconds, and the words that may stand instead
     "min_wav_duration": (), "max_wav_duration": (), "teacher_init_max_s": ("", "auto"),
 }  # fmt: skip
-FLAGS = ("check", "dry_run", "allow_pipes", "unlabelled", "resample", "teacher_tokens", "no_kd")
+FLAGS = ("check", "dry_run", "allow_pipes", "unlabelled", "resample", "teacher_tokens", "allow_bad_teacher", "no_kd")
 LEAST = {  # whole numbers and their smallest values
     "stage": 1, "stop_stage": 1, "nbpe": 1, "ngram_order": 1, "lm_order": 1, "num_nodes": 1, "nj": 1, "threads": 1,
     "ngpu": 0, "seed": 0,

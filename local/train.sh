@@ -74,7 +74,8 @@ if [ -n "${max_seconds}" ]; then
     shapes=${dir}/train_shape
     if [ "${max_seconds}" = auto ]; then
         max_seconds=$(sort -n -k 2 "${stats}/train/speech_shape" | awk '{ samples[NR] = $2 } END {
-            count = int(0.3 * NR); if (count < 300) count = 300; if (count > NR) count = NR; print samples[count] / 16000 }')
+            count = int(0.3 * NR); if (count < 300) count = 300; if (count > NR) count = NR
+            print samples[count] / 16000 }')
         log "training on utterances of at most ${max_seconds} s"
     fi
     awk -v most="${max_seconds}" '$2 <= 16000 * most' "${stats}/train/speech_shape" > "${shapes}"

@@ -65,31 +65,22 @@ class Batch(NamedTuple):
     speech: Tensor
     lengths: Tensor
 
-    def to(self, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Padded audio and lengths on a device; a GPU computes on while they are copied."""
-        return self.speech.to(device, non_blocking=True), self.lengths.to(device, non_blocking=True)
 
-
-def padded(utterances: Sequence[str], audio: Sequence[np.ndarray], pinned: bool = False) -> Batch:
-    """A batch of utterances; ``pinned`` puts it where a GPU copies it from without stopping."""
+def padded(utterances: Sequence[str], audio: Sequence[np.ndarray]) -> Batch:
+    """A batch of utterances."""
     lengths = torch.tensor([len(samples) for samples in audio])
     speech = torch.zeros(len(audio), int(lengths.max()))
     for row, samples in zip(speech, audio, strict=True):
         row[: len(samples)] = torch.from_numpy(samples)
-    if pinned:
-        speech, lengths = speech.pin_memory(), lengths.pin_memory()
     return Batch(list(utterances), list(audio), speech, lengths)
 
 
-def read_batches(
-    audio: Mapping[str, str], batches: Iterable[Sequence[str]], device: torch.device, readers: int = 1
-) -> Iterator[Batch]:
+def read_batches(audio: Mapping[str, str], batches: Iterable[Sequence[str]], readers: int = 1) -> Iterator[Batch]:
     """Read and pad batches of utterances, the next :data:`READ_AHEAD` of them while the caller works on one.
 
     Args:
         audio: audio file by utterance id.
         batches: ids of each batch.
-        device: that will compute them.
         readers: threads that read; decoding of audio does not hold Python's lock.
     """
     with ThreadPoolExecutor(readers, "audio") as pool:
@@ -103,8 +94,8 @@ def read_batches(
                 under_way.append(start(batch))
                 if len(under_way) > READ_AHEAD:
                     utterances, files = under_way.pop(0)
-                    yield padded(utterances, [file.result() for file in files], device.type == "cuda")
+                    yield padded(utterances, [file.result() for file in files])
             for utterances, files in under_way:
-                yield padded(utterances, [file.result() for file in files], device.type == "cuda")
+                yield padded(utterances, [file.result() for file in files])
         finally:
             pool.shutdown(wait=True, cancel_futures=True)

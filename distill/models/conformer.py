@@ -2,55 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from distill.models.chunk_attention import ChunkAttention
-
-
-@dataclass
-class BlockCache:
-    """Cached past of one block, for B streams of the same age.
-
-    Attributes:
-        keys, values: (B, heads, capacity, width / heads), of which frames [start, end) are valid; free capacity behind
-            them means that most chunks need no copy of the past. Keys are rotated by their frame's position in the
-            stream.
-        conv: (B, kernel - 1, width) last inputs of the depthwise convolution.
-    """
-
-    keys: Tensor
-    values: Tensor
-    conv: Tensor
-    start: int = 0
-    end: int = 0
-
-    def take_in(self, key: Tensor, value: Tensor, frames: int, left: int | None) -> tuple[Tensor, Tensor]:
-        """Append (B, heads, T, dim) keys and values, and return all keys and values that these T frames attend to.
-
-        Of the T frames the first ``frames`` stay in the cache, the rest is look-ahead and will be overwritten. At most
-        ``left`` frames stay in total.
-        """
-        stop = self.end + key.shape[2]
-        if stop > self.keys.shape[2]:
-            start, self.start = self.start, 0
-            stop, self.end = stop - start, self.end - start
-            for name in ("keys", "values"):
-                old: Tensor = getattr(self, name)
-                new = old.new_empty(*old.shape[:2], stop + stop // 2, old.shape[3])
-                new[:, :, : self.end] = old[:, :, start : start + self.end]
-                setattr(self, name, new)
-        self.keys[:, :, self.end : stop] = key
-        self.values[:, :, self.end : stop] = value
-        seen = self.keys[:, :, self.start : stop], self.values[:, :, self.start : stop]
-        self.end += frames
-        if left is not None:
-            self.start = max(self.start, self.end - left)
-        return seen
+from distill.models.stream_caches import StreamStep
 
 
 def rotary_tables(length: int, dim: int, device: torch.device, first: int | Tensor = 0) -> tuple[Tensor, Tensor]:
@@ -110,31 +67,26 @@ class Attention(nn.Module):
         x: Tensor,
         mask: Tensor | ChunkAttention | None,
         tables: tuple[Tensor, Tensor],
-        frames: int,
-        caches: Sequence[BlockCache] | None,
-        left: int | None,
+        layer: int,
+        step: StreamStep | None,
     ) -> Tensor:
         """(B, T, width) -> (B, T, width).
 
-        ``mask`` is bool (B, 1, T, T) or (B, 1, 1, T), True = visible, None = everything; or attention in blocks. With
-        caches, whose batches follow each other in x's, x is a chunk of ``frames`` frames and its look-ahead; it follows
-        the cached frames and sees all of them. The chunk, without the look-ahead, is then appended to the caches, which
-        keep ``left`` frames.
+        ``mask`` is bool (B, 1, T, T) or (B, 1, 1, T), True = visible, None = everything; or attention in blocks. In a
+        step of streams x is the next chunk and its look-ahead of each; it sees the past of this ``layer`` and becomes
+        part of it.
         """
         batch, time, width = x.shape
         qkv = self.qkv(self.norm(x)).view(batch, time, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
         query, key = rotate(qkv[:2], tables)
         value = qkv[2]
         # No dropout on attention weights: with it the CPU falls back to a path that is several times slower.
-        attend = F.scaled_dot_product_attention
-        if isinstance(mask, ChunkAttention):
+        if step is not None:
+            context = step.attend(layer, query, key, value)
+        elif isinstance(mask, ChunkAttention):
             context = mask(query, key, value)
-        elif caches is None:
-            context = attend(query, key, value, attn_mask=mask)
         else:
-            parts = (part.split([len(cache.keys) for cache in caches]) for part in (query, key, value))
-            each = zip(caches, *parts, strict=True)
-            context = torch.cat([attend(q, *cache.take_in(k, v, frames, left)) for cache, q, k, v in each])
+            context = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
         return self.dropout(self.out(context.transpose(1, 2).reshape(batch, time, width)))
 
 
@@ -154,20 +106,16 @@ class CausalConvolution(nn.Module):
         self.out = nn.Linear(width, width)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, x: Tensor, frames: int, chunk: int | None, caches: Sequence[BlockCache] | None) -> Tensor:
+    def forward(self, x: Tensor, frames: int, chunk: int | None, layer: int, step: StreamStep | None) -> Tensor:
         """(B, T, width) -> (B, T, width); frame t sees frames t - kernel + 1 ... t, zeros before the beginning.
 
-        What follows the first ``frames`` frames is look-ahead: with caches that of one chunk, else that of every
-        chunk, one after the other.
+        What follows the first ``frames`` frames is look-ahead: in a step of streams that of one chunk, else that of
+        every chunk, one after the other.
         """
         x = F.glu(self.gate(self.norm(x)), dim=-1)
         past = self.kernel - 1
-        if caches is not None:
-            x = torch.cat((torch.cat([cache.conv for cache in caches]), x), 1)
-            recent = x[:, frames : frames + past].split([len(cache.conv) for cache in caches])
-            for cache, part in zip(caches, recent, strict=True):
-                cache.conv = part.clone()
-            x = self._convolve(x)
+        if step is not None:
+            x = self._convolve(step.with_past(layer, x))
         else:
             utterance, ahead = F.pad(x[:, :frames], (0, 0, past, 0)), x[:, frames:]
             x = self._convolve(utterance)
@@ -203,13 +151,6 @@ class ConformerBlock(nn.Module):
         self.ffn2 = FeedForward(width, ffn, dropout)
         self.norm = nn.LayerNorm(width)
 
-    def initial_cache(self, batch: int) -> BlockCache:
-        """An empty past for ``batch`` streams."""
-        weight = self.norm.weight
-        heads, width = self.attention.heads, len(weight)
-        empty = weight.new_zeros(batch, heads, 0, width // heads)
-        return BlockCache(empty, empty, weight.new_zeros(batch, self.convolution.kernel - 1, width))
-
     def forward(
         self,
         x: Tensor,
@@ -217,15 +158,16 @@ class ConformerBlock(nn.Module):
         tables: tuple[Tensor, Tensor],
         frames: int,
         chunk: int | None = None,
-        caches: Sequence[BlockCache] | None = None,
-        left: int | None = None,
+        layer: int = 0,
+        step: StreamStep | None = None,
     ) -> Tensor:
         """(B, T, width) -> (B, T, width); the first ``frames`` of T are the utterance's, the rest copies to look ahead.
 
-        See :meth:`Attention.forward` and :meth:`CausalConvolution.forward` for the arguments.
+        See :meth:`Attention.forward` and :meth:`CausalConvolution.forward` for the arguments. ``layer`` is this
+        block's number in the caches of a ``step``.
         """
         x = x.add(self.ffn1(x), alpha=0.5)
-        x = x + self.attention(x, mask, tables, frames, caches, left)
-        x = x + self.convolution(x, frames, chunk, caches)
+        x = x + self.attention(x, mask, tables, layer, step)
+        x = x + self.convolution(x, frames, chunk, layer, step)
         x = x.add(self.ffn2(x), alpha=0.5)
         return self.norm(x)

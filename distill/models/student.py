@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from itertools import groupby
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -15,9 +16,10 @@ from distill.errors import UserError
 from distill.models.chunk_attention import WORTH_IT, ChunkAttention, pairs
 from distill.models.chunk_mask import chunk_mask, copied_frames
 from distill.models.cnn import ConvFrontEnd, ConvLayer, FeatureMask, frame_counts
-from distill.models.conformer import BlockCache, ConformerBlock, for_rotation, rotary_tables
+from distill.models.conformer import ConformerBlock, for_rotation, rotary_tables
 from distill.models.fbank import FbankFrontEnd
 from distill.models.output import NetworkOutput, predict
+from distill.models.stream_caches import StreamCaches
 from distill.models.transfer import send
 
 if TYPE_CHECKING:
@@ -27,32 +29,46 @@ if TYPE_CHECKING:
 LOGIT_FRAME_MS = 20  # of wav2vec 2.0, with whose logits a student's are compared
 
 
-@dataclass
 class StreamState:
     """State of B streams of the same age between two calls of :meth:`Student.stream`.
+
+    The slots of the streams are given back when the state is no longer in use.
 
     Attributes:
         chunk_frames: encoder frames of a chunk.
         left_frames: encoder frames of history a chunk sees, None for all.
         lookahead_frames: encoder frames a chunk sees beyond its end.
-        samples: (B, n) audio that the front end has not read yet.
-        features: (B, t, width) projected features that were look-ahead so far.
-        caches: past of every block.
+        samples: (B, n) audio that the front end has not read yet, in the host's memory.
+        caches: past of these streams and perhaps of others.
+        rows: slots of these streams in the caches.
+        ahead: encoder frames of which the caches hold features as look-ahead.
         frames: encoder frames put out so far.
     """
 
-    chunk_frames: int
-    left_frames: int | None
-    lookahead_frames: int
-    samples: Tensor
-    features: Tensor
-    caches: list[BlockCache]
-    frames: int = 0
+    def __init__(
+        self, batch: int, chunk_frames: int, left_frames: int | None, lookahead_frames: int, caches: StreamCaches
+    ) -> None:
+        self.chunk_frames, self.left_frames, self.lookahead_frames = chunk_frames, left_frames, lookahead_frames
+        self.samples = torch.zeros(batch, 0)
+        self.ahead, self.frames = 0, 0
+        self._settle(caches, caches.take(batch))
+
+    def _settle(self, caches: StreamCaches, rows: list[int]) -> None:
+        self.caches, self.rows = caches, rows
+        self._release = weakref.finalize(self, caches.release, rows)
+        self._release.atexit = False
+
+    def join(self, caches: StreamCaches) -> None:
+        """Move to the caches of other streams."""
+        if caches is not self.caches:
+            release, rows = self._release, caches.move(self.caches, self.rows, self.frames + self.lookahead_frames)
+            self._settle(caches, rows)
+            release()
 
     @property
     def wanted(self) -> int:
         """Encoder frames still missing for the next chunk and its look-ahead."""
-        return self.chunk_frames + self.lookahead_frames - self.features.shape[1]
+        return self.chunk_frames + self.lookahead_frames - self.ahead
 
 
 class Student(nn.Module):
@@ -207,10 +223,11 @@ class Student(nn.Module):
         """State before the first sample of ``batch`` streams."""
         if chunk_frames < 1 or lookahead_frames < 0:
             raise ValueError(f"chunk_frames {chunk_frames} must be at least 1, lookahead_frames {lookahead_frames} 0")
-        weight = self.output.weight
-        caches = [cast(ConformerBlock, block).initial_cache(batch) for block in self.blocks]
-        samples, features = weight.new_zeros(batch, 0), weight.new_zeros(batch, 0, self.width)
-        return StreamState(chunk_frames, left_frames, lookahead_frames, samples, features, caches)
+        kernel = cast(ConformerBlock, self.blocks[0]).convolution.kernel
+        sizes = len(self.blocks), self.heads, self.width, kernel
+        ahead = chunk_frames + lookahead_frames
+        caches = StreamCaches(self.output.weight.detach(), *sizes, left_frames, ahead, lookahead_frames)
+        return StreamState(batch, chunk_frames, left_frames, lookahead_frames, caches)
 
     @torch.no_grad()
     def stream(self, samples: Tensor, state: StreamState, final: bool = False) -> Tensor:
@@ -228,9 +245,9 @@ class Student(nn.Module):
             front = self.front_end
             first_missing = front.window - state.samples.shape[1] if state.frames == 0 else 0
             rest = F.pad(state.samples, (0, max(front.tail, first_missing)))
-            x = state.features
+            x = state.caches.features[rows_of([state]), : state.ahead]
             if rest.shape[1] >= front.window:
-                x = torch.cat((x, self._project(front.encode(rest))), 1)
+                x = torch.cat((x, self._project(front.encode(send(rest, x.device)))), 1)
             while x.shape[1]:
                 chunk = x[:, : state.chunk_frames + state.lookahead_frames]
                 pieces.append(self._blocks(chunk, min(state.chunk_frames, x.shape[1]), [state]))
@@ -243,32 +260,48 @@ class Student(nn.Module):
 
     @torch.no_grad()
     def stream_together(self, states: Sequence[StreamState]) -> list[Tensor]:
-        """Logits (B, k C, V) of the next chunk of every stream in one batch; each must have one (:meth:`has_chunk`).
+        """Logits (B, k C, V) of the next chunk of each of the states, all of whose streams are one batch.
 
-        The streams may have begun at different times, but share chunk, history and look-ahead.
+        Each must have a chunk (:meth:`has_chunk`). The streams may have begun at different times, but share chunk,
+        history and look-ahead. Their past is moved to common caches the first time, and stays there.
         """
-        chunk, hop = states[0].chunk_frames, self.front_end.hop
-        for wanted in {state.wanted for state in states}:
-            group = [state for state in states if state.wanted == wanted]
-            audio = torch.cat([state.samples[:, : hop * wanted + self.lookahead_samples] for state in group])
-            frames = self._project(self.front_end.encode(audio)).split([len(state.samples) for state in group])
-            for state, new in zip(group, frames, strict=True):
-                state.features = torch.cat((state.features, new), 1)
-                state.samples = state.samples[:, hop * wanted :].clone()
-        logits = self._blocks(torch.cat([state.features for state in states]), chunk, states)
+        caches = max((state.caches for state in states), key=lambda caches: caches.used)
         for state in states:
-            state.features = state.features[:, chunk:].clone()
-        return list(logits.split([len(state.samples) for state in states]))
+            state.join(caches)
+        # Streams at their beginning have no look-ahead yet; each kind reads as much audio as it still lacks.
+        order = sorted(range(len(states)), key=lambda number: (states[number].wanted, states[number].rows))
+        kinds = [list(kind) for _, kind in groupby((states[number] for number in order), key=lambda s: s.wanted)]
+        x = torch.cat([self._next_features(kind, caches) for kind in kinds])
+        ordered = [states[number] for number in order]
+        chunk = ordered[0].chunk_frames
+        if ordered[0].lookahead_frames:
+            caches.features[rows_of(ordered)] = x[:, chunk:]
+            for state in ordered:
+                state.ahead = state.lookahead_frames
+        logits = self._blocks(x, chunk, ordered).split([len(state.rows) for state in ordered])
+        return [logits[place] for place in sorted(range(len(order)), key=order.__getitem__)]
+
+    def _next_features(self, states: Sequence[StreamState], caches: StreamCaches) -> Tensor:
+        """(B, C + look-ahead, width) projected features of the next chunk of streams that want equally much."""
+        read = self.front_end.hop * states[0].wanted
+        audio = torch.cat([state.samples[:, : read + self.lookahead_samples] for state in states])
+        new = self._project(self.front_end.encode(send(audio, caches.features.device)))
+        ahead = states[0].ahead
+        for state in states:
+            state.samples = state.samples[:, read:].clone()
+        if not ahead:
+            return new
+        return torch.cat((caches.features[rows_of(states), :ahead], new), 1)
 
     def _blocks(self, x: Tensor, frames: int, states: Sequence[StreamState]) -> Tensor:
         """Logits (B, k frames, V) of a chunk of every stream and its look-ahead (B, T, width); the states move on."""
-        first = [[state.frames] for state in states for _ in state.samples]
-        dim, device = self.width // self.heads, x.device
-        tables = rotary_tables(x.shape[1], dim, device, torch.tensor(first, device=device))
+        rows = [row for state in states for row in state.rows]
+        first = [state.frames for state in states for _ in state.rows]
+        step = states[0].caches.step(rows, first, x.shape[1], frames)
+        tables = rotary_tables(x.shape[1], self.width // self.heads, x.device, step.first)
         rotation = for_rotation(*(table[:, None] for table in tables))
         for layer, block in enumerate(self.blocks):
-            caches = [state.caches[layer] for state in states]
-            x = block(x, None, rotation, frames, caches=caches, left=states[0].left_frames)
+            x = block(x, None, rotation, frames, layer=layer, step=step)
         for state in states:
             state.frames += frames
         return self.logits(x[:, :frames])
@@ -315,6 +348,12 @@ class Student(nn.Module):
             first.conv.weight.div_(level)
             report.append(f"CNN: scaled for audio of level {level:.3g}, as the teacher normalises each utterance's")
         return report
+
+
+def rows_of(states: Sequence[StreamState]) -> Tensor:
+    """(B,) slots of the streams of these states, on the device of their caches."""
+    rows = torch.tensor([row for state in states for row in state.rows])
+    return send(rows, states[0].caches.features.device)
 
 
 def what_is_seen(

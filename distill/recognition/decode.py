@@ -234,7 +234,7 @@ def decode_set(work: SetToDecode, sample: int, progress: tqdm) -> None:
     most = int(batch_seconds_on(device, work.how.batch_seconds) * SAMPLE_RATE)
     batches = by_length(counts, most, equal=padding_matters(network))
     computed: tuple[Batch, HostCopies[tuple]] | None = None
-    for batch in read_batches(missing, batches, device, readers_for(device)):
+    for batch in read_batches(missing, batches, readers_for(device)):
         if len(batch.audio[0]) > most:
             for setting, file in files.items():
                 if batch.utterances[0] not in file.done:
@@ -309,7 +309,7 @@ def describe(loaded: LoadedNetwork, setting: Setting, threads: int) -> dict[str,
     about: dict[str, Any] = {
         "params": sum(p.numel() for p in parameters),
         "model_bytes": sum(p.numel() * p.element_size() for p in parameters),
-        "device": "cpu" if device.type == "cpu" else torch.cuda.get_device_name(device),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "precision": "bfloat16" if half_precision(loaded.network) else "float32",
         "threads": threads,
         "chunk_ms": setting.chunk_ms,

@@ -13,6 +13,7 @@ from distill.data.batches import Batch
 from distill.errors import UserError
 from distill.models.student import Student
 from distill.models.teacher import Teacher
+from distill.models.transfer import send
 
 # Encoder frames of a chunk, of its history (None: all) and of its look-ahead; None: full context
 Chunk = tuple[int, int | None, int] | None
@@ -36,11 +37,12 @@ def chunk_of(model: LoadedNetwork, chunk_ms: int | None) -> Chunk:
 def batch_log_posteriors(
     network: Student | Teacher, batch: Batch, chunks: Iterable[Chunk]
 ) -> dict[Chunk, tuple[Tensor, Tensor]]:
-    """(B, T, V) natural log-posteriors and (B,) frames for each of the chunks, on the network's device.
+    """(B, T, V) natural log-posteriors on the network's device, and (B,) frames on the host, for each of the chunks.
 
     A student's front end, the largest part of those with a CNN, is computed once for all of them.
     """
-    speech, lengths = batch.to(next(network.parameters()).device)
+    # Lengths stay on the host, which then need not ask the device for them.
+    speech, lengths = send(batch.speech, next(network.parameters()).device), batch.lengths
     if isinstance(network, Teacher):
         outputs = {chunk: network(speech, lengths) for chunk in chunks}
     else:

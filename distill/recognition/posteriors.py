@@ -62,7 +62,7 @@ def log_posteriors(
         batches = by_length(sample_counts(window), most, equal=padding_matters(network))
         matrices: dict[str, np.ndarray] = {}
         with inference(network):
-            for batch in read_batches(window, batches, device, readers_for(device)):
+            for batch in read_batches(window, batches, readers_for(device)):
                 log_p, frames = batch_log_posteriors(network, batch, [chunk])[chunk]
                 copies = HostCopies({"log_p": log_p, "frames": frames}).get()
                 for utterance, matrix, count in zip(batch.utterances, copies["log_p"], copies["frames"], strict=True):

@@ -158,8 +158,7 @@ class StreamingRecognizer:
         if self._state is None:
             self._decoder.accept_again(self._full_context_logits())
             return self._decoder.finish()
-        nothing = torch.zeros(1, 0, device=self._device)
-        return self._decoder.finish(self._student.stream(nothing, self._state, final=True)[0])
+        return self._decoder.finish(self._student.stream(torch.zeros(1, 0), self._state, final=True)[0])
 
     @property
     def _student(self) -> Student:
@@ -170,7 +169,7 @@ class StreamingRecognizer:
         piece = torch.as_tensor(samples)
         if piece.dim() != 1 or not piece.is_floating_point():
             raise ValueError(f"expected (n,) floating-point samples in [-1, 1], got {tuple(piece.shape)} {piece.dtype}")
-        piece = piece.to(self._device, torch.float32)
+        piece = piece.to("cpu", torch.float32)  # a device would be waited for
         # The sum is not finite if a sample is not, and needs no second array; finite audio cannot overflow it.
         if not torch.isfinite(piece.sum()):
             raise UserError("audio: holds samples that are not finite numbers; check where it comes from")
@@ -186,7 +185,8 @@ class StreamingRecognizer:
         """(T, V) logits of all audio so far."""
         audio = torch.cat(self._audio)
         self._audio = [audio]
-        return self.network(audio[None], torch.tensor([len(audio)], device=self._device)).logits[0]
+        lengths = torch.tensor([len(audio)], device=self._device)
+        return self.network(audio[None].to(self._device), lengths).logits[0]
 
 
 def accept_together(
@@ -216,8 +216,9 @@ def accept_together(
         network = sessions[batch[0][0]]._student
         chunks: dict[int, list[Tensor]] = {number: [] for number, _ in batch}
         while ready := [(number, state) for number, state in batch if network.has_chunk(state)]:
-            for (number, _), chunk in zip(ready, network.stream_together([s for _, s in ready]), strict=True):
-                chunks[number].append(chunk[0])  # (C, V)
+            logits = torch.cat(network.stream_together([state for _, state in ready])).cpu()  # (N, C, V)
+            for (number, _), chunk in zip(ready, logits, strict=True):
+                chunks[number].append(chunk)
         for number, _ in batch:
             if chunks[number]:
                 results[number] = sessions[number]._accept_logits(torch.cat(chunks[number]))

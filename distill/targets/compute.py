@@ -13,6 +13,7 @@ from distill.checkpoints.device import HostCopies, inference, padding_matters, r
 from distill.checkpoints.load import load_network
 from distill.data.batches import Batch, by_length, read_batches, sample_counts
 from distill.lfmmi.loss import top_occupancies
+from distill.models.transfer import send
 from distill.targets import store
 from distill.targets.frames import average_frames
 from distill.targets.nbest import best_sequences, pack
@@ -39,7 +40,7 @@ def extract_shard(
     most = int(batch_seconds * SAMPLE_RATE)
     batches = by_length(sample_counts(audio), most, equal=padding_matters(teacher))
     computed: tuple[Batch, HostCopies[str]] | None = None
-    for batch in read_batches(audio, batches, device, readers_for(device)):
+    for batch in read_batches(audio, batches, readers_for(device)):
         # The device computes this batch while the one before is written.
         following = batch, HostCopies(teacher_outputs(teacher, batch, what, graph))
         if computed is not None:
@@ -55,9 +56,8 @@ def teacher_outputs(teacher: Any, batch: Batch, what: Wanted, graph: Any) -> dic
     The sequences of ``nbest`` are ``nbest tokens``, ``nbest lengths`` and ``nbest weights``, see
     :func:`best_sequences`.
     """
-    speech, lengths = batch.to(next(teacher.parameters()).device)
     with inference(teacher):
-        output = teacher(speech, lengths)
+        output = teacher(send(batch.speech, next(teacher.parameters()).device), batch.lengths)
     with torch.no_grad():
         factor = what.hidden_ms // teacher.encoder_frame_ms
         streams = {"logits": (output.logits, output.lengths)}

@@ -13,9 +13,11 @@ import pytest
 import soundfile
 import torch
 import yaml
+from far_device import far_device, to_far
 from tiny_networks import CHANNELS, TEACHER, VOCAB, speech, student, teacher
 
 from distill.bin import decode, make_lm
+from distill.bin.decoding_arguments import decode_conf
 from distill.data import batches
 from distill.data.batches import by_length, sample_counts
 from distill.errors import UserError
@@ -159,7 +161,7 @@ def test_a_text_that_differs_is_an_error_unless_two_are_equally_good(work, tmp_p
     row = Setting.row
     monkeypatch.setattr(Setting, "row", lambda *arguments: {**row(*arguments), "text": "never said"})
     with pytest.raises(UserError, match="u[0-9], decode_480ms: 'never said' in a batch"):
-        decode_sets(work / "cnn", [work / "test"], [480], [decode.decode_conf(no_options(), "greedy")], tmp_path)
+        decode_sets(work / "cnn", [work / "test"], [480], [decode_conf(no_options(), "greedy")], tmp_path)
     monkeypatch.setattr(
         Setting, "row", lambda self, name, samples, scores: row(self, name, samples, scores)
         if isinstance(scores, np.ndarray) else {**row(self, name, samples, scores), "text": "a tie"}
@@ -172,7 +174,7 @@ def no_options():
     """Decoding options as a command without any has them."""
     import argparse
 
-    from distill.bin.arguments import add_decoding
+    from distill.bin.decoding_arguments import add_decoding
 
     parser = argparse.ArgumentParser()
     add_decoding(parser)
@@ -180,7 +182,7 @@ def no_options():
 
 
 def decoded(work: Path, output: Path) -> dict[str, dict]:
-    decode_sets(work / "cnn", [work / "test"], [480], [decode.decode_conf(no_options(), "greedy")], output)
+    decode_sets(work / "cnn", [work / "test"], [480], [decode_conf(no_options(), "greedy")], output)
     return read_hypotheses(output / "decode_480ms/test")
 
 
@@ -318,3 +320,26 @@ def test_jobs_that_were_cut_off_are_continued_with_their_number_and_begun_anew_w
     decode_sh(work, output, "--chunk-ms", "480", "--nj", "1")
     assert [path.name for path in folder.glob("hyp.*")] == ["hyp.1.jsonl"]
     assert len(read_hypotheses(folder)) == len(LENGTHS)
+
+
+@pytest.mark.parametrize("model", ["cnn", "fbank", "teacher"])
+def test_the_device_is_waited_for_once_a_batch_and_never_for_an_utterance(work, tmp_path, monkeypatch, model):
+    """On a device that is not there, beside the one utterance that is recognised alone."""
+    from distill.recognition import decode as module
+
+    loaded = module.load_network(work / model)
+    monkeypatch.setattr(module, "load_network", lambda path, device: loaded)
+    with far_device():
+        to_far(loaded.network)
+    chunks = [None] if model == "teacher" else [160, 480, None]
+    waits = {}
+    for name in ("other", "test"):  # three utterances and nine
+        with far_device() as waited:
+            greedy = decode_conf(no_options(), "greedy")
+            decode_sets(work / model, [work / name], chunks, [greedy], tmp_path, how=BatchConf(sample=1))
+        waits[name] = dict(waited)
+    assert waits["other"] == waits["test"]
+    copies = sum(count for line, count in waits["test"].items() if line.startswith("distill/checkpoints/device.py"))
+    assert copies == 3 * len(chunks), "best tokens and their scores; and the log-posteriors of the one utterance"
+    rows = read_hypotheses(tmp_path / "decode_full/test")
+    assert len(rows) == len(LENGTHS) and any(row["text"] for row in rows.values())
