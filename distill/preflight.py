@@ -58,7 +58,8 @@ COMMON_KEYS = set(SECTIONS) | {
     "freeze_param", "keep_nbest_models", "best_model_criterion", "patience", "seed", "use_amp",
     "use_matplotlib", "use_tensorboard",
 }  # fmt: skip
-FEWEST = 300  # utterances from which a network learns to align at all
+# So many of the shortest utterances, or this share of a small corpus, are enough for a network to learn to align
+FEWEST, SHORT_SHARE = 300, 0.3
 Options = Mapping[str, str]
 
 
@@ -376,11 +377,12 @@ def _data(options: Options) -> Iterator[str]:
     if options["teacher_init_max_s"] not in ("", "auto") and runs(options, 7) and kept and not options["teacher"]:
         most = float(options["teacher_init_max_s"])
         short = sum(seconds <= most for seconds in kept)
-        if short < min(FEWEST, len(kept)):
-            longer = sorted(kept)[min(FEWEST, len(kept)) - 1]
+        enough = min(FEWEST, math.ceil(SHORT_SHARE * len(kept)))
+        if short < enough:
+            longer = sorted(kept)[enough - 1]
             yield (
                 f"--teacher_init_max_s {options['teacher_init_max_s']}: leaves {short} of {len(kept)} utterances; "
-                f"{math.ceil(longer * 10) / 10:g} leaves {min(FEWEST, len(kept))}"
+                f"{math.ceil(longer * 10) / 10:g} leaves {enough} or more"
             )
 
 

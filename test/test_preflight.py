@@ -181,7 +181,13 @@ def test_limits_that_leave_too_little(recipe):
     init = {"teacher_init_config": "conf/init.yaml"}
     assert check(**init, teacher_init_max_s="2") == []
     found = check(**init, teacher_init_max_s="1.6")
-    assert found == ["--teacher_init_max_s 1.6: leaves 5 of 1005 utterances; 2 leaves 300"]
+    assert found == ["--teacher_init_max_s 1.6: leaves 5 of 1005 utterances; 2 leaves 300 or more"]
+    durations(*([1.0] * 30 + [8.0] * 70))  # a small corpus
+    assert check(**init, teacher_init_max_s="1.6") == []
+    durations(*([1.0] * 29 + [8.0] * 71))
+    (problem,) = check(**init, teacher_init_max_s="1.6")
+    assert problem == "--teacher_init_max_s 1.6: leaves 29 of 100 utterances; 8 leaves 30 or more"
+    durations(*([1.0] * 5 + [2.0] * 400 + [8.0] * 600))
     assert check(**init, teacher_init_max_s="1.6", teacher="hf") != found  # no first training of a given teacher
     found = check(min_wav_duration="9")
     assert found == [
