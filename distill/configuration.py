@@ -236,6 +236,23 @@ def read_training_config(path: Path) -> dict[str, Any]:
     return config
 
 
+def for_processes(training: Mapping[str, Any], processes: int) -> dict[str, Any]:
+    """``training`` on so many GPUs (or CPU processes), each of which takes batches of ``batch_bins``.
+
+    As many fewer batches make an update of the weights (``accum_grad``), down to one, so the audio of an update stays
+    the same up to ``accum_grad`` processes and grows from there on. ``num_iters_per_epoch`` shrinks with it: the number
+    of updates in an epoch, on which schedulers rely, stays the same.
+    """
+    accumulated = int(training.get("accum_grad") or 1)
+    of_each = -(-accumulated // processes)
+    result = {**training, "accum_grad": of_each}
+    if training.get("batch_bins"):
+        result["batch_bins"] = int(training["batch_bins"]) * processes
+    if training.get("num_iters_per_epoch"):
+        result["num_iters_per_epoch"] = max(1, round(int(training["num_iters_per_epoch"]) * of_each / accumulated))
+    return result
+
+
 def with_student(training: Mapping[str, Any], student: Mapping[str, Any]) -> dict[str, Any]:
     """Return ``training`` with the ``network_conf`` of ``student``, but with its dropout.
 

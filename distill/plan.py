@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from distill.audio import SAMPLE_RATE
-from distill.configuration import read_training_config
+from distill.configuration import for_processes, read_training_config
 from distill.errors import UserError
 
 KERNELS, STRIDES = (10, 3, 3, 3, 3, 2, 2), (5, 2, 2, 2, 2, 2, 2)  # wav2vec 2.0's CNN
@@ -21,6 +21,27 @@ LARGE = {
     "intermediate_size": 4096,
     "num_conv_pos_embeddings": 128,
     "num_conv_pos_embedding_groups": 16,
+}
+
+
+class Rate(NamedTuple):
+    """Effective speed of one GPU on a part of the work, in bfloat16.
+
+    Attributes:
+        tflops: floating-point operations a second, in 10^12; a multiply-add is two.
+        source: measured, with the card's name, or assumed.
+    """
+
+    tflops: float
+    source: str
+
+
+# To be replaced part by part: operations of the formulae below / seconds that `make bench-gpu` measures
+RATES = {
+    "teacher, forward": Rate(20.0, "assumed"),
+    "teacher, training": Rate(20.0, "assumed"),
+    "student's front end": Rate(20.0, "assumed"),
+    "student's body": Rate(20.0, "assumed"),
 }
 
 
@@ -51,9 +72,14 @@ class Network(NamedTuple):
         return self.front_macs + self.body_macs
 
     @property
-    def training_macs(self) -> float:
-        """Multiply-adds per second of audio in training: backward costs twice forward; a frozen front end has none."""
-        return self.front_macs * (1 if self.frozen_front else 3) + 3 * self.body_macs
+    def front_training_macs(self) -> float:
+        """Multiply-adds per second of audio of the front end in training: backward costs twice forward, if any."""
+        return self.front_macs * (1 if self.frozen_front else 3)
+
+    @property
+    def body_training_macs(self) -> float:
+        """Multiply-adds per second of audio of everything else in training."""
+        return 3 * self.body_macs
 
 
 def cnn(channels: Sequence[int]) -> tuple[float, float]:
@@ -124,13 +150,13 @@ class Cost(NamedTuple):
 
 
 class Training(NamedTuple):
-    """A training of a stage and its computation per second of audio."""
+    """A training of a stage, and its multiply-adds per second of audio by part of RATES."""
 
     stage: str
     name: str
     config: dict[str, Any]
     network: Network
-    macs: float
+    macs: dict[str, float]
 
 
 def print_plan(
@@ -147,41 +173,51 @@ def print_plan(
     latencies: int,
     teacher_targets: str,
     ngpu: int,
-    tflops: float,
+    tflops: float | None,
     cpu_gflops: float,
     flac_ratio: float,
 ) -> None:
     """Print the plan as Markdown; see ``distill/bin/plan.py`` for the arguments."""
-    if min(hours, test_hours, tflops, cpu_gflops, flac_ratio, ngpu) <= 0:
+    if min(hours, test_hours, tflops or 1.0, cpu_gflops, flac_ratio, ngpu) <= 0:
         raise UserError("plan: hours, rates and GPUs must be positive; see --help")
     utterances = utterances or round(hours * 360)
     seconds = hours * 3600 / utterances
-    teacher_training, full, stream = map(
-        read_training_config, (teacher_config, student_full_config, student_stream_config)
+    rates = RATES if tflops is None else {part: Rate(tflops, "given") for part in RATES}
+    teacher_training, full, stream = (
+        for_processes(read_training_config(path), ngpu)
+        for path in (teacher_config, student_full_config, student_stream_config)
     )
     named = (teacher_training.get("network_conf") or {}).get("config")
     teacher = teacher_network({**LARGE, **named} if isinstance(named, dict) else LARGE, seconds)
     student = student_network(full["network_conf"], seconds)
-    with_teacher = student.training_macs + (teacher.macs if teacher_targets == "online" else 0.0)
+    with_teacher = {
+        "teacher, forward": teacher.macs if teacher_targets == "online" else 0.0,
+        "student's front end": student.front_training_macs,
+        "student's body": student.body_training_macs,
+    }
     trainings = []
     if not adopted:
         if teacher_init_config is not None:
             name = f"teacher, first its prediction layer ({teacher_init_config.name})"
-            trainings.append(Training("7", name, read_training_config(teacher_init_config), teacher, teacher.macs))
+            first = for_processes(read_training_config(teacher_init_config), ngpu)
+            trainings.append(Training("7", name, first, teacher, {"teacher, forward": teacher.macs}))
         name = f"teacher ({teacher_config.name})"
-        trainings.append(Training("7", name, teacher_training, teacher, teacher.training_macs))
+        macs = teacher.front_training_macs + teacher.body_training_macs
+        trainings.append(Training("7", name, teacher_training, teacher, {"teacher, training": macs}))
     trainings.append(Training("10", "student_full", full, student, with_teacher))
     trainings.append(Training("11", "student_stream", stream, student, with_teacher))
 
-    def gpu_hours(macs_per_second: float, audio: float) -> float:
-        return macs_per_second * 2 * audio * 3600 / (tflops * 1e12) / 3600
+    def gpu_hours(macs: dict[str, float], audio: float) -> float:
+        """Of ``audio`` hours that take so many multiply-adds a second in each part."""
+        return sum(2 * of_part * audio / (rates[part].tflops * 1e12) for part, of_part in macs.items())
 
     audio_gb = (hours + test_hours) * 3600 * SAMPLE_RATE * 2 * flac_ratio / 1e9
     layers = min(student.layers, teacher.layers)  # one of the teacher's for each of the student's
     target_values = hours * 3600 * student.frames * (layers * teacher.width + vocab)
     costs = [Cost("3-4", "formatted audio", audio_gb, 0, 0)]
     if teacher_targets == "stored":
-        costs.append(Cost("8", "targets, float32", target_values * 4 / 1e9, gpu_hours(teacher.macs, hours), 0))
+        of_targets = gpu_hours({"teacher, forward": teacher.macs}, hours)
+        costs.append(Cost("8", "targets, float32", target_values * 4 / 1e9, of_targets, 0))
     for training in trainings:
         gb = checkpoint_gb(training.network, training.config)
         gpu = gpu_hours(training.macs, audio_hours(training.config, hours))
@@ -206,7 +242,9 @@ def print_plan(
     for training in trainings:
         audio, steps = audio_hours(training.config, hours), optimiser_steps(training.config, hours)
         print(f"- {training.name}: {audio:,.0f} h of audio ({audio / hours:.1f} passes), {steps:,} steps")
-    print(f"- {tflops:g} TFLOP/s effective of a GPU, {cpu_gflops:g} GFLOP/s of a CPU core, {vocab} tokens")
+    for part, rate in rates.items():
+        print(f"- {part}: {rate.tflops:g} TFLOP/s effective of a GPU, {rate.source}")
+    print(f"- {cpu_gflops:g} GFLOP/s effective of a CPU core, assumed; {vocab} tokens")
     print(f"- FLAC takes {flac_ratio:g} of 16-bit PCM at 16 kHz; the corpus itself is not counted")
 
 

@@ -44,7 +44,7 @@ DECODERS = ("greedy", "beam", "wfst")
 DURATIONS: dict[str, tuple[str, ...]] = {  # seconds, and the words that may stand instead
     "min_wav_duration": (), "max_wav_duration": (), "teacher_init_max_s": ("", "auto"),
 }  # fmt: skip
-FLAGS = ("check", "dry_run", "allow_pipes", "unlabelled", "resample", "teacher_tokens", "no_kd")
+FLAGS = ("check", "dry_run", "allow_pipes", "unlabelled", "resample", "teacher_tokens", "allow_bad_teacher", "no_kd")
 LEAST = {  # whole numbers and their smallest values
     "stage": 1, "stop_stage": 1, "nbpe": 1, "ngram_order": 1, "lm_order": 1, "num_nodes": 1, "nj": 1, "threads": 1,
     "ngpu": 0, "seed": 0,
@@ -74,7 +74,7 @@ def problems(options: Options) -> list[str]:
     """What is wrong with a run, one line each; without any, an empty list.
 
     Args:
-        options: values of all options of run.sh by name, as text.
+        options: values of all options of run.sh by name, as text; also ``gpus`` of this machine and ``cuda_cmd``.
     """
     wrong = list(_values(options))
     if wrong:
@@ -220,9 +220,16 @@ def _files(options: Options) -> Iterator[str]:
 
 
 def _machine(options: Options) -> Iterator[str]:
-    """Programs that the wanted stages need."""
+    """Programs and GPUs that the wanted stages need."""
     if options["speed_perturb_factors"] and runs(options, 2) and shutil.which("sox") is None:
         yield "--speed_perturb_factors: needs sox, which is not installed; apt install sox"
+    there, here = options["gpus"], options["cuda_cmd"].split()[:1] == ["run.pl"]
+    computes = options["dry_run"] == "false" and any(runs(options, stage) for stage in (7, 8, 10, 11, 12))
+    if here and computes and int(options["ngpu"]) > int(there):
+        yield (
+            f"--ngpu {options['ngpu']}: this machine has {there} GPUs; give --ngpu {there}, or choose a cluster in "
+            "cmd.sh"
+        )
 
 
 def _sections(training: Training) -> Iterator[str]:
@@ -254,16 +261,17 @@ def _unknown_keys(training: Training) -> Iterator[str]:
 def _networks(options: Options, trainings: Sequence[Training]) -> Iterator[str]:
     """Networks that cannot be built, and students that do not fit their teacher or the chunk lengths.
 
-    Building takes seconds, most of them for imports, so the networks that could be built are noted in the experiment.
+    Building takes seconds, most of them for imports, so the networks that could be built are noted in the experiment. A
+    dry run writes nothing, and plans for a pretrained teacher that is not there yet.
     """
-    teacher = teacher_layers(options)
+    teacher, dry_run = teacher_layers(options), options["dry_run"] == "true"
     note = Path(options["expdir"], ".stages", "networks")
     built = note.read_text(encoding="utf-8").split() if note.is_file() else []
     for training in trainings:
         network = training.config.get("network_conf") or {}
         named = network.get("config") if training.config.get("network") == "teacher" else None
         if isinstance(named, str):
-            if not named.startswith("hf://") and not Path(named, "config.json").is_file():
+            if not (dry_run or named.startswith("hf://") or Path(named, "config.json").is_file()):
                 yield (
                     f"{training.path}: network_conf.config: {named}/config.json not found; put a pretrained model "
                     "there, give a trained --teacher, or a --teacher_config that describes a network"
@@ -278,8 +286,9 @@ def _networks(options: Options, trainings: Sequence[Training]) -> Iterator[str]:
                 yield f"{training.path}: {error}"
                 continue
             built.append(checksum)
-            note.parent.mkdir(parents=True, exist_ok=True)
-            note.write_text("\n".join(built), encoding="utf-8")
+            if not dry_run:
+                note.parent.mkdir(parents=True, exist_ok=True)
+                note.write_text("\n".join(built), encoding="utf-8")
         if training.config.get("network") != "student":
             continue
         conf = training.config.get("distill_conf") or {}

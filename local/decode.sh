@@ -8,10 +8,10 @@ help_message="Usage: local/decode.sh [options] <data-dir> <model-dir> <decode-di
 
 Recognises <data-dir> (several in quotes) with a teacher or a student, or a packed model, in batches. A streaming
 student gives what it would give chunk by chunk on live audio, which is checked on a sample of the utterances; their
-time is the speed that local/score.sh reports. What is recognised is in <decode-dir>/decode_480ms/test for data/test and chunks of
-480 ms, decode_full/test without chunks, decode_480ms_wfst/test with the decoder wfst: text in Kaldi's format, and
-hyp.*.jsonl with times and confidences. local/score.sh scores it. Called again it does only what is missing: data sets
-and chunk lengths that are new, or whose model, data or options have changed.
+time is the speed that local/score.sh reports. What is recognised is in <decode-dir>/decode_480ms/test for data/test and
+chunks of 480 ms, decode_full/test without chunks, decode_480ms_wfst/test with the decoder wfst: text in Kaldi's format,
+and hyp.*.jsonl with times and confidences. local/score.sh scores it. Called again it does only what is missing: data
+sets and chunk lengths that are new, or whose model, data or options have changed.
 
   --chunk-ms \"A B\"         chunk lengths in ms; full: the whole utterance at once (default: full)
   --decoder NAME           greedy, beam (CTC prefix beam search) or wfst (token-lexicon-grammar graph) (default: greedy)

@@ -12,9 +12,17 @@ arguments() {
     [ $# = "${count}" ] || fail "$0: $# arguments instead of ${count}. $(head -n 1 <<< "${help_message}")"
 }
 
+# gpus_here: number of this machine's GPUs, of those in CUDA_VISIBLE_DEVICES if it is set
+gpus_here() {
+    if [ -n "${CUDA_VISIBLE_DEVICES+set}" ]; then
+        tr ',' '\n' <<< "${CUDA_VISIBLE_DEVICES}" | grep -c '^ *[^ -]' || true
+    else
+        nvidia-smi -L 2> /dev/null | grep -c '^GPU' || true
+    fi
+}
 # on_gpus: a job on each of ${ngpu} GPUs (default: those of this machine); without any, ${nj} jobs on the CPU
 on_gpus() {
-    ngpu=${ngpu:-$(nvidia-smi -L 2> /dev/null | grep -c '^GPU' || true)}
+    ngpu=${ngpu:-$(gpus_here)}
     device=cpu
     if [ "${ngpu}" -gt 0 ]; then nj=${ngpu} cmd="${cmd} --gpu 1" device=cuda; fi
 }

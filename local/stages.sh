@@ -63,6 +63,28 @@ left_out() {
         "$(head -n 3 <<< "${missing}" | tr '\n' ' ')"
 }
 
+# start_beside STAMP PROGRESS COMMAND...: run a training of a stage that was begun beside those that follow, with its
+# progress in a file; it ends with this script
+start_beside() {
+    beside_stamp=$1 beside_progress=$2
+    mkdir -p "${beside_progress%/*}"
+    log "training in ${beside_progress%/*} as well, beside the others; progress in ${beside_progress}"
+    "${@:3}" 2> "${beside_progress}" &
+    beside=$!
+    trap '[ -z "${beside}" ] || pkill -TERM -P "${beside}" || true' EXIT
+}
+
+# wait_beside: wait for that training, if there is one, and finish its stage
+wait_beside() {
+    local running=${beside:-}
+    [ -n "${running}" ] || return 0
+    if kill -0 "${running}" 2> /dev/null; then log "waiting for the training in ${beside_progress%/*}"; fi
+    tail -n 1 -f --pid="${running}" "${beside_progress}" >&2 || true
+    beside=
+    wait "${running}" || exit 2
+    finish "${beside_stamp}"
+}
+
 # summary EXPDIR: what the run has made, and what comes next
 summary() {
     local made

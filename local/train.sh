@@ -27,8 +27,9 @@ What is learnt from
   --train-args STR       more, such as \"--max_epoch 10 --distill_conf alpha=0.5\"; distill.bin.train has them all
 Machine
   --cmd CMD              how the job is run: run.pl or a scheduler's wrapper (default: run.pl)
-  --ngpu N, --num-nodes N    GPUs of each node, and nodes; 0 GPUs trains on the CPU (default: 0, 1)
-  --threads N            CPU threads (default: all cores)
+  --ngpu N, --num-nodes N    GPUs of each node, and nodes; 0 GPUs trains on the CPU (default: this machine's GPUs, 1).
+                         Each takes batches of the configuration's batch_bins, and computes in bfloat16
+  --threads N            CPU threads of a node (default: all cores)
   --seed N               (default: 0)"
 
 token_list=
@@ -45,7 +46,7 @@ second_teacher=
 init=
 train_args=
 cmd=run.pl
-ngpu=0
+ngpu=
 num_nodes=1
 threads=$(nproc)
 seed=0
@@ -53,6 +54,11 @@ here=$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")
 . "${here}/options.sh"
 arguments 4 "$@"
 [ -n "${token_list}" ] || fail "$0: --token-list is missing"
+gpus=$(gpus_here) ngpu=${ngpu:-${gpus}}
+if [ "${cmd%% *}" = run.pl ] && [ "${ngpu}" -gt "${gpus}" ]; then
+    fail "--ngpu ${ngpu}: this machine has ${gpus} GPUs; give --ngpu ${gpus}, or a scheduler's wrapper as --cmd"
+fi
+if [ "${ngpu}" -gt 1 ]; then threads=$(((threads + ngpu - 1) / ngpu)); fi # each GPU's process has its share
 if [ -n "${train_targets}" ] && [ -z "${valid_targets}" ]; then fail "$0: --train-targets needs --valid-targets"; fi
 
 config=$1 train=$2 valid=$3 dir=$4
@@ -68,7 +74,8 @@ if [ -n "${max_seconds}" ]; then
     shapes=${dir}/train_shape
     if [ "${max_seconds}" = auto ]; then
         max_seconds=$(sort -n -k 2 "${stats}/train/speech_shape" | awk '{ samples[NR] = $2 } END {
-            count = int(0.3 * NR); if (count < 300) count = 300; if (count > NR) count = NR; print samples[count] / 16000 }')
+            count = int(0.3 * NR); if (count < 300) count = 300; if (count > NR) count = NR
+            print samples[count] / 16000 }')
         log "training on utterances of at most ${max_seconds} s"
     fi
     awk -v most="${max_seconds}" '$2 <= 16000 * most' "${stats}/train/speech_shape" > "${shapes}"

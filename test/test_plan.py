@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from distill import plan
 from distill.bin.plan import main
 from distill.plan import LARGE, audio_hours, optimiser_steps, student_network, teacher_network
 
@@ -70,6 +71,43 @@ def test_what_the_options_change(capsys):
     faster = printed(capsys, "--tflops", "40")
     assert faster["all"][1] == pytest.approx(online["all"][1] / 2, abs=0.3)
     assert "teacher" not in printed(capsys, "--adopted")
+
+
+def test_each_part_has_its_speed_and_says_where_it_is_from(capsys, monkeypatch):
+    before = printed(capsys)
+    monkeypatch.setitem(plan.RATES, "teacher, forward", plan.Rate(200.0, "measured on a card"))
+    after = printed(capsys)
+    assert after["teacher"] == before["teacher"]  # its training is another part
+    # 100 h in each of 60 epochs, of which the teacher's forward pass is now ten times as fast
+    hours = 2 * teacher_network(plan.LARGE, 10).macs * 6000 / 20e12
+    assert before["student_full"][1] - after["student_full"][1] == pytest.approx(0.9 * hours, abs=0.1)
+    main(
+        [
+            "--hours",
+            "1",
+            *(f"--{name}_config={CONF}/train_{name}.yaml" for name in ("teacher", "student_full", "student_stream")),
+        ]
+    )
+    text = capsys.readouterr().out
+    assert "- teacher, forward: 200 TFLOP/s effective of a GPU, measured on a card\n" in text
+    assert text.count("TFLOP/s effective of a GPU, assumed\n") == 3
+    main(
+        [
+            "--hours",
+            "1",
+            "--tflops",
+            "40",
+            *(f"--{name}_config={CONF}/train_{name}.yaml" for name in ("teacher", "student_full", "student_stream")),
+        ]
+    )
+    assert capsys.readouterr().out.count("40 TFLOP/s effective of a GPU, given\n") == 4
+
+
+def test_gpus_share_updates(capsys):
+    """Up to accum_grad GPUs the audio of a teacher's training is the same, beyond it grows."""
+    four, eight = (printed(capsys, "--ngpu", count)["teacher"][1] for count in ("4", "8"))
+    assert printed(capsys, "--ngpu", "1")["teacher"][1] == four
+    assert eight == pytest.approx(2 * four, rel=0.02)
 
 
 def test_a_missing_configuration_is_refused(capsys, tmp_path):

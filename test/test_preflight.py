@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -32,7 +33,8 @@ def defaults() -> dict[str, str]:
     lines = text[text.index("before=$(compgen -v)") : text.index('. "${steps}/options.sh"')]
     script = f'{lines}\nfor name in "${{names[@]}}"; do printf "%s=%s\\n" "${{name}}" "${{!name}}"; done'
     printed = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True).stdout
-    return dict(line.split("=", 1) for line in printed.splitlines())
+    found = dict(line.split("=", 1) for line in printed.splitlines())
+    return {**found, "ngpu": "0", "gpus": "0", "cuda_cmd": "run.pl"}  # which the script finds out later
 
 
 DEFAULTS = defaults()
@@ -200,3 +202,46 @@ def test_report_of_lengths(recipe, capsys):
 def test_a_histogram_counts_every_utterance():
     lines = list(histogram([0.5, 1.0, 9.99, 10.0]))
     assert [int(line.split()[4]) for line in lines] == [1, 1, 0, 0, 0, 0, 0, 0, 0, 2]
+
+
+def test_a_dry_run_needs_no_pretrained_model_and_writes_nothing(recipe):
+    write("conf/train_teacher.yaml", {**TEACHER, "network_conf": {"config": "pretrained/none"}})
+    assert [line for line in check() if "pretrained/none" in line]
+    shutil.rmtree("exp", ignore_errors=True)
+    assert not [line for line in check(dry_run="true") if "pretrained/none" in line]
+    assert not Path("exp").exists()
+
+
+def test_more_gpus_than_there_are(recipe):
+    (line,) = [line for line in check(ngpu="2", gpus="1", stage="10", stop_stage="10") if "--ngpu" in line]
+    assert line == "--ngpu 2: this machine has 1 GPUs; give --ngpu 1, or choose a cluster in cmd.sh"
+    for changes in (
+        {"ngpu": "1"},
+        {"stop_stage": "6"},
+        {"dry_run": "true"},
+        {"cuda_cmd": "slurm.pl --config conf/slurm.conf"},
+    ):
+        options = {"ngpu": "2", "gpus": "1", "stage": "10", "stop_stage": "10", **changes}
+        if "stop_stage" in changes:
+            options["stage"] = "1"
+        assert not [line for line in check(**options) if "--ngpu" in line]
+
+
+@pytest.mark.parametrize(
+    ("visible", "listed", "expected"),
+    [(None, 2, 2), (None, 0, 0), (None, None, 0), ("", 2, 0), ("-1", 2, 0), ("0", 2, 1), ("GPU-1a,GPU-2b", 8, 2)],
+)
+def test_gpus_of_this_machine(tmp_path, visible, listed, expected):
+    """By nvidia-smi, which may be missing, or as CUDA_VISIBLE_DEVICES says."""
+    if listed is not None:
+        tool = tmp_path / "nvidia-smi"
+        tool.write_text("#!/bin/sh\n" + "".join(f"echo 'GPU {n}: card (UUID: GPU-{n})'\n" for n in range(listed)))
+        tool.chmod(0o755)
+    options = TEMPLATE.parents[2] / "local/options.sh"
+    text = options.read_text()
+    function = text[text.index("gpus_here() {") : text.index("# on_gpus")]
+    environment = {"PATH": f"{tmp_path}:/usr/bin:/bin"} | ({} if visible is None else {"CUDA_VISIBLE_DEVICES": visible})
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", f"{function}\ngpus_here"], env=environment, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stdout) == (0, f"{expected}\n"), done.stderr

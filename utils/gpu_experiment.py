@@ -303,7 +303,10 @@ class Experiment:
         return model.to(self.device), {**config, "token_list": self.corpus.tokens}
 
     def train(self, training: Training, seconds: float) -> None:
-        """Train for so many seconds, and save the network."""
+        """Train for so many seconds, in bfloat16 and tf32, and save the network."""
+        torch.set_float32_matmul_precision("high")
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats()
         model, config = self.build(training)
         parameters = [p for p in model.parameters() if p.requires_grad]
         optimiser = torch.optim.AdamW(
@@ -335,6 +338,9 @@ class Experiment:
                     torch.save({**state, "step": step, "seconds": spent}, stream)
             for group in optimiser.param_groups:
                 group["lr"] = training.lr * rise_and_fall(progress)
+            if isinstance(model.network, Teacher):
+                # Half of the batches have none: trained with masks alone, a network from scratch comes to need them.
+                model.network.config.mask_time_prob = config["network_conf"]["config"]["mask_time_prob"] * (step % 2)
             began = time.monotonic()
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
                 batch = self.corpus.train.batch(rows)
@@ -390,7 +396,8 @@ class Experiment:
         return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
 
     def evaluate(self, training: Training) -> None:
-        """Recognise the test sets at every latency, and write a row for each."""
+        """Recognise the test sets at every latency, in float32, and write a row for each."""
+        torch.set_float32_matmul_precision("highest")
         done = {(row["system"], row["test_set"], row["latency_ms"]) for row in self.results()}
         network, _, config = load_network(self.work / training.name, self.device)
         for chunk_ms in LATENCIES if training.stream else (None,):
@@ -518,7 +525,7 @@ def main(argv: list[str] | None = None) -> None:
         raise UserError("--device cuda: there is no CUDA device; for a trial give --device cpu --dry_run")
     if args.dry_run:
         args.limit_s, args.trainings_s, args.evaluation_s = 1e9, 3.0, 0.0
-    torch.set_float32_matmul_precision("high")  # tf32
+    torch.backends.cudnn.allow_tf32 = False  # of evaluations; trainings compute convolutions in bfloat16
     Experiment(args).run()
 
 

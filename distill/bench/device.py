@@ -79,7 +79,7 @@ class Device:
         assert events is not None
         span = next(e.time_range for e in events if e.name == "measured" and e.device_type.name == "CPU")
         names = [e.name for e in events if e.device_type.name == "CPU" and span.start <= e.time_range.start <= span.end]
-        kernels = sum(e.device_type.name == "CUDA" and e.name != "measured" for e in events)
+        kernels = sum(e.device_type.name == "CUDA" and not getattr(e, "is_user_annotation", False) for e in events)
         return Counts(kernels, sum(name in (WAITS if self.on_gpu else READS) for name in names))
 
     def reset_peak(self) -> None:

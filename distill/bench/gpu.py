@@ -11,10 +11,12 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import itertools
 import json
 import tempfile
 import traceback
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,20 +25,26 @@ import numpy as np
 import torch
 import yaml
 from torch import Tensor
+from tqdm import tqdm
 
 from distill.audio import SAMPLE_RATE
 from distill.bench.device import Device, Parts
-from distill.bench.parts import LAYER_NORM, ROOT, TEACHERS, TOKENS, student_conf
-from distill.configuration import ChunkConf, DistillConf, student_frame_ms
-from distill.decode.greedy import greedy
+from distill.bench.parts import LAYER_NORM, ROOT, TEACHERS, TOKENS, noise, student_conf
+from distill.checkpoints.device import batch_seconds_on, inference
+from distill.checkpoints.load import LoadedNetwork
+from distill.configuration import ChunkConf, DistillConf, student_frame_ms, with_student
+from distill.decode.settings import DecodeConf
 from distill.errors import cli
 from distill.files import atomic_write
 from distill.lfmmi import DenominatorGraph, LFMMILoss
 from distill.models.student import Student
 from distill.models.teacher import Teacher
+from distill.recognition.decode import BatchConf, Setting, SetToDecode, decode_set
+from distill.recognition.hypotheses import HypothesisFile
 from distill.streaming import StreamingRecognizer, accept_together
-from distill.targets.frames import average_frames
+from distill.targets.compute import extract_shard
 from distill.targets.store import hidden_stream
+from distill.targets.wanted import Wanted
 from distill.training.distill_model import DistillModel
 from distill.training.loss_terms import pad_tokens
 
@@ -54,7 +62,7 @@ class Sizes:
         teacher: wav2vec 2.0's configuration.
         utterance_s: seconds of each utterance.
         batch_s: seconds of audio in a training batch.
-        inference_s: seconds of audio in a batch of extraction and recognition.
+        inference_s: seconds of audio that are extracted from and recognised.
         sessions: numbers of concurrent streams.
         rounds: chunks of each stream that are not timed, so that its history is full.
     """
@@ -65,7 +73,7 @@ class Sizes:
     teacher: dict[str, Any] | None = None
     utterance_s: float = 15.0
     batch_s: tuple[int, ...] = (300, 1200)
-    inference_s: int = 600
+    inference_s: int = 3000
     sessions: tuple[int, ...] = (1, 32, 256)
     rounds: int = 26
     tiny: bool = False
@@ -161,15 +169,15 @@ def write_teacher(folder: Path, sizes: Sizes) -> Path:
 
 
 def training_model(name: str, sizes: Sizes, teacher: Path | None, stored: bool, graph: Path) -> DistillModel:
-    """A student with the loss of conf/train_student_full.yaml; without a teacher CTC alone."""
-    shipped = yaml.safe_load((ROOT / "conf/train_student_full.yaml").read_text())["distill_conf"]
-    conf = DistillConf(**shipped, graph=str(graph))
+    """A student as conf/train_student_full.yaml trains it; without a teacher with CTC alone."""
+    shipped = yaml.safe_load((ROOT / "conf/train_student_full.yaml").read_text())
+    conf = DistillConf(**shipped["distill_conf"], graph=str(graph))
     if teacher is None:
         conf = DistillConf(target="none", weight_ctc=1.0)
-    network_conf = sizes.student_conf(name)
+    network_conf = with_student(shipped, {"network_conf": sizes.student_conf(name)})["network_conf"]
     torch.manual_seed(0)
     return DistillModel(
-        Student(len(TOKENS), **network_conf, dropout=0.1),
+        Student(len(TOKENS), **network_conf),
         TOKENS,
         conf,
         teacher=None if teacher is None else str(teacher),
@@ -253,62 +261,63 @@ def training_step(device: Device, sizes: Sizes, model: DistillModel, batch_s: in
     return row
 
 
-def precisions(device: Device) -> tuple[str, ...]:
-    """Of inference. bfloat16 is for GPUs: some of its convolutions take minutes on a CPU."""
-    return ("float32", "bfloat16") if device.on_gpu else ("float32",)
+def write_audio(folder: Path, sizes: Sizes) -> dict[str, str]:
+    """Recordings of noise, ``inference_s`` seconds in all: path by utterance id."""
+    import soundfile
+
+    paths = {}
+    for number in range(max(1, int(sizes.inference_s / sizes.utterance_s))):
+        paths[f"utterance{number:04d}"] = str(folder / f"{number}.wav")
+        soundfile.write(paths[f"utterance{number:04d}"], noise(sizes.utterance_s, number), SAMPLE_RATE)
+    return paths
+
+
+class NoWriter:
+    """Takes what an extraction would store."""
+
+    def write(self, utterance: str, streams: dict[str, np.ndarray]) -> None:
+        pass
 
 
 def extraction(device: Device, sizes: Sizes) -> Iterator[dict[str, Any]]:
-    """The teacher's logits, and layers averaged to 40 ms, in float16 on the host."""
+    """The teacher's logits, and every other of its layers averaged to 40 ms, from files to arrays on the host."""
     torch.manual_seed(0)
     teacher = Teacher(len(TOKENS), sizes.teacher_conf()).to(device.device).eval()
-    speech, lengths = audio(sizes.utterance_s, max(1, int(sizes.inference_s / sizes.utterance_s)), device.device)
-    layers = range(2, len(teacher.encoder.encoder.layers) + 1, 2)
-    for precision in precisions(device):
+    layers = list(range(2, len(teacher.encoder.encoder.layers) + 1, 2))
+    with tempfile.TemporaryDirectory() as name, tqdm(disable=True) as progress:
+        audio = write_audio(Path(name), sizes)
+        seconds = batch_seconds_on(device.device, None)
 
-        @torch.no_grad()
-        def run(precision: str = precision) -> list[Tensor]:
-            with torch.autocast(device.device.type, torch.bfloat16, enabled=precision == "bfloat16"):
-                output = teacher(speech, lengths)
-            hidden = [average_frames(output.hidden[n - 1], output.hidden_lengths, 2)[0] for n in layers]
-            return [x.to(torch.float16).cpu() for x in (output.logits, *hidden)]
+        def run() -> None:
+            extract_shard(teacher, audio, Wanted(layers, 40), None, seconds, NoWriter(), progress)
 
-        seconds = device.seconds(run)
-        yield {
-            "network": "teacher",
-            "precision": precision,
-            "layers": len(layers),
-            "audio_a_second": speech.numel() / SAMPLE_RATE / seconds,
-            "waits": device.counts(run).waits,
-        }
+        row = {"layers": len(layers), "audio_a_second": sizes.inference_s / device.seconds(run)}
+        yield row | device.counts(run)._asdict()
 
 
 def recognition(device: Device, sizes: Sizes) -> Iterator[dict[str, Any]]:
-    """Batches of utterances, with full context and in chunks of 480 ms, to greedy tokens on the host."""
-    speech, lengths = audio(sizes.utterance_s, max(1, int(sizes.inference_s / sizes.utterance_s)), device.device)
-    for name in ("s3", "s5", "f"):
-        torch.manual_seed(0)
-        network = Student(len(TOKENS), **sizes.student_conf(name)).to(device.device).eval()
-        hop, left, ahead = STREAM.in_frames(480 // network.encoder_frame_ms, network.encoder_frame_ms)
-        masks: dict[str, dict[str, Any]] = {
-            "full": {},
-            "480 ms": {"chunk_frames": hop, "left_frames": left, "lookahead_frames": ahead},
-        }
-        for context, mask in masks.items():
-            for precision in precisions(device):
+    """Students on a data set as stage 12 recognises it, from files to a line of JSON for each utterance."""
+    contexts: dict[str, list[int | None]] = {"full": [None], "480 ms": [480], "all": [160, 320, 480, 640, 960, None]}
+    how = BatchConf(device.device.type)
+    with tempfile.TemporaryDirectory() as name, tqdm(disable=True) as progress:
+        folder = Path(name)
+        audio = write_audio(folder, sizes)
+        for student in ("s3", "s5", "f"):
+            torch.manual_seed(0)
+            network = Student(len(TOKENS), **sizes.student_conf(student)).to(device.device).eval()
+            loaded = LoadedNetwork(network, TOKENS, {"token_type": "word", "chunk_conf": STREAM.__dict__})
+            for context, lengths in contexts.items():
+                settings = [Setting(loaded, DecodeConf(), length) for length in lengths]
+                paths = (folder / f"{number}.jsonl" for number in itertools.count())
 
-                @torch.no_grad()
-                def run(network: Student = network, mask: dict = mask, precision: str = precision) -> list:
-                    with torch.autocast(device.device.type, torch.bfloat16, enabled=precision == "bfloat16"):
-                        logits = network(speech, lengths, **mask).logits.float().cpu().numpy()
-                    return [greedy(row) for row in logits]
+                def run(loaded: LoadedNetwork = loaded, settings: list = settings, paths: Iterator = paths) -> None:
+                    with inference(loaded.network), ExitStack() as stack:
+                        files = {setting: stack.enter_context(HypothesisFile(next(paths))) for setting in settings}
+                        decode_set(SetToDecode(loaded, audio, folder, files, how), 0, progress)
 
-                seconds = device.seconds(run)
-                row = {"network": name.upper(), "context": context, "precision": precision}
-                yield row | {
-                    "audio_a_second": speech.numel() / SAMPLE_RATE / seconds,
-                    "waits": device.counts(run).waits,
-                }
+                row: dict[str, Any] = {"network": student.upper(), "context": context}
+                row["audio_a_second"] = sizes.inference_s / device.seconds(run)
+                yield row | device.counts(run)._asdict()
 
 
 def streams(device: Device, sizes: Sizes) -> Iterator[dict[str, Any]]:
@@ -360,8 +369,8 @@ SECTIONS: dict[
     ),
     "Training": (
         training,
-        "A step in bfloat16 autocast with AdamW. Targets: computed in the step by wav2vec 2.0 Large (online), read "
-        "from storage (stored), or none (CTC alone).",
+        "A step in bfloat16 autocast with AdamW; S3's CNN is the teacher's and not trained. Targets: computed in the "
+        "step by wav2vec 2.0 Large (online), read from storage (stored), or none (CTC alone).",
         {
             "student": lambda r: r["student"],
             "targets": lambda r: r["targets"],
@@ -376,23 +385,24 @@ SECTIONS: dict[
     ),
     "Extraction": (
         extraction,
-        "The teacher's logits and every other of its layers, averaged to 40 ms, until they are on the host.",
+        "The teacher's logits and every other of its layers, averaged to 40 ms, of recordings on disk; kept in memory.",
         {
-            "precision": lambda r: r["precision"],
             "layers": lambda r: str(r["layers"]),
             "audio a second (s)": lambda r: f"{r['audio_a_second']:,.0f}",
-            "waits a batch": lambda r: str(r["waits"]),
+            "kernels": lambda r: f"{r['kernels']:,}",
+            "waits": lambda r: str(r["waits"]),
         },
     ),
     "Recognition": (
         recognition,
-        "Batches of utterances with greedy decoding, in full context and as a stream in chunks of 480 ms sees them.",
+        "Recordings on disk with greedy decoding: in full context, in chunks of 480 ms, or at 160, 320, 480, 640 and "
+        "960 ms and in full context at once.",
         {
             "student": lambda r: r["network"],
             "context": lambda r: r["context"],
-            "precision": lambda r: r["precision"],
             "audio a second (s)": lambda r: f"{r['audio_a_second']:,.0f}",
-            "waits a batch": lambda r: str(r["waits"]),
+            "kernels": lambda r: f"{r['kernels']:,}",
+            "waits": lambda r: str(r["waits"]),
         },
     ),
     "Streams": (

@@ -33,7 +33,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--latencies", type=int, default=5, help="recognitions of the streaming student (default: 5)")
     parser.add_argument("--teacher_targets", choices=("stored", "online"), default="online", help="(default: online)")
     parser.add_argument("--ngpu", type=int, default=4, help="GPUs of a training (default: 4)")
-    parser.add_argument("--tflops", type=float, default=20.0, help="effective TFLOP/s of a GPU (default: 20)")
+    parser.add_argument("--tflops", type=float, help="effective TFLOP/s of a GPU in every part (default: by part)")
     parser.add_argument("--cpu_gflops", type=float, default=20.0, help="effective GFLOP/s of a CPU core (default: 20)")
     parser.add_argument("--flac_ratio", type=float, default=0.54, help="FLAC's size over 16-bit PCM's (default: 0.54)")
     print_plan(**vars(parser.parse_args(argv)))

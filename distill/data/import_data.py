@@ -65,7 +65,8 @@ def split_by_speaker(data: DataDir, share: float) -> tuple[set[str], set[str]]:
         number += counts[speaker]
     if not drawn:
         raise UserError(
-            f"{data.path}/utt2spk: one speaker only, so none can be kept apart for validation; give --valid DIR"
+            f"{data.path}/utt2spk: one speaker only, so none can be kept apart for validation; give a set "
+            "(--source_valid DIR)"
         )
     held_out = {key for key, (_, speaker) in data.speakers.items() if speaker in drawn}
     return set(data.speakers) - held_out, held_out
@@ -98,7 +99,7 @@ def parse_test_sets(given: list[str]) -> dict[str, Path]:
         name, _, path = option.rpartition("=")
         name = name or Path(path).name
         if name in ("train", "valid", *tests) or not re.fullmatch(r"[\w.-]+", name):
-            raise UserError(f"--test {option}: no other set can be named {name!r}; name it: --test NAME={path}")
+            raise UserError(f"--test {option}: no other set can be named {name!r}; name it: NAME={path}")
         tests[name] = Path(path)
     return tests
 
@@ -128,7 +129,7 @@ def import_data(
     if not 0 < valid_share < 1:
         raise UserError(f"--valid_share {valid_share}: must be between 0 and 1")
     if unlabelled and valid is None:
-        raise UserError("--unlabelled true: the validation set needs text; give --valid DIR")
+        raise UserError("--unlabelled true: the validation set needs text; give one (--source_valid DIR)")
     tests = parse_test_sets(test)
 
     def read(directory: Path, labelled: bool = True, may_drop: bool = True) -> DataDir:

@@ -50,7 +50,7 @@ def read_data_dir(
         UserError: a table is missing or faulty, or the tables have different utterances.
     """
     if not directory.is_dir():
-        raise UserError(f"{directory}: no such data directory; make it first (stage 1)")
+        raise UserError(f"{directory}: no such data directory; correct its path")
     wav_scp, text_file, utt2spk = directory / "wav.scp", directory / "text", directory / "utt2spk"
     spk2utt, segments_file = directory / "spk2utt", directory / "segments"
     if not wav_scp.exists() and (directory / "feats.scp").exists():

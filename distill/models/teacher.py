@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -70,6 +71,8 @@ class Teacher(nn.Module):
         nn.init.zeros_(self.output.bias)
         if freeze_cnn:
             self.encoder.feature_extractor.requires_grad_(False)
+        if not self._masks_time and hasattr(self.encoder, "masked_spec_embed"):
+            self.encoder.masked_spec_embed.requires_grad_(False)  # never used
 
     def frames(self, samples: int) -> int:
         """Frames of so many samples, at least 1."""
@@ -85,6 +88,11 @@ class Teacher(nn.Module):
             for layer in extractor.conv_layers:
                 x = layer(x)
             return x.transpose(1, 2)
+
+    @property
+    def _masks_time(self) -> bool:
+        """Whether stretches of time are masked in training."""
+        return getattr(self.config, "apply_spec_augment", True) and self.config.mask_time_prob > 0
 
     @property
     def _fast(self) -> bool:
@@ -112,7 +120,7 @@ class Teacher(nn.Module):
         mask = torch.arange(features.shape[1], device=speech.device) < send(lengths, speech.device)[:, None]
         projected = self.encoder.feature_projection(features)
         x = projected[0] if isinstance(projected, tuple) else projected
-        if self.training and features.shape[1] > self.config.mask_time_length:
+        if self.training:
             x = self._hide(x, lengths)
         nothing_padded = lengths.device.type == "cpu" and int(lengths.min()) >= features.shape[1]
         x, hidden = self._encode(x, None if nothing_padded else mask)
@@ -145,13 +153,25 @@ class Teacher(nn.Module):
     def _hide(self, x: Tensor, lengths: Tensor) -> Tensor:
         """(B, T, width) with the frames and features hidden that transformers would draw, without asking a GPU.
 
-        ``lengths`` (B,) are on the host, as the draws are.
+        ``lengths`` (B,) are on the host, as the draws are. Where a batch is no longer than a mask nothing is hidden;
+        the mask's embedding has a gradient nevertheless, as processes that train together expect.
         """
         from transformers.models.wav2vec2.modeling_wav2vec2 import _compute_mask_indices
 
         c, (batch, frames, width) = self.config, x.shape
-        if not getattr(c, "apply_spec_augment", True):
-            return x
+        if self._masks_time:
+            drawn = np.zeros((batch, frames), dtype=bool)
+            if frames > c.mask_time_length:
+                inside = cast(torch.LongTensor, (torch.arange(frames) < lengths.cpu()[:, None]).long())
+                shape, least = (batch, frames), c.mask_time_min_masks
+                drawn = _compute_mask_indices(shape, c.mask_time_prob, c.mask_time_length, inside, least)
+            hidden = send(torch.from_numpy(drawn), x.device)
+            x = torch.where(hidden[:, :, None], self.encoder.masked_spec_embed.to(x.dtype), x)
+        if getattr(c, "apply_spec_augment", True) and c.mask_feature_prob > 0 and frames > c.mask_time_length:
+            shape, least = (batch, width), c.mask_feature_min_masks
+            drawn = _compute_mask_indices(shape, c.mask_feature_prob, c.mask_feature_length, min_masks=least)
+            x = x.masked_fill(send(torch.from_numpy(drawn), x.device)[:, None], 0.0)
+        return x
         if c.mask_time_prob > 0:
             inside = cast(torch.LongTensor, (torch.arange(frames) < lengths.cpu()[:, None]).long())
             shape, least = (batch, frames), c.mask_time_min_masks

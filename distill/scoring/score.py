@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,33 @@ def score_directories(
         rates = ", ".join(f"{result[unit]:.2f} % {unit.upper()}" for unit, result in scores.items() if unit in result)
         result, units = (scores["wer"], "words") if "wer" in scores else (scores["ter"], "tokens")
         print(f"{directory}: {rates} of {result['words']} {units} ({result['scorer']})")
+
+
+def check_error(decode_dir: Path, max_error: float, allow: bool) -> None:
+    """Print the error rate of a scored decode directory, of words or else of tokens.
+
+    Args:
+        decode_dir: scored by :func:`score_directories`.
+        max_error: per cent of errors from which a model recognises too little.
+        allow: whether that is a warning.
+
+    Raises:
+        UserError: there are more errors, or no score.
+    """
+    files = [decode_dir / f"score_{unit}" / "score.json" for unit in ("wer", "ter")]
+    file = next((file for file in files if file.is_file()), None)
+    if file is None:
+        raise UserError(f"{decode_dir}: is not scored; run local/score.sh first")
+    result = json.loads(file.read_text(encoding="utf-8"))
+    unit, rate = ("words", result["wer"]) if "wer" in result else ("tokens", result["ter"])
+    text = f"{decode_dir}: {rate:.2f} % of the {unit} wrong"
+    if rate > max_error:
+        text += f", more than {max_error:g} %, so there is nothing to distil"
+        if not allow:
+            raise UserError(f"{text}; train the teacher longer, take another, or give --allow_bad_teacher true")
+        print(f"warning: {text}", file=sys.stderr)
+        return
+    print(text)
 
 
 def score(

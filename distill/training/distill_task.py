@@ -18,8 +18,8 @@ from espnet2.utils.types import str_or_none
 
 from distill.audio import read_audio, read_wav_scp
 from distill.checkpoints.load import build_network, load_criterion, load_network, load_weights
-from distill.checkpoints.resume import usable_checkpoint
-from distill.configuration import AugmentConf, ChunkConf, DistillConf, MaskConf, read_conf
+from distill.checkpoints.resume import save_whole, usable_checkpoint
+from distill.configuration import AugmentConf, ChunkConf, DistillConf, MaskConf, for_processes, read_conf
 from distill.errors import UserError
 from distill.models.student import Student
 from distill.models.teacher import Teacher
@@ -79,7 +79,7 @@ class DistillTask(ASRTask):
             keep_nbest_models=[5],
             num_att_plot=0,  # there are no attention weights to plot
             optim="adamw",
-            unused_parameters=True,  # which terms of the loss and which masks occur is drawn by the batch
+            use_amp=True,  # on a GPU; ESPnet then computes in bfloat16
         )
 
     @classmethod
@@ -126,9 +126,30 @@ class DistillTask(ASRTask):
         )
 
     @classmethod
+    def main_worker(cls, args: argparse.Namespace) -> None:
+        """ESPnet's training in one process of several or the only one."""
+        with save_whole():
+            super().main_worker(args)
+
+    @classmethod
     def build_optimizers(cls, args: argparse.Namespace, model: torch.nn.Module) -> list[torch.optim.Optimizer]:
-        """ESPnet's optimisers, after the weights are initialised (here, as only trainings call this method)."""
+        """ESPnet's optimisers, after the weights are initialised and ``args`` fitted to the processes there are.
+
+        Here, as only trainings call this method, and what is built after it is built from ``args``.
+        """
         assert isinstance(model, DistillModel)
+        processes = torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
+        shared = for_processes(vars(args), processes)
+        for name in ("batch_bins", "accum_grad", "num_iters_per_epoch"):
+            setattr(args, name, shared[name])
+        if processes > 1 and args.batch_type == "numel":
+            logging.info(
+                f"Batches of {args.batch_bins // processes} padded samples in each of {processes} processes, "
+                f"{args.accum_grad} of them an update of the weights"
+            )
+        args.use_amp = args.use_amp and args.ngpu > 0
+        # Of a student of which only hidden layers are compared, the prediction layer has no gradient.
+        args.unused_parameters = args.unused_parameters or (model.conf.alpha == 0 and model.conf.weight_ctc == 0)
         output_dir = Path(args.output_dir)
         first_process = not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0
         if not (args.resume and usable_checkpoint(output_dir, first_process)):

@@ -35,11 +35,9 @@ def train(cmd: list[str] | None = None) -> None:
     # ESPnet, torch and what they import are a million objects that never become garbage: the collector would look
     # through them again and again, now and in training.
     gc.disable()
-    from distill.checkpoints.resume import save_whole
     from distill.training.distill_task import DistillTask
 
     gc.freeze()
     gc.enable()
     keep_memory()
-    with save_whole():
-        DistillTask.main(cmd=cmd)
+    DistillTask.main(cmd=cmd)

@@ -155,3 +155,20 @@ def test_messages_in_the_documents_have_the_keys_of_results(page, others):
     message = json.loads(block)
     assert message.keys() == Result.__annotations__.keys() | others
     assert all(token.keys() == TokenResult.__annotations__.keys() for token in message["tokens"])
+
+
+def test_messages_of_the_troubleshooting_page_are_printed_somewhere():
+    source = "".join(
+        path.read_text()
+        for pattern in ("distill/**/*.py", "distill/**/*.js", "local/*.sh", "egs2/TEMPLATE/asr_distill1/*.sh")
+        for path in ROOT.glob(pattern)
+    )
+    source = re.sub(r'"\s*\n\s*f?"', "", source)  # strings over several lines
+    cells = re.findall(r"^\| (`.*?) \|", (ROOT / "docs/troubleshooting.md").read_text(), re.MULTILINE)
+    messages = [message for cell in cells for message in re.findall(r"`([^`]*)`", cell)]
+    assert len(messages) > 25
+    for message in messages:
+        if message in ("train.log", "CUDA out of memory"):  # torch's own
+            continue
+        for words in re.split(r"\.\.\.|[\d.]*\d|data/train|of the words|\b[NM]\b", message):
+            assert words.strip() in source, (message, words)

@@ -63,6 +63,15 @@ def test_second_run_does_nothing_but_say_so(recipe: Path) -> None:
     assert "training in" not in output
 
 
+def test_a_teacher_that_recognises_nothing_stops_the_run(recipe: Path) -> None:
+    only_7 = ["--stage", "7", "--stop_stage", "7"]
+    output = run(recipe, *only_7, "--allow_bad_teacher", "false", status=2)
+    assert "of the words wrong, more than 60 %, so there is nothing to distil" in output
+    assert "--allow_bad_teacher true" in output.splitlines()[-1]
+    output = run(recipe, *only_7)
+    assert "warning: exp/teacher/decode_full/valid: " in output and "training in" not in output
+
+
 def test_language_model_decoders_beside_the_greedy_ones(recipe: Path) -> None:
     only = ["--stage", "12", "--stop_stage", "13", "--decoders", "greedy beam wfst", "--decode_options", "--beam 4"]
     only += ["--no_kd", "false", "--fixed_chunks", ""]

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from ctm_sums import ctm_sums
 
+from distill.bin import check_teacher
 from distill.data.gigaspeech import scored_words
 from distill.errors import UserError
 from distill.scoring import score
@@ -273,3 +274,26 @@ def test_files_for_other_tools(tmp_path):
     assert (decode_dir / "score_wer/ref.stm").read_text() == (
         "u1 1 ann 0.00 1.01 <o> one two\nu2 1 bob 0.00 1.01 <o> <lp>hm<rp>\n"
     )
+
+
+@pytest.mark.parametrize(("unit", "words"), [("wer", "words"), ("ter", "tokens")])
+def test_a_model_with_too_many_errors_is_refused_or_warned_of(tmp_path, capsys, unit, words):
+    folder = tmp_path / f"score_{unit}"
+    folder.mkdir()
+    (folder / "score.json").write_text(json.dumps({unit: 60.5}))
+    with pytest.raises(SystemExit) as stopped:
+        check_teacher.main(["--max_error", "60", str(tmp_path)])
+    message = capsys.readouterr().err
+    assert stopped.value.code == 2 and message.count("\n") == 1
+    assert f"60.50 % of the {words} wrong, more than 60 %" in message and "--allow_bad_teacher true" in message
+    check_teacher.main(["--max_error", "60", "--allow", "true", str(tmp_path)])
+    printed = capsys.readouterr()
+    assert printed.err.startswith("warning: ") and printed.out == ""
+    check_teacher.main(["--max_error", "60.5", str(tmp_path)])
+    assert capsys.readouterr().out == f"{tmp_path}: 60.50 % of the {words} wrong\n"
+
+
+def test_a_model_that_is_not_scored_is_named(tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        check_teacher.main([str(tmp_path)])
+    assert "is not scored; run local/score.sh first" in capsys.readouterr().err

@@ -14,38 +14,40 @@ stage=1 stop_stage=13 force_stage='' check=false dry_run=false plan_options=''
 train_set=train valid_set=valid test_sets="test" local_data_opts='' speed_perturb_factors='' audio_format=flac
 min_wav_duration=0.1 max_wav_duration=20 allow_pipes=false unlabelled=false resample=false
 token_type=bpe nbpe=500 lexicon='' lang_dir='' ngram_order=2 ngram_lm=''
-teacher='' from_scratch='' teacher_tokens=false teacher_init_config='' teacher_init_max_s='' teacher_config=conf/train_teacher.yaml
+teacher='' from_scratch='' teacher_tokens=false allow_bad_teacher=false
+teacher_init_config='' teacher_init_max_s='' teacher_config=conf/train_teacher.yaml
 teacher_targets=stored target_dtype=float32 targets=''
 student='' student_full_config=conf/train_student_full.yaml student_stream_config=conf/train_student_stream.yaml
 student_full_args='' student_stream_args='' stage2_teacher=teacher no_kd=true fixed_chunks=''
 latencies="160 320 480 960" decoders='' lm='' lm_order=3 decode_options='' scoring=plain
 export_chunks=480 pack_options=''
-ngpu=0 num_nodes=1 nj=4 threads=$(nproc) expdir=exp dumpdir=dump seed=0
+ngpu='' num_nodes=1 nj=4 threads=$(nproc) expdir=exp dumpdir=dump seed=0
 mapfile -t names < <(compgen -v | grep -vxF "${before}"$'\nbefore') # of these options
 
 . "${steps}/options.sh"
 . "${steps}/stages.sh"
 [ $# -eq 0 ] || fail "distill.sh: unexpected argument '$1'; --help lists the options"
-. ./path.sh
-. ./cmd.sh
+. ./path.sh; . ./cmd.sh
+gpus=$(gpus_here) ngpu=${ngpu:-${gpus}}
 if [ -n "${from_scratch}" ]; then
-    sizes=$(realpath --relative-to=. "${steps}/../conf/scratch/${from_scratch}") student='' teacher_init_max_s=${teacher_init_max_s:-auto}
+    sizes=$(realpath --relative-to=. "${steps}/../conf/scratch/${from_scratch}")
+    student='' teacher_init_max_s=${teacher_init_max_s:-auto}
     teacher_init_config=${sizes}/train_teacher_init.yaml teacher_config=${sizes}/train_teacher.yaml
     student_full_config=${sizes}/train_student_full.yaml student_stream_config=${sizes}/train_student_stream.yaml
 fi
-for name in "${names[@]}"; do values+=("${name}=${!name}"); done
+for name in "${names[@]}" gpus cuda_cmd; do values+=("${name}=${!name}"); done
 python3 -m distill.bin.check_recipe "${values[@]}" || exit 2
 if ${check}; then exit 0; fi
 
 # ---------------------------------------------------------------- options that depend on each other
-phones=false bpemodel='' vocab='' token_dir=data/token_list/${token_type}
+phones=false ref_tokens='' bpemodel='' vocab='' token_dir=data/token_list/${token_type}
 train_text=text lm_text=lm_train.txt # what the networks are trained on
 lexicon_option=() lexicon_files=() spelling=()
 if [ "${token_type}" = bpe ]; then
     token_dir=data/token_list/bpe_unigram${nbpe}
     bpemodel=${token_dir}/bpe.model vocab=${nbpe}
 elif [ "${token_type}" = phn ]; then
-    phones=true train_text=text.phn lm_text=lm_train.txt.phn decoders=${decoders:-greedy wfst}
+    phones=true ref_tokens=text.phn train_text=text.phn lm_text=lm_train.txt.phn decoders=${decoders:-greedy wfst}
     if [ -n "${lexicon}" ]; then lexicon_option=(--lexicon "${lexicon}") lexicon_files=("${lexicon}"); fi
     if [ -n "${lang_dir}" ]; then
         lexicon_option+=(--lang_dir "${lang_dir}") lexicon_files=("${lang_dir}"/phones{,/align_lexicon}.txt)
@@ -187,6 +189,12 @@ elif wanted 7; then
     run_stage "${stamps}/7" "train the teacher with ${teacher_config}" "${seed}" "${expdir}/teacher" "${inputs[@]}" -- \
         train teacher "${teacher_config}" "${init[@]}"
 fi
+if wanted 7; then
+    run_stage "${stamps}/7_valid" "errors of the teacher on ${valid_set}" "${scoring} ${allow_bad_teacher}" "" \
+        "${stamps}/7" "${valid_dir}/text" -- "${steps}/check_teacher.sh" --cmd "${decode_cmd}" "${jobs[@]}" \
+        --scoring "${scoring}" --ref-tokens "${ref_tokens}" --allow "${allow_bad_teacher}" "${valid_dir}" \
+        "${expdir}/teacher"
+fi
 # extract [options of local/extract_targets.sh]: targets of both sets
 extract() {
     local set configs=${student_full_config} status=0
@@ -222,19 +230,14 @@ if [ "${teacher_targets}" = stored ]; then
 fi
 # On the CPU, where networks as small as these gain little from one more thread, student_full_no_kd, for which no other
 # student waits, is trained beside the others, each with half of the threads. It too begins with the teacher's CNN.
-beside=
-trap '[ -z "${beside}" ] || pkill -TERM -P "${beside}" || true' EXIT
 if wanted 10 && ${no_kd} && begin "${stamps}/10_no_kd" "the same student without a teacher" \
     "${seed}${student_full_args:+ ${student_full_args}}" "${expdir}/student_full_no_kd" "${student_full_config}" \
     "${stamps}/6" "${stamps}/9" "${stamps}/7"; then
     no_kd_train=(train student_full_no_kd "${student_full_config}" --init "${expdir}/teacher"
         --train-args "${student_full_args} --distill_conf target=transcript")
     if [ "${ngpu}" = 0 ] && [ "${threads}" -gt 1 ]; then
-        progress=${expdir}/student_full_no_kd/progress.log threads=$((threads / 2))
-        mkdir -p "${progress%/*}"
-        log "training in ${progress%/*} as well, beside the students; progress in ${progress}"
-        "${no_kd_train[@]}" 2> "${progress}" &
-        beside=$!
+        threads=$((threads / 2))
+        start_beside "${stamps}/10_no_kd" "${expdir}/student_full_no_kd/progress.log" "${no_kd_train[@]}"
     else
         "${no_kd_train[@]}"
         finish "${stamps}/10_no_kd"
@@ -266,13 +269,7 @@ if wanted 11; then
             --train-args "${student_stream_args} ${fixed_args[${system}]:-}"
     done
 fi
-if [ -n "${beside}" ]; then
-    if kill -0 "${beside}" 2> /dev/null; then log "waiting for student_full_no_kd"; fi
-    tail -n 1 -f --pid="${beside}" "${progress}" >&2 || true
-    wait "${beside}" || { beside=; exit 2; }
-    beside=
-    finish "${stamps}/10_no_kd"
-fi
+wait_beside
 
 # ---------------------------------------------------------------- recognition
 systems=(teacher student_full)
@@ -290,8 +287,8 @@ for system in "${systems[@]}"; do
     middle=${chunks[$(((${#chunks[@]} - 1) / 2))]} # of a streaming student the weights are tuned at this latency
     if [ -n "${lm_decoders}" ]; then
         run_stage "${stamps}/12_tune_${system}" "tune the language model's weight for ${system} on ${valid_set}" \
-            "${lm_decoders} ${middle} ${spelling[*]:+${spelling[*]} }${decode_options}" "" "${trained}" "${words_lm}" "${valid_dir}/wav.scp" \
-            "${valid_dir}/text" -- "${steps}/tune.sh" --decoders "${lm_decoders}" --lm "${words_lm}" \
+            "${lm_decoders} ${middle} ${spelling[*]:+${spelling[*]} }${decode_options}" "" "${trained}" "${words_lm}" \
+            "${valid_dir}/wav.scp" "${valid_dir}/text" -- "${steps}/tune.sh" --decoders "${lm_decoders}" --lm "${words_lm}" \
             --chunk-ms "${middle}" --decode-options "${spelling[*]} ${decode_options}" "${valid_dir}" "${model}" "${tuned}"
     fi
     for decoder in ${decoders}; do
@@ -301,17 +298,15 @@ for system in "${systems[@]}"; do
         run_stage "${stamps}/12_${system}${suffix}" "recognise the test sets with ${system}${suffix/_/, }" \
             "${test_sets} ${chunks_of[${system}]:-}${options[*]:+ ${options[*]} ${decode_options}}" "" \
             "${inputs[@]}" "${test_scps[@]}" -- "${steps}/decode.sh" --cmd "${decode_cmd}" "${jobs[@]}" \
-            --redo "$([ "${force_stage}" != 12 ] || echo true)" --chunk-ms "${chunks[*]}" "${options[@]}" --decode-options "${options:+${decode_options}}" \
-            "${test_dirs[*]}" "${model}" "${model}"
+            --redo "$([ "${force_stage}" != 12 ] || echo true)" --chunk-ms "${chunks[*]}" "${options[@]}" \
+            --decode-options "${options:+${decode_options}}" "${test_dirs[*]}" "${model}" "${model}"
     done
 done
 score_all() {
-    local set
-    for set in "${test_dirs[@]}"; do
-        "${steps}/score.sh" --scoring "${scoring}" --bpemodel "${bpemodel}" \
-            --ref-tokens "$(if ${phones}; then echo "${set}/text.phn"; fi)" "${set}" "${systems[@]/#/${expdir}/}"
-    done
-    "${steps}/results.sh" --test-sets "${test_sets}" --recipe "$(realpath --relative-to="${DISTILL_ROOT}" .)" "${expdir}"
+    "${steps}/score.sh" --scoring "${scoring}" --bpemodel "${bpemodel}" --ref-tokens "${ref_tokens}" "${test_dirs[*]}" \
+        "${systems[@]/#/${expdir}/}"
+    "${steps}/results.sh" --test-sets "${test_sets}" --recipe "$(realpath --relative-to="${DISTILL_ROOT}" .)" \
+        "${expdir}"
 }
 if wanted 13; then
     inputs=()

@@ -8,5 +8,5 @@ set -euo pipefail
     --test_sets "test" \
     --token_type bpe --nbpe 500 \
     --teacher_init_config conf/train_teacher_init.yaml \
-    --ngpu 0 --nj 4 \
+    --nj 4 \
     "$@"

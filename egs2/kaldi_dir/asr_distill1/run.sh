@@ -23,5 +23,5 @@ done
     --token_type bpe --nbpe 500 --latencies "160 320 480 960 full" \
     --teacher_init_config conf/train_teacher_init.yaml --teacher_targets online \
     --student conf/students/s3.yaml --no_kd false \
-    --ngpu 4 --nj 16 \
+    --nj 8 \
     "${options[@]}"

@@ -8,5 +8,5 @@ set -euo pipefail
     --speed_perturb_factors "0.9 1.0 1.1" \
     --from_scratch small --teacher_init_max_s 6 \
     --latencies "160 320 480 960 full" \
-    --ngpu 0 --nj 2 \
+    --nj 2 \
     "$@"
