@@ -31,6 +31,7 @@ setup(
         "train": [
             "espnet[train,asr]==202611",
             "editdistance",  # word errors while weights are tuned
+            "numba",  # compiles LF-MMI's loop over frames; torch's operations do without, slower
             "omniio",  # Kaldi archives: stored teacher targets
             "sentencepiece",
             "resampy",  # with which ESPnet resamples a corpus (--resample true)

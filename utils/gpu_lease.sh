@@ -128,9 +128,9 @@ run_bench() {
 
 run_experiment() {
     local seconds
-    seconds=$(left)
+    seconds=$(($(left) - 8 > 5 ? $(left) - 8 : 5)) # the rest is for what follows
     step experiment "${seconds}" "${python}" utils/gpu_experiment.py --data "${work}"/data/*.zip \
-        --work "${work}/exp" --output "${out}" --device "${device}" --limit_s $((seconds - 25)) "${dry[@]}"
+        --work "${work}/exp" --output "${out}" --device "${device}" --limit_s $((seconds - 15)) "${dry[@]}"
     if [ -f "${out}/experiment.md" ]; then
         { echo; cat "${out}/experiment.md"; } >> "${work}/report/${order[experiment]}-experiment.md"
         rm "${out}/experiment.md"

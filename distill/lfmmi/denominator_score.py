@@ -17,16 +17,18 @@ from distill.lfmmi.backoff_factors import Factors, factorise
 from distill.lfmmi.dense import Dense
 from distill.lfmmi.log_domain import LogDomain
 from distill.lfmmi.ngram_automaton import Automaton
-from distill.lfmmi.recursions import Recursions, TorchRecursions
-from distill.lfmmi.topology import Sums, Transitions
+from distill.lfmmi.recursions import Loop, TorchRecursions
+from distill.lfmmi.topology import Transitions
 
 # A bigram is a dense matrix up to so many tokens; above, sparse products take less time (docs/lfmmi.md has the times)
 DENSE_VOCAB = 128
 
 
-def in_one_kernel(device: torch.device) -> bool:
-    """Whether the loop over frames is a kernel of its own there."""
-    return device.type == "cuda" and torch.version.cuda is not None and find_spec("triton") is not None
+def compiler(device: torch.device) -> str | None:
+    """What compiles the loop over frames there: triton, numba, or nothing; torch's operations then take its place."""
+    if device.type == "cuda" and torch.version.cuda is not None and find_spec("triton") is not None:
+        return "triton"
+    return "numba" if device.type == "cpu" and find_spec("numba") is not None else None
 
 
 class NativeDenominator:
@@ -34,7 +36,7 @@ class NativeDenominator:
 
     def __init__(self, automaton: Automaton) -> None:
         self.automaton = automaton
-        self._recursions: dict[tuple[torch.device, torch.dtype], Recursions] = {}
+        self._loops: dict[tuple[torch.device, torch.dtype], Loop] = {}
         self._unreachable: dict[torch.device, Tensor | None] = {}
         self._log_domain: dict[torch.device, LogDomain] = {}
 
@@ -59,19 +61,25 @@ class NativeDenominator:
             return Dense(a, device, dtype)
         return RankOne(a, device, dtype) if is_rank_one(a) else Factored(a, self.factors, device, dtype)
 
-    def recursions(self, device: torch.device, dtype: torch.dtype) -> Recursions:
-        """The recursions for one device and precision, made when first asked for."""
+    def loop(self, device: torch.device, dtype: torch.dtype) -> Loop:
+        """The loop over frames for one device and precision, made when first asked for."""
         key = (device, dtype)
-        if key not in self._recursions:
-            if in_one_kernel(device):
-                from distill.lfmmi.triton_recursions import TritonRecursions
+        if key not in self._loops:
+            self._loops[key] = self._make_loop(device, dtype)
+        return self._loops[key]
 
-                a = self.automaton
-                factors, goes_on = bigram_factors(a) if is_rank_one(a) else (self.factors, np.ones(a.states))
-                self._recursions[key] = TritonRecursions(a, factors, goes_on, device, dtype)
-            else:
-                self._recursions[key] = TorchRecursions(self.transitions(device, dtype))
-        return self._recursions[key]
+    def _make_loop(self, device: torch.device, dtype: torch.dtype) -> Loop:
+        a, compiled = self.automaton, compiler(device)
+        if compiled is None:
+            return TorchRecursions(self.transitions(device, dtype))
+        factors, goes_on = bigram_factors(a) if is_rank_one(a) else (self.factors, np.ones(a.states))
+        if compiled == "triton":
+            from distill.lfmmi.triton_recursions import TritonRecursions
+
+            return TritonRecursions(a, factors, goes_on, device, dtype)
+        from distill.lfmmi.numba_recursions import NumbaRecursions
+
+        return NumbaRecursions(a, factors, goes_on, dtype)
 
     def log_domain(self, device: torch.device) -> LogDomain:
         if device not in self._log_domain:
@@ -103,6 +111,8 @@ class NativeDenominator:
             occupancies (B, T, V), float32 or double, the gradient of their sum; -inf and 0 where no path is possible,
             not a number where an emission is not.
         """
+        if log_probs.shape[2] != self.automaton.vocab_size:
+            raise ValueError(f"made for {self.automaton.vocab_size} tokens, not {log_probs.shape[2]}")
         device = log_probs.device
         lengths = lengths.to(device, non_blocking=True)
         ways: list[torch.dtype | None] = [torch.float64] if self.advantage < math.inf else [torch.float64, None]
@@ -128,76 +138,18 @@ class NativeDenominator:
         if dtype is None:
             scores, occupancies = self.log_domain(log_probs.device)(log_probs, lengths, gradient)
             return scores, occupancies, torch.zeros_like(scores, dtype=torch.bool)
-        loop = self.recursions(log_probs.device, dtype)
         bounded = self.advantage < math.inf
-        x = topo.emissions(log_probs, lengths, self._masked(log_probs.device), dtype, not bounded)
-        frames, batch = log_probs.shape[1], len(log_probs)
-        end = loop.final[:, None].expand(-1, batch)
-        entry = topo.start(loop.final, batch)
-        a_frame = 4 * loop.states * batch * x.token.element_size()
-        block = max(1, topo.KEPT_BYTES // a_frame)
-        lowest = x.lowest
-        if not gradient:
-            alpha, state = loop.forward(x, 0, frames, entry, False)
-            scales, result = [alpha.scales], x.token.new_empty(0)
-            lowest = torch.zeros_like(lowest)  # not looked at
-        elif block >= frames:
-            (alpha, state), (beta, _) = loop.both(x, entry, (end, end))
-            scales = [alpha.scales, beta.scales]
-            if not bounded:
-                lowest = torch.minimum(lowest, _smallest_positive(alpha, beta))
-            state = (state[0].clone(), state[1].clone())  # the occupancies overwrite it
-            result = topo.occupancies(loop.last, alpha, beta, log_probs.shape[2])
-        else:
-            scales, state, result, met = _in_blocks(loop, x, block, entry, (end, end))
-            lowest = torch.minimum(lowest, met)
-        ended = (loop.final[:, None] * (state[0] + state[1])).double().sum(0)
-        scores = ended.log() + scales[0].double().log().sum(0) + x.log_scale + loop.log_final_scale
+        loop = self.loop(log_probs.device, dtype)
+        totals = loop.totals(log_probs, lengths, self._masked(log_probs.device), gradient, not bounded)
+        scales, ended = totals.scales, totals.ended
+        scores = ended.log() + scales[0].double().log().sum(0) + totals.log_scale + loop.log_final_scale
         if bounded:
-            doubtful = precision.below_bound(scores, scales, self._limit(dtype, frames))
+            doubtful = precision.below_bound(scores, scales, self._limit(dtype, log_probs.shape[1]))
         else:
-            doubtful = precision.lost_and_sunk(scores, scales, ended, lowest.double(), self._extreme)
+            doubtful = precision.lost_and_sunk(scores, scales, ended, totals.lowest.double(), self._extreme)
+        result = totals.occupancies
         if gradient:
-            inside = torch.arange(frames, device=scores.device)[:, None] < lengths
-            keep = inside & (scores != topo.MINUS_INFINITY)
-            result.masked_fill_(~keep[:, None], 0.0)
-            result = result.permute(2, 0, 1).contiguous()
+            impossible = scores == topo.MINUS_INFINITY
+            if not scores.is_cpu or bool(impossible.any()):  # on a device, to look would take longer
+                result.masked_fill_(impossible[:, None, None], 0.0)
         return scores, result, doubtful
-
-
-def _in_blocks(
-    loop: Recursions,
-    x: topo.Emissions,
-    block: int,
-    entry: tuple[Tensor, Tensor],
-    after: tuple[Tensor, Tensor],
-) -> tuple[list[Tensor], tuple[Tensor, Tensor], Tensor, Tensor]:
-    """Forward once to the end, then back block by block, each computed forward again: the sums of one block are kept.
-
-    Returns:
-        scales, (token, blank) after the last frame, occupancies (T, V, B), and the (B,) smallest sum above 0.
-    """
-    frames, vocab_size = x.token.shape[:2]
-    firsts = list(range(0, frames, block))
-    entries, forward_scales = [], []
-    state = entry
-    for first in firsts:
-        entries.append((state[0].clone(), state[1].clone()))
-        alpha, state = loop.forward(x, first, min(first + block, frames), state, False)
-        forward_scales.append(alpha.scales)
-    result = torch.empty_like(x.token)
-    lowest, backward_scales = x.lowest, []
-    for first, at in zip(reversed(firsts), reversed(entries), strict=True):
-        last = min(first + block, frames)
-        alpha, _ = loop.forward(x, first, last, at, True)
-        beta, after = loop.backward(x, first, last, after)
-        backward_scales.append(beta.scales)
-        lowest = torch.minimum(lowest, _smallest_positive(alpha, beta))
-        result[first:last] = topo.occupancies(loop.last, alpha, beta, vocab_size)
-    return [torch.cat(forward_scales), torch.cat(backward_scales)], state, result, lowest
-
-
-def _smallest_positive(alpha: Sums, beta: Sums) -> Tensor:
-    """(B,) smallest sum above 0 of the forward and the backward recursion."""
-    sums = (alpha.token, alpha.blank, beta.token)
-    return torch.stack([each.masked_fill(each == 0, 1.0).amin((0, 1)) for each in sums]).amin(0)

@@ -1,4 +1,4 @@
-"""A bigram as one dense matrix: the fastest way for small vocabularies, and for bigrams without back-off.
+"""A bigram as one dense matrix: the plainest form, and for small vocabularies the fastest by torch's operations.
 
 In a bigram s.v = v, so a repetition that needs a blank and a token that goes on meet in the same state. With
 M[s, v] = P(v | s) the arrivals are one product and no repetition has to be taken out of it:

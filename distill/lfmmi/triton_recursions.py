@@ -14,6 +14,7 @@ from torch import Tensor
 from distill.lfmmi.backoff import States
 from distill.lfmmi.backoff_factors import Factors
 from distill.lfmmi.ngram_automaton import Automaton
+from distill.lfmmi.recursions import Recursions
 from distill.lfmmi.tiles import GROUP, table
 from distill.lfmmi.topology import RESCALE, TINY, Emissions, Sums
 from distill.lfmmi.triton_loop import recursion
@@ -23,8 +24,8 @@ WARPS = 16
 BLOCK = 1024  # states at a time where nothing is multiplied
 
 
-class TritonRecursions(States):
-    """Both recursions of one n-gram on one device and in one precision, with :class:`topology.Recursions`'s interface.
+class TritonRecursions(States, Recursions):
+    """Both recursions of one n-gram on one device and in one precision, on a GPU.
 
     Args:
         automaton: the n-gram; ``factors`` and ``goes_on`` (S,): its products.

@@ -78,6 +78,7 @@ def test_a_training_that_is_resumed_equals_one_that_was_not_stopped(device, tmp_
     assert set(first) == {1}
     resumed = train(tmp_path, device, "resumed", config, *options, "--max_epoch", "2")
     assert set(resumed) == {1, 2}
+    rel = 1e-3 if device.type == "cpu" else 1e-2  # a GPU adds up in another order each time, and in bfloat16
     for term in ("loss", "loss_hidden", "loss_logits", "loss_mmi", "loss_ctc"):
-        assert resumed[2]["valid"][term] == pytest.approx(whole[2]["valid"][term], rel=1e-3), term
+        assert resumed[2]["valid"][term] == pytest.approx(whole[2]["valid"][term], rel=rel), term
     assert whole[2]["valid"]["loss"] < whole[1]["valid"]["loss"]

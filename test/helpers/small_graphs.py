@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 from distill.lfmmi import DenominatorGraph
+from distill.lfmmi.ngram_automaton import Automaton
 
 
 def random_bigram(vocab_size: int, seed: int = 0, absent: float = 0.0) -> DenominatorGraph:
@@ -73,3 +74,16 @@ def enumerate_paths(graph: DenominatorGraph, x: torch.Tensor) -> tuple[torch.Ten
         for t, k in enumerate(path):
             occupancies[t, k] += probability
     return score, occupancies
+
+
+def odd_automaton() -> DenominatorGraph:
+    """Targets and probabilities that no n-gram has: all three products, and arcs from blanks alone; V = 4."""
+    rng = np.random.default_rng(0)
+    last, rows = np.array([0, 1, 2, 3, 1, 2]), []
+    for node in range(8):
+        for token in (1, 2, 3):
+            if node == 7 or rng.random() < 0.5:
+                rows.append((node, token, rng.choice(np.nonzero(last == token)[0]), np.log(rng.random())))
+    arcs = tuple(np.array(column) for column in zip(*rows, strict=True))
+    backoff = np.array([6, 7, 6, 7, 6, 7, 7, -1])
+    return DenominatorGraph(Automaton.make(4, last, rng.standard_normal(6), arcs, backoff, -rng.random(8), 0))

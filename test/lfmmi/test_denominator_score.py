@@ -1,12 +1,21 @@
 """Scores and occupancies: exact, safe for any emissions, the same whatever surrounds an utterance."""
 
+from importlib.util import find_spec
+
 import pytest
 import torch
 from small_graphs import enumerate_paths, random_bigram, random_text
 
-from distill.lfmmi import DenominatorGraph, recursions, topology
+from distill.lfmmi import DenominatorGraph, denominator_score, topology
 
 MINUS_INFINITY = float("-inf")
+
+
+@pytest.fixture(autouse=True, params=["numba", None] if find_spec("numba") else [None])
+def compiler(request, monkeypatch):
+    """Of the loop over frames."""
+    monkeypatch.setattr(denominator_score, "compiler", lambda device: request.param)
+    return request.param
 
 
 def emissions(batch, frames, vocab_size, scale=1.0, dtype=torch.double, seed=0):
@@ -201,24 +210,6 @@ def test_scores_without_gradient_are_the_same():
     for graph in (random_bigram(6), DenominatorGraph.from_text(random_text(6), order=3, vocab_size=6)):
         x = emissions(2, 20, 6)
         torch.testing.assert_close(graph.score(x, torch.tensor([20, 9])), score_and_occupancies(graph, x, [20, 9])[0])
-
-
-def test_both_recursions_at_once_change_nothing(monkeypatch):
-    torch.manual_seed(0)
-    vocab, before = 40, torch.get_num_threads()
-    graph = DenominatorGraph.from_bigram(torch.randn(vocab, vocab).log_softmax(1))
-    x, lengths = torch.randn(3, 50, vocab).log_softmax(2), torch.tensor([50, 31, 1])
-    torch.set_num_threads(2)
-    try:
-        results = []
-        for numbers in (3 * vocab + 1, 3 * vocab):
-            monkeypatch.setattr(recursions, "SIDE_BY_SIDE", numbers)
-            results.append(graph.native(x, lengths))
-            assert torch.get_num_threads() == 2
-    finally:
-        torch.set_num_threads(before)
-    for apart, at_once in zip(*results, strict=True):
-        torch.testing.assert_close(at_once, apart, atol=1e-6, rtol=1e-6)
 
 
 @pytest.mark.parametrize("absent", [0.0, 0.5])

@@ -4,17 +4,15 @@ import os
 import subprocess
 import sys
 
-import numpy as np
 import pytest
 import torch
 from away import OperationCount
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small_graphs import random_bigram, random_text
+from loops import assert_same, by, emissions
+from small_graphs import odd_automaton, random_bigram, random_text
 
-from distill.lfmmi import DenominatorGraph, LFMMILoss, denominator_score, topology
-from distill.lfmmi.ngram_automaton import Automaton
-from distill.lfmmi.recursions import TorchRecursions
+from distill.lfmmi import DenominatorGraph, LFMMILoss, topology
 
 triton_recursions = pytest.importorskip("distill.lfmmi.triton_recursions")
 pytestmark = pytest.mark.skipif(
@@ -29,63 +27,24 @@ def small_tiles(monkeypatch):
     monkeypatch.setattr(triton_recursions, "TILE", {torch.float32: 16, torch.float64: 16})
 
 
-def by_kernel(graph: DenominatorGraph) -> DenominatorGraph:
-    """The same graph, whose sums are the kernel's."""
-    graph = DenominatorGraph(graph.automaton)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(denominator_score, "in_one_kernel", lambda device: True)
-        for dtype in (torch.float32, torch.float64):
-            recursions = graph.native.recursions(torch.device("cpu"), dtype)
-            assert isinstance(recursions, triton_recursions.TritonRecursions)
-    return graph
-
-
-def assert_same(graph: DenominatorGraph, x: torch.Tensor, lengths: list[int], tolerance: float = 1e-12) -> None:
-    """Scores, occupancies and what is doubtful of each number format are those of torch's operations."""
-    reference, graph = DenominatorGraph(graph.automaton), by_kernel(graph)
-    assert isinstance(reference.native.recursions(x.device, torch.float64), TorchRecursions)
-    counts = torch.tensor(lengths)
-    for dtype, atol in ((torch.float64, tolerance), (torch.float32, max(tolerance, 2e-6))):
-        scores, occupancies, doubtful = graph.native._by(dtype, x, counts, True)
-        expected, expected_occupancies, expected_doubtful = reference.native._by(dtype, x, counts, True)
-        torch.testing.assert_close(scores, expected, rtol=atol, atol=20 * atol, equal_nan=True)
-        torch.testing.assert_close(occupancies, expected_occupancies, rtol=0, atol=atol, equal_nan=True)
-        assert doubtful.tolist() == expected_doubtful.tolist()
-
-
-def emissions(batch, frames, vocab_size, scale=2.0, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    return scale * torch.randn(batch, frames, vocab_size, generator=generator, dtype=torch.double)
-
-
 @pytest.mark.parametrize("order,frames", [(1, 11), (2, 11), (3, 7), (4, 4)])
 def test_equals_the_sums_of_torch(order, frames):
     graph = DenominatorGraph.from_text(random_text(4, 5), order=order, vocab_size=4)
-    assert_same(graph, emissions(2, frames, 4), [frames, 3])
+    assert_same(graph, emissions(2, frames, 4), [frames, 3], "triton")
 
 
 @pytest.mark.parametrize("absent", [0.0, 0.5])
 def test_bigram_without_back_off(absent):
-    assert_same(random_bigram(7, absent=absent), emissions(1, 10, 7), [10])
+    assert_same(random_bigram(7, absent=absent), emissions(1, 10, 7), [10], "triton")
 
 
 def test_any_automaton_with_back_off():
-    """Targets and probabilities that no n-gram has: all three products, and arcs from blanks alone."""
-    rng = np.random.default_rng(0)
-    last, rows = np.array([0, 1, 2, 3, 1, 2]), []
-    for node in range(8):
-        for token in (1, 2, 3):
-            if node == 7 or rng.random() < 0.5:
-                rows.append((node, token, rng.choice(np.nonzero(last == token)[0]), np.log(rng.random())))
-    arcs = tuple(np.array(column) for column in zip(*rows, strict=True))
-    backoff = np.array([6, 7, 6, 7, 6, 7, 7, -1])
-    graph = DenominatorGraph(Automaton.make(4, last, rng.standard_normal(6), arcs, backoff, -rng.random(8), 0))
-    assert_same(graph, emissions(2, 7, 4), [7, 2])
+    assert_same(odd_automaton(), emissions(2, 7, 4), [7, 2], "triton")
 
 
 def test_one_frame_and_none():
     graph = DenominatorGraph.from_text(random_text(4, 5), order=2, vocab_size=4)
-    assert_same(graph, emissions(3, 1, 4), [1, 0, 1])
+    assert_same(graph, emissions(3, 1, 4), [1, 0, 1], "triton")
 
 
 @pytest.mark.parametrize("order", [2, 3])
@@ -94,7 +53,7 @@ def test_peaky_emissions(order):
     graph = DenominatorGraph.from_text(random_text(4, 5), order=order, vocab_size=4)
     x = torch.full((1, 10, 4), -200.0, dtype=torch.double)
     x.scatter_(2, torch.randint(4, (1, 10, 1), generator=torch.Generator().manual_seed(1)), 0.0)
-    assert_same(graph, x, [10])
+    assert_same(graph, x, [10], "triton")
 
 
 def test_minus_infinity_and_what_is_not_a_number():
@@ -102,9 +61,9 @@ def test_minus_infinity_and_what_is_not_a_number():
     x = emissions(3, 5, 4)
     x[0, 2, 1:] = x[0, 3, 0] = MINUS_INFINITY  # still possible
     x[1, 3] = MINUS_INFINITY  # nothing can be emitted
-    assert_same(graph, x, [5, 5, 5])
+    assert_same(graph, x, [5, 5, 5], "triton")
     x[2, 1, 2] = float("nan")
-    scores, _ = by_kernel(graph).native(x, torch.tensor([5, 5, 5]))
+    scores, _ = by(graph, "triton").native(x, torch.tensor([5, 5, 5]))
     assert scores[0].isfinite() and scores[1] == MINUS_INFINITY and scores[2].isnan()
 
 
@@ -112,14 +71,14 @@ def test_minus_infinity_and_what_is_not_a_number():
 def test_sums_kept_block_by_block_change_nothing(monkeypatch, order, block):
     graph = DenominatorGraph.from_text(random_text(4, 4), order=order, vocab_size=4)
     x, lengths = emissions(2, 6, 4), torch.tensor([6, 5])
-    whole = DenominatorGraph(graph.automaton).native(x, lengths)
+    whole = by(graph, None).native(x, lengths)
     monkeypatch.setattr(topology, "KEPT_BYTES", block * 4 * graph.states * 2 * 8)
-    for kept, apart in zip(whole, by_kernel(graph).native(x, lengths), strict=True):
+    for kept, apart in zip(whole, by(graph, "triton").native(x, lengths), strict=True):
         torch.testing.assert_close(apart, kept, rtol=1e-12, atol=1e-12)
 
 
 def test_scores_without_gradient_are_the_same():
-    graph = by_kernel(DenominatorGraph.from_text(random_text(4, 5), order=3, vocab_size=4))
+    graph = by(DenominatorGraph.from_text(random_text(4, 5), order=3, vocab_size=4), "triton")
     x, lengths = emissions(2, 5, 4), torch.tensor([5, 4])
     torch.testing.assert_close(graph.native(x, lengths, False)[0], graph.native(x, lengths)[0])
 
@@ -134,12 +93,12 @@ def test_scores_without_gradient_are_the_same():
 )
 def test_sums_of_any_text(lines, order, lengths, scale, seed):
     graph = DenominatorGraph.from_text(lines, order=order, vocab_size=4)
-    assert_same(graph, emissions(len(lengths), max(1, *lengths, 1), 4, scale, seed), lengths)
+    assert_same(graph, emissions(len(lengths), max(1, *lengths, 1), 4, scale, seed), lengths, "triton")
 
 
 def test_torch_has_the_same_few_operations_for_any_number_of_frames():
     """Frames are the kernel's: loss and gradient of 4 and of 8 take the same operations."""
-    graph = by_kernel(DenominatorGraph.from_text(random_text(4, 5), order=2, vocab_size=4))
+    graph = by(DenominatorGraph.from_text(random_text(4, 5), order=2, vocab_size=4), "triton")
     criterion, counts = LFMMILoss(graph), []
     for frames in (2, 4, 8):
         x = emissions(2, frames, 4).float().requires_grad_()
@@ -147,7 +106,6 @@ def test_torch_has_the_same_few_operations_for_any_number_of_frames():
         with OperationCount() as count:
             criterion(x, torch.tensor([frames, frames - 1]), tokens, token_lengths).backward()
         counts.append(count.total)
-    assert not count.waiting
     assert counts[1] == counts[2]  # the first call makes what is kept
 
 
