@@ -12,7 +12,7 @@ from distill.bin import main as command
 from distill.bin.main import main
 
 BIN = Path(command.__file__).parent
-COMMANDS = sorted(path.stem for path in BIN.glob("*.py") if path.stem not in ("__init__", "arguments", "main"))
+COMMANDS = sorted(path.stem for path in BIN.glob("*.py") if path.stem not in command.NO_COMMANDS)
 
 
 def test_the_page_names_every_command_and_no_other():

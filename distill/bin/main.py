@@ -11,6 +11,7 @@ Deploy
   export           a streaming student as ONNX, for onnxruntime and sherpa-onnx
   pack             a model as one file to pass on
 Train; a recipe (egs2/*/asr_distill1/run.sh) calls these in order
+  check_recipe, check_teacher    options before a run; whether a teacher is worth distilling
   plan             disk space and hours that a run will take
   prepare_librispeech, prepare_mini_librispeech    data directories of a corpus
   prepare_gigaspeech, prepare_speechocean762, prepare_fsdd    likewise
@@ -38,6 +39,8 @@ import importlib
 import sys
 from pathlib import Path
 
+NO_COMMANDS = ("__init__", "arguments", "decoding_arguments", "main")
+
 
 def main(argv: list[str] | None = None) -> None:
     """Run the command that the first argument names; each is a module of distill.bin, loaded when it is needed."""
@@ -45,13 +48,8 @@ def main(argv: list[str] | None = None) -> None:
     if command in ("--help", "-h"):
         print(__doc__, end="")
         return
-    names = {path.stem for path in Path(__file__).parent.glob("*.py")} - {
-        "__init__",
-        "arguments",
-        "decoding_arguments",
-        "main",
-    }
-    if command not in names:
+    names = {path.stem for path in Path(__file__).parent.glob("*.py")}
+    if command not in names.difference(NO_COMMANDS):
         print(f"error: {command}: not a command; distill --help lists them", file=sys.stderr)
         sys.exit(2)
     sys.argv[0] = f"distill {command}"  # the name in its messages

@@ -71,6 +71,19 @@ def test_every_parameter_of_a_shipped_training_has_a_gradient(command, name):
         assert not missing
 
 
+@pytest.mark.parametrize(
+    "masks",
+    [{"mask_time_prob": 0.0, "mask_feature_prob": 0.1}, {"mask_time_prob": 0.1, "apply_spec_augment": False}],
+    ids=["features alone", "none"],
+)
+def test_a_teacher_whose_frames_are_not_masked_trains_no_mask(world, masks):
+    config = changed(TEACHER)
+    config["network_conf"]["config"] |= {**masks, "mask_feature_length": 4}
+    model = model_of(world.command("unmasked", config))
+    model(**batch([16000, 9000], 0))[0].sum().backward()
+    assert not [key for key, p in model.named_parameters() if p.requires_grad and p.grad is None]
+
+
 def test_two_processes_take_steps_without_a_search_for_unused_parameters(command, tmp_path):
     chosen = [name for name in NAMES if name.startswith(("conf/train", "egs2/fsdd"))]
     assert len(chosen) == 8

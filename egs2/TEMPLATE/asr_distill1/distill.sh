@@ -298,8 +298,8 @@ for system in "${systems[@]}"; do
         run_stage "${stamps}/12_${system}${suffix}" "recognise the test sets with ${system}${suffix/_/, }" \
             "${test_sets} ${chunks_of[${system}]:-}${options[*]:+ ${options[*]} ${decode_options}}" "" \
             "${inputs[@]}" "${test_scps[@]}" -- "${steps}/decode.sh" --cmd "${decode_cmd}" "${jobs[@]}" \
-            --redo "$([ "${force_stage}" != 12 ] || echo true)" --chunk-ms "${chunks[*]}" "${options[@]}" \
-            --decode-options "${options:+${decode_options}}" "${test_dirs[*]}" "${model}" "${model}"
+            --redo "$(if [ "${force_stage}" = 12 ]; then echo true; else echo false; fi)" --chunk-ms "${chunks[*]}" \
+            "${options[@]}" --decode-options "${options:+${decode_options}}" "${test_dirs[*]}" "${model}" "${model}"
     done
 done
 score_all() {

@@ -1,0 +1,49 @@
+"""The online teacher and the projections compute in the precision of the trainer's autocast, losses in float32."""
+
+import torch
+from tiny_training import STUDENT, changed, speech_of
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from distill.training import loss_terms
+from distill.training.distill_task import DistillTask
+
+
+class Types(TorchDispatchMode):
+    """Types of the factors of every matrix product."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[torch.dtype] = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        if function.overloadpacket.__name__ in ("mm", "addmm", "bmm"):
+            self.found.append(args[-1].dtype)
+        return function(*args, **(kwargs or {}))
+
+
+def test_a_step_under_autocast(world, teacher, monkeypatch):
+    config = changed(STUDENT, distill_conf={"target": "posterior", "weight_ctc": 0.5})
+    arguments = DistillTask.get_parser().parse_args(world.command("amp", config, "--teacher", str(teacher)))
+    model = DistillTask.build_model(arguments).train()
+    (source,) = model.teachers
+    watched = {"teacher": source.network(torch.device("cpu")), "projection": model.criterion.projections[0]}
+    types = {name: Types() for name in watched}
+    for name, module in watched.items():
+        module.register_forward_pre_hook(lambda *_, name=name: types[name].__enter__() and None)
+        module.register_forward_hook(lambda *_, name=name: types[name].__exit__(None, None, None))
+    compared = []
+    masked_mse = loss_terms.masked_mse
+    monkeypatch.setattr(loss_terms, "masked_mse", lambda *x: compared.extend(x[:2]) or masked_mse(*x))
+    speech, lengths = speech_of(world)
+    tokens = torch.full((len(speech), 1), 2)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        loss, stats, _ = model(speech, lengths, tokens, torch.ones(len(speech), dtype=torch.long))
+    loss.sum().backward()
+    # all products of the teacher but its prediction layer
+    assert (
+        types["teacher"].found.count(torch.bfloat16) >= 7 + 4 * 6 and types["teacher"].found.count(torch.float32) <= 1
+    )
+    assert types["projection"].found and set(types["projection"].found) == {torch.bfloat16}
+    assert len(compared) == 2 * (len(model.network.blocks) + 1) and {x.dtype for x in compared} == {torch.float32}
+    assert loss.dtype == torch.float32 and all(bool(torch.isfinite(term).all()) for term in stats.values())
+    assert all(p.grad.dtype == torch.float32 for p in model.parameters() if p.requires_grad)
