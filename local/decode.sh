@@ -72,12 +72,15 @@ for set in "${data[@]}"; do
         if [ "${chunk}" = full ]; then name=full; else name=${chunk}ms; fi
         output=${dir}/decode_${name}${suffix}/$(basename "${set}")
         earlier=$(cat "${output}/made_from" 2> /dev/null || true)
-        if [ "${redo}" != true ] && [ "${earlier% of * jobs}" = "${made_from}" ] && [ -e "${output}/text" ]; then
+        hypotheses=("${output}"/hyp.*.jsonl)
+        if [ "${redo}" != true ] && [ -e "${output}/text" ] && [ -e "${hypotheses[0]}" ] &&
+            [ "${earlier}" = "${made_from} of ${#hypotheses[@]} jobs" ]; then
             kept=$((kept + 1))
             continue
         fi
         missing+=("${output}")
-        if [ "${redo}" = true ] || [ "${earlier}" != "${made_from} of ${nj} jobs" ] || [ -e "${output}/text" ]; then
+        rm -f "${output}/text"
+        if [ "${redo}" = true ] || [ "${earlier}" != "${made_from} of ${nj} jobs" ]; then
             if [ -n "${earlier}" ]; then log "${output}: the model, the data or the options changed; done again"; fi
             rm -f "${output}/made_from" # first, as it vouches for the rest
             rm -rf "${output}"

@@ -263,8 +263,12 @@ class Student(nn.Module):
         """Logits (B, k C, V) of the next chunk of each of the states, all of whose streams are one batch.
 
         Each must have a chunk (:meth:`has_chunk`). The streams may have begun at different times, but share chunk,
-        history and look-ahead. Their past is moved to common caches the first time, and stays there.
+        history and look-ahead. Their past is moved to common caches the first time, and stays there. Streams that see
+        all of their history are computed one after the other.
         """
+        if states[0].left_frames is None and len(states) > 1:
+            # Histories without a limit differ in length: side by side, each would take the room of the longest.
+            return [self.stream_together([state])[0] for state in states]
         caches = max((state.caches for state in states), key=lambda caches: caches.used)
         for state in states:
             state.join(caches)
