@@ -92,3 +92,21 @@ def test_sentences():
     sentences = [synth.sentence(rng).split() for _ in range(3000)]
     assert {len(words) for words in sentences} == set(range(2, 9))
     assert 30 <= len({word for words in sentences for word in words}) <= 60
+
+
+def test_most_utterances_have_pauses_of_faint_noise():
+    audio = 0.1 * np.sin(np.arange(8000) / 9.0)
+    lengths, levels = [], []
+    for seed in range(400):
+        padded = synth.add_pauses(audio, np.random.default_rng(seed))
+        if len(padded) == len(audio):
+            np.testing.assert_array_equal(padded, audio)
+            continue
+        lengths.append((len(padded) - len(audio)) / 16000)
+        correlation = np.correlate(padded, audio, "valid")
+        at = int(np.argmax(correlation))
+        noise = padded - np.pad(audio, (at, len(padded) - len(audio) - at))
+        levels.append(20 * np.log10(np.sqrt(np.mean(noise**2))))
+    assert len(lengths) / 400 == pytest.approx(0.6, abs=0.06)
+    assert np.mean(lengths) == pytest.approx(0.6, abs=0.05) and 1.0 < max(lengths) <= 1.2
+    assert min(levels) > -101 and max(levels) < -59
