@@ -34,7 +34,7 @@ STARTS = (
     r"|egs2/TEMPLATE/\S+/setup.sh|\$distill/local/"
 )
 # Programs of others: their options are not checked.
-EXTERNAL = {"arecord", "hf", "sclite", "cp", "export", "pip", "decode-faster"}
+EXTERNAL = {"arecord", "hf", "sclite", "cp", "export", "pip", "decode-faster", "echo"}
 TOKENS = ["<blank>", "<unk>", *"abcdefg", "<space>", "<sos/eos>"]
 
 
@@ -246,7 +246,7 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pack.main(["--model", str(recipe / "exp/student_stream"), "--output", str(root / "student_stream.zip")])
     teacher_conf = {"config": {**TEACHER_CONF, "conv_dim": list(CHANNELS)}}
     save(recipe / "exp/teacher", teacher(), {"network": "teacher", "network_conf": teacher_conf})
-    pack.main(["--model", str(recipe / "exp/student_stream"), "--output", str(root / "student_stream.zip")])
+    pack.main(["--model", str(recipe / "exp/student_stream"), "--output", str(recipe / "exp/student_stream.zip")])
     for directory in (root, recipe):
         audio = 0.1 * np.random.default_rng(0).standard_normal(24000).astype(np.float32)
         soundfile.write(directory / "some.wav", audio, 16000)

@@ -342,8 +342,8 @@ def test_transcribe_with_each_model(recipe: Path) -> None:
     [
         (["--token_type", "morse"], "char, bpe, word or phn"),
         (["--token_type", "phn"], "needs either --lexicon FILE or --lang_dir DIR"),
-        (["--token_type", "phn", "--lexicon", "lexicon.txt", "--decoders", "beam"], "take wfst"),
-        (["--lexicon", "lexicon.txt"], "need --token_type phn"),
+        (["--token_type", "phn", "--lexicon", "cmd.sh", "--decoders", "beam"], "take wfst"),
+        (["--lexicon", "cmd.sh"], "need --token_type phn"),
         (["--scoring", "kindly"], "plain or gigaspeech"),
         (["--teacher_targets", "somewhere"], "stored or online"),
         (["--decoders", "greedy viterbi"], "any of greedy, beam and wfst"),
