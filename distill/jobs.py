@@ -52,7 +52,7 @@ def watch(command: list[str], logs: str) -> None:
         states = [state(log) for log in glob.glob(logs)]
         total = sum(total for _, total in states)
         if bar is None and total:
-            bar = tqdm(bar_format=layout, mininterval=POLL_SECONDS if sys.stderr.isatty() else 30)
+            bar = tqdm(total=total, bar_format=layout, mininterval=POLL_SECONDS if sys.stderr.isatty() else 30)
         if bar is not None:
             bar.total = total
             bar.update(sum(done for done, _ in states) - bar.n)

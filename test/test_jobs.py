@@ -27,7 +27,8 @@ def run(tmp_path: Path, status: int) -> None:
 def test_progress_is_read_from_the_logs(tmp_path, capsys):
     (tmp_path / "job.2.log").write_text("50%|#  | 5/10 [00:01<00:01, 1utt/s]")  # of an earlier run with more jobs
     run(tmp_path, 0)
-    assert "8/8 100%" in capsys.readouterr().err
+    shown = capsys.readouterr().err
+    assert "8/8 100%" in shown and "None" not in shown and "0/0" not in shown
 
 
 def test_a_failing_job_is_shown(tmp_path, capsys):
