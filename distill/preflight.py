@@ -30,10 +30,11 @@ from distill.configuration import (
     with_student,
 )
 from distill.errors import UserError
+from distill.files import atomic_write
 
 CHOICES = {
     "from_scratch": ("", "small", "medium"),
-    "audio_format": ("flac", "wav", "flac.ark"),
+    "audio_format": ("flac", "wav", "flac.ark", "wav.ark"),
     "token_type": ("char", "bpe", "word", "phn"),
     "teacher_targets": ("stored", "online"),
     "target_dtype": ("float32", "float16", "compressed"),
@@ -288,8 +289,8 @@ def _networks(options: Options, trainings: Sequence[Training]) -> Iterator[str]:
                 continue
             built.append(checksum)
             if not dry_run:
-                note.parent.mkdir(parents=True, exist_ok=True)
-                note.write_text("\n".join(built), encoding="utf-8")
+                with atomic_write(note) as stream:
+                    stream.write("\n".join(built))
         if training.config.get("network") != "student":
             continue
         conf = training.config.get("distill_conf") or {}

@@ -49,9 +49,9 @@ minutes() { if [ "$1" -lt 60 ]; then echo "$1 s"; else echo "$(($1 / 60)) min $(
 quietly() {
     local output=$1 reason
     shift
-    mkdir -p "${output%/*}"
+    mkdir -p "$(dirname "${output}")"
     "$@" > "${output}" 2>&1 && return 0
-    reason=$(grep -E "[Ee]rror|No space left|not found" "${output}" | tail -n 1)
+    reason=$(grep -E "[Ee]rror|No space left|not found" "${output}" | tail -n 1) || true
     fail "${output}: failed: ${reason:-$(tail -n 1 "${output}")}"
 }
 

@@ -75,10 +75,10 @@ if [ -n "${max_seconds}" ]; then
     if [ "${max_seconds}" = auto ]; then
         max_seconds=$(sort -n -k 2 "${stats}/train/speech_shape" | awk '{ samples[NR] = $2 } END {
             count = int(0.3 * NR); if (count < 300) count = 300; if (count > NR) count = NR
-            print samples[count] / 16000 }')
+            printf "%.8g\n", samples[count] / 16000 }')
         log "training on utterances of at most ${max_seconds} s"
     fi
-    awk -v most="${max_seconds}" '$2 <= 16000 * most' "${stats}/train/speech_shape" > "${shapes}"
+    awk -v most="${max_seconds}" '$2 <= 16000 * most + 0.5' "${stats}/train/speech_shape" > "${shapes}"
     [ -s "${shapes}" ] || fail "--max-seconds ${max_seconds}: no utterance of ${train} is that short"
 fi
 

@@ -251,3 +251,12 @@ def test_gpus_of_this_machine(tmp_path, visible, listed, expected):
         ["bash", "-euo", "pipefail", "-c", f"{function}\ngpus_here"], env=environment, capture_output=True, text=True
     )
     assert (done.returncode, done.stdout) == (0, f"{expected}\n"), done.stderr
+
+
+def test_what_is_trained_from_scratch_fits_together(recipe):
+    """Of both sizes, as distill.sh sets the options."""
+    for size in ("small", "medium"):
+        folder = ROOT / "conf/from_scratch" / size
+        names = ("teacher_init", "teacher", "student_full", "student_stream")
+        options = {f"{name}_config": str(folder / f"train_{name}.yaml") for name in names}
+        assert check(**options, from_scratch=size, teacher_init_max_s="auto", student="") == []

@@ -136,7 +136,7 @@ class Bank:
         self.lengths = torch.tensor([len(x) for x in pieces])
         self.samples = torch.cat(pieces)
         self.offsets = (self.lengths.cumsum(0) - self.lengths).to(device)
-        self._lengths_there = self.lengths.to(device)
+        self._device_lengths = self.lengths.to(device)
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -145,8 +145,8 @@ class Bank:
         """A batch as a training's forward takes it; row n + k len(self) is utterance n at the k-th speed."""
         chosen = torch.tensor(rows)
         longest = int(self.lengths[chosen].max())
-        there = chosen.to(self.device)
-        offsets, lengths = self.offsets[there], self._lengths_there[there]
+        on_device = chosen.to(self.device)
+        offsets, lengths = self.offsets[on_device], self._device_lengths[on_device]
         time = torch.arange(longest, device=self.device)
         places = (offsets[:, None] + time).clamp(max=len(self.samples) - 1)
         speech = torch.where(time < lengths[:, None], self.samples[places].float() / 32768, 0.0)
@@ -155,8 +155,8 @@ class Bank:
         for line, tokens in zip(text, texts, strict=True):
             line[: len(tokens)] = torch.tensor(tokens)
         counts = torch.tensor([len(tokens) for tokens in texts])
-        on_device = {"text": text.to(self.device), "text_lengths": counts.to(self.device)}
-        return {"speech": speech, "speech_lengths": lengths, **on_device}
+        token_ids = {"text": text.to(self.device), "text_lengths": counts.to(self.device)}
+        return {"speech": speech, "speech_lengths": lengths, **token_ids}
 
     def grouped(self, rows: Sequence[int], samples: float) -> list[list[int]]:
         """Rows by growing length, in batches of at most so many padded samples."""
@@ -226,13 +226,13 @@ class Experiment:
         size = len(self.corpus.tokens)
         DenominatorGraph.from_text(self.corpus.train.texts, 3, size).save(self.graph)
         hours = ", ".join(f"{kind} {hours:.2f} h" for kind, hours in self.corpus.hours.items())
-        self.say({"corpus": hours, "tokens": size, "loaded_s": round(self.elapsed, 1)})
+        self.record({"corpus": hours, "tokens": size, "loaded_s": round(self.elapsed, 1)})
 
     @property
     def elapsed(self) -> float:
         return time.monotonic() - self.started
 
-    def say(self, row: dict[str, Any], file: str = "curves.jsonl") -> None:
+    def record(self, row: dict[str, Any], file: str = "curves.jsonl") -> None:
         """Print a row and append it to a file at once."""
         line = json.dumps(row)
         print(line if len(line) < 400 else line[:400] + " ...", flush=True)
@@ -250,7 +250,7 @@ class Experiment:
                 spare = self.limit_s - self.elapsed - self.evaluation_s * waiting
                 seconds = min(self.trainings_s, spare) * training.share / left
                 if seconds <= 0:
-                    self.say({"training": training.name, "left_out": "no time is left"})
+                    self.record({"training": training.name, "left_out": "no time is left"})
                     continue
                 self.trainings_s -= seconds
                 self.train(training, seconds)
@@ -288,7 +288,7 @@ class Experiment:
             if training.teacher:
                 teacher = load_network(self.work / "teacher").network
                 assert isinstance(teacher, Teacher)
-                self.say(
+                self.record(
                     {"training": training.name, "from_teacher": network.init_from_teacher(teacher, self.corpus.level)}
                 )
         model = DistillModel(
@@ -330,7 +330,7 @@ class Experiment:
             if progress >= (validations + 1) / VALIDATIONS or (progress == 1.0 and step):
                 validations += 1
                 row = {"training": training.name, "step": step, "seconds": round(spent, 1), **self.validate(model)}
-                self.say(row)
+                self.record(row)
                 if progress == 1.0:
                     break
                 with atomic_write(checkpoint, "wb") as stream:
@@ -357,11 +357,11 @@ class Experiment:
                 terms = {name: round(float(term), 4) for name, term in stats.items()}
                 shown = {"training": training.name, "step": step, "seconds": round(spent, 1)}
                 shown |= {"audio_a_second": round(audio_s / trained_s), "gradient": round(float(norm), 3)}
-                self.say({**shown, **terms})
+                self.record({**shown, **terms})
         peak = torch.cuda.max_memory_allocated() / 2**30 if self.device.type == "cuda" else None
         size = sum(p.numel() for p in model.network.parameters())
         summary = {"steps": step, "audio_h": round(audio_s / 3600, 2), "audio_a_second": round(audio_s / trained_s)}
-        self.say(
+        self.record(
             {"finished": training.name, "params": size, **summary, "peak_gib": peak, "not_finite": model.not_finite}
         )
         self.save(model.network, config, directory)
@@ -422,7 +422,7 @@ class Experiment:
                 if chunk_ms == 480:
                     row["streamed_alike"] = self.streamed_alike(network, config, recordings, texts)
                 row["examples"] = list(zip(recordings.texts[:3], texts[:3], strict=True))
-                self.say({**row, "errors": [[c.words, c.errors] for c in counts]}, "results.jsonl")
+                self.record({**row, "errors": [[c.words, c.errors] for c in counts]}, "results.jsonl")
 
     @torch.no_grad()
     def recognise(self, network: NETWORK, bank: Bank, mask: dict[str, int | None]) -> list[str]:

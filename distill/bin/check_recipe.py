@@ -2,8 +2,8 @@
 
     python -m distill.bin.check_recipe stage=1 stop_stage=13 train_set=train ...
 
-Prints how long the training utterances are, where that is known. Every problem is a line on stderr that names an option
-or file and a cure; the exit status is then 2.
+Every problem is a line on stderr that names an option or file and a cure; the exit status is then 2. With check=true it
+also prints how long the training utterances are, where that is known.
 """
 
 from __future__ import annotations
@@ -34,7 +34,8 @@ def main(argv: list[str] | None = None) -> None:
         print(f"error: {problem}", file=sys.stderr)
     if found:
         sys.exit(2)
-    report(options)
+    if options["check"] == "true":
+        report(options)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from away import Away, OperationCount, away
+from device_reads import OnDevice, OperationCount, on_device
 from small_graphs import random_bigram, random_text
 
 from distill.lfmmi import DenominatorGraph, LFMMILoss, denominator_score, host
@@ -25,14 +25,14 @@ def transfers(criterion: LFMMILoss, *inputs: torch.Tensor, **more: torch.Tensor)
     """Of a loss and its gradient, all of whose inputs are on a device; fails if it waits in any other way."""
     x = torch.randn(3, 9, 4, generator=torch.Generator().manual_seed(0))
     expected = criterion(x, *inputs, **more)  # makes what is kept as well
-    x = away(x).requires_grad_()
-    Away.transfers = 0
+    x = on_device(x).requires_grad_()
+    OnDevice.transfers = 0
     with OperationCount() as count:
-        loss = criterion(x, *map(away, inputs), **{name: away(value) for name, value in more.items()})
+        loss = criterion(x, *map(on_device, inputs), **{name: on_device(value) for name, value in more.items()})
         loss.backward()
-    assert isinstance(loss, Away) and x.grad is not None
+    assert isinstance(loss, OnDevice) and x.grad is not None
     assert not count.waiting
-    found = Away.transfers
+    found = OnDevice.transfers
     assert float(loss.detach().cpu()) == pytest.approx(float(expected))
     return found
 
@@ -63,10 +63,10 @@ def test_missing_arcs():
 
 
 def test_reads_all_at_once():
-    Away.transfers = 0
-    here, first, second = torch.tensor([3]), away(torch.tensor([[1, 2]])), away(torch.tensor([True, False]))
+    OnDevice.transfers = 0
+    here, first, second = torch.tensor([3]), on_device(torch.tensor([[1, 2]])), on_device(torch.tensor([True, False]))
     values = host.read(first, here, second)
-    assert Away.transfers == 1
+    assert OnDevice.transfers == 1
     assert [v.tolist() for v in values] == [[[1, 2]], [3], [1, 0]]
 
 
@@ -78,4 +78,4 @@ def test_waiting_is_seen():
         (x > 0).any().item()
     assert len(count.waiting) == 2 and count.total > 4
     with pytest.raises(AssertionError):
-        bool((away(x) > 0).any())
+        bool((on_device(x) > 0).any())

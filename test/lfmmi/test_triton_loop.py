@@ -6,7 +6,7 @@ import sys
 
 import pytest
 import torch
-from away import OperationCount
+from device_reads import OperationCount
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from loops import assert_same, by, emissions

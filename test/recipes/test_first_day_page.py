@@ -12,7 +12,7 @@ import pytest
 from test_kaldi_page import write_data
 from tiny_recipe import ROOT, make_recipe
 
-# Networks of test/recipes/conf in place of those of conf/scratch, which recognise nothing, and data that needs leave
+# Networks of test/recipes/conf in place of conf/from_scratch, which recognise nothing, and data that needs leave
 TINY = "--student '' --teacher_init_config '' --allow_bad_teacher true --allow_pipes true --token_type char"
 TINY += " --nj 2 --latencies '160 480'"
 

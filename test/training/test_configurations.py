@@ -39,7 +39,13 @@ def test_every_section_of_a_configuration_can_be_read(path):
 
 @pytest.mark.parametrize(
     "directory",
-    ["conf", "conf/scratch/small", "conf/scratch/medium", "egs2/fsdd/asr_distill1/conf", "egs2/demo/asr_distill1/conf"],
+    [
+        "conf",
+        "conf/from_scratch/small",
+        "conf/from_scratch/medium",
+        "egs2/fsdd/asr_distill1/conf",
+        "egs2/demo/asr_distill1/conf",
+    ],
 )
 def test_both_stages_train_the_same_network(directory):
     full, stream = (read(ROOT / directory / f"train_student_{kind}.yaml") for kind in ("full", "stream"))

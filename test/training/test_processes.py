@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[2]
 SHIPPED = sorted(
     {
         path.resolve()
-        for pattern in ("conf/train_*.yaml", "conf/scratch/*/train_*.yaml", "egs2/*/*/conf/train_*.yaml")
+        for pattern in ("conf/train_*.yaml", "conf/from_scratch/*/train_*.yaml", "egs2/*/*/conf/train_*.yaml")
         for path in ROOT.glob(pattern)
     }
 )

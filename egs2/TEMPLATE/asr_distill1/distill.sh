@@ -30,7 +30,7 @@ mapfile -t names < <(compgen -v | grep -vxF "${before}"$'\nbefore') # of these o
 . ./path.sh; . ./cmd.sh
 gpus=$(gpus_here) ngpu=${ngpu:-${gpus}}
 if [ -n "${from_scratch}" ]; then
-    sizes=$(realpath --relative-to=. "${steps}/../conf/scratch/${from_scratch}")
+    sizes=$(realpath --relative-to=. "${steps}/../conf/from_scratch/${from_scratch}")
     student='' teacher_init_max_s=${teacher_init_max_s:-auto}
     teacher_init_config=${sizes}/train_teacher_init.yaml teacher_config=${sizes}/train_teacher.yaml
     student_full_config=${sizes}/train_student_full.yaml student_stream_config=${sizes}/train_student_stream.yaml

@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
 # Tests, benchmark and an experiment on a GPU machine that has PyTorch and no network.
 #
-#   utils/gpu_lease.sh pack CORPORA [MB]
+#   utils/gpu_offline.sh pack CORPORA [MB]
 #       here: fetches the wheels of requirements.txt that such a machine lacks, and packs the recordings below CORPORA
 #       (utils/gpu_data.py says of which corpora) into tools/gpu, in portions that fit with this tree into MB megabytes
 #       (default: 67). It prints what to copy in which call; a later call may leave out what an earlier one brought.
 #
-#   utils/gpu_lease.sh run [STEP ...] [--limit_s N] [--device cpu] [--dry_run]
+#   utils/gpu_offline.sh run [STEP ...] [--limit_s N] [--device cpu] [--dry_run]
 #       there, in a copy of this tree: tests, bench and experiment, or those that are named, in at most N seconds
 #       (default: 560). Results are in $OUT (default: tools/gpu/out) as they come; report.md has all of them.
 #       Networks and finished steps stay in $WORK (default: /tmp/distill-gpu), so that another call goes on with the
@@ -19,7 +19,7 @@ set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 cd "${root}"
 packed=${root}/tools/gpu
-# Of ESPnet's requirements those that distill imports and a PyTorch image lacks; test/utils/test_gpu_lease.py checks it
+# Of ESPnet's requirements those that distill imports and a PyTorch image lacks; test/utils/test_gpu_offline.py checks it
 packages=(cffi editdistance espnet humanfriendly kaldiio librosa omniio pycparser pytorch-ranger soundfile soxr
     torch-complex torch-optimizer typeguard)
 part_bytes=$((15 * 1024 * 1024)) # of a network's archive
@@ -55,9 +55,9 @@ pack() {
     PYTHONPATH=. "${python}" utils/gpu_data.py "${corpora}" "${packed}" \
         --limits $((whole - wheels / 1000000 - 1)) "${whole}" "${whole}"
     echo "the tree has $((tree / 1000000)) MB, the wheels $((wheels / 1000000)) MB; copy with the calls in turn:"
-    echo "  tools/gpu/wheels tools/gpu/data-1    utils/gpu_lease.sh run tests --limit_s 200"
-    echo "  tools/gpu/data-2                     utils/gpu_lease.sh run bench --limit_s 240"
-    echo "  tools/gpu/data-3                     utils/gpu_lease.sh run experiment --limit_s 480"
+    echo "  tools/gpu/wheels tools/gpu/data-1    utils/gpu_offline.sh run tests --limit_s 200"
+    echo "  tools/gpu/data-2                     utils/gpu_offline.sh run bench --limit_s 240"
+    echo "  tools/gpu/data-3                     utils/gpu_offline.sh run experiment --limit_s 480"
 }
 
 # Makes report.md of what the steps have left so far

@@ -31,7 +31,7 @@ class OperationCount(TorchDispatchMode):
         return function(*args, **(kwargs or {}))
 
 
-class Away(torch.Tensor):
+class OnDevice(torch.Tensor):
     """A tensor, and all that is computed with it, that counts as lying on a device: only ``cpu`` brings it here."""
 
     transfers = 0
@@ -46,9 +46,9 @@ class Away(torch.Tensor):
         return super().__torch_function__(function, types, args, kwargs)
 
     def cpu(self):
-        Away.transfers += 1
+        OnDevice.transfers += 1
         return self.as_subclass(torch.Tensor)
 
 
-def away(tensor: torch.Tensor) -> torch.Tensor:
-    return tensor.as_subclass(Away)
+def on_device(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.as_subclass(OnDevice)

@@ -18,7 +18,7 @@ from distill.checkpoints.load import load_network
 from distill.errors import UserError
 
 ROOT = Path(__file__).parents[2]
-SCRIPT = ROOT / "utils/gpu_lease.sh"
+SCRIPT = ROOT / "utils/gpu_offline.sh"
 # What images with PyTorch hold, each with all that it requires
 PRESENT = """torch torchaudio triton transformers numpy scipy scikit-learn numba joblib lazy-loader msgpack einops
     psutil pyyaml tqdm packaging pytest hypothesis tensorboard matplotlib onnxruntime
