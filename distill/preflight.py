@@ -225,12 +225,11 @@ def _machine(options: Options) -> Iterator[str]:
     """Programs and GPUs that the wanted stages need."""
     if options["speed_perturb_factors"] and runs(options, 2) and shutil.which("sox") is None:
         yield "--speed_perturb_factors: needs sox, which is not installed; apt install sox"
-    there, here = options["gpus"], options["cuda_cmd"].split()[:1] == ["run.pl"]
+    gpus, on_this_machine = options["gpus"], options["cuda_cmd"].split()[:1] == ["run.pl"]
     computes = options["dry_run"] == "false" and any(runs(options, stage) for stage in (7, 8, 10, 11, 12))
-    if here and computes and int(options["ngpu"]) > int(there):
+    if on_this_machine and computes and int(options["ngpu"]) > int(gpus):
         yield (
-            f"--ngpu {options['ngpu']}: this machine has {there} GPUs; give --ngpu {there}, or choose a cluster in "
-            "cmd.sh"
+            f"--ngpu {options['ngpu']}: this machine has {gpus} GPUs; give --ngpu {gpus}, or choose a cluster in cmd.sh"
         )
 
 

@@ -420,7 +420,7 @@ class Experiment:
                 row["params"] = sum(p.numel() for p in network.parameters())
                 row["seconds"] = round(time.monotonic() - started, 2)
                 if chunk_ms == 480:
-                    row["streamed_alike"] = self.streamed_alike(network, config, recordings, texts)
+                    row["streamed_identical"] = self.streamed_identical(network, config, recordings, texts)
                 row["examples"] = list(zip(recordings.texts[:3], texts[:3], strict=True))
                 self.record({**row, "errors": [[c.words, c.errors] for c in counts]}, "results.jsonl")
 
@@ -435,24 +435,24 @@ class Experiment:
                 texts[row] = tokens_to_text([self.corpus.tokens[k] for k in tokens], "char")
         return texts
 
-    def streamed_alike(
+    def streamed_identical(
         self, network: NETWORK, config: dict[str, Any], recordings: Recordings, texts: list[str], count: int = 4
     ) -> str:
         """Of the first utterances, how many a session at 480 ms recognises as the batch did."""
         session = StreamingRecognizer(network, self.corpus.tokens, config, 480)
-        alike = 0
+        identical = 0
         for audio, text in list(zip(recordings.audio, texts, strict=True))[:count]:
             session.accept_waveform(audio.astype(np.float32) / 32768)
-            alike += session.finish()["text"] == text
+            identical += session.finish()["text"] == text
             session.reset()
-        return f"{alike}/{min(count, len(texts))}"
+        return f"{identical}/{min(count, len(texts))}"
 
     def report(self) -> None:
         """Write the tables of error rates with 95 % intervals, and of the trainings."""
         rows, lines = self.results(), ["## Experiment", ""]
         curves = self.work / "curves.jsonl"
-        said = [json.loads(line) for line in curves.read_text().splitlines()]
-        lines += [f"Corpus: {row['corpus']}; {row['tokens']} tokens." for row in said if "corpus" in row][-1:]
+        curve_rows = [json.loads(line) for line in curves.read_text().splitlines()]
+        lines += [f"Corpus: {row['corpus']}; {row['tokens']} tokens." for row in curve_rows if "corpus" in row][-1:]
         for name in self.corpus.tests:
             of_set = [row for row in rows if row["test_set"] == name]
             if not of_set:
@@ -477,7 +477,7 @@ class Experiment:
                     "-" if relative is None else f"{relative:+.1f} %",
                 )
                 lines.append(f"| {' | '.join(columns)} |")
-        finished = [row for row in said if "finished" in row]
+        finished = [row for row in curve_rows if "finished" in row]
         if finished:
             lines += [
                 "",
@@ -492,9 +492,9 @@ class Experiment:
                     f"| {row['finished']} | {row['params'] / 1e6:.1f} M | {row['steps']:,} | {row['audio_h']:.1f} "
                     f"| {row['audio_a_second']:,} | {gib} |"
                 )
-        alike = [f"{r['system']} {r['streamed_alike']} ({r['test_set']})" for r in rows if "streamed_alike" in r]
-        if alike:
-            lines += ["", f"Recognised alike by a session at 480 ms and in a batch: {', '.join(alike)}."]
+        identical = [f"{r['system']} {r['streamed_identical']} ({r['test_set']})" for r in rows if "streamed_identical" in r]
+        if identical:
+            lines += ["", f"Recognised identically by a session at 480 ms and in a batch: {', '.join(identical)}."]
         with atomic_write(self.output / "experiment.md") as stream:
             stream.write("\n".join(lines) + "\n")
 

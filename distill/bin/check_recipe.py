@@ -29,10 +29,10 @@ def main(argv: list[str] | None = None) -> None:
     parser = new_parser(__doc__)
     parser.add_argument("options", nargs="+", type=option, metavar="NAME=VALUE", help="every option of run.sh")
     options = dict(parser.parse_args(argv).options)
-    found = problems(options)
-    for problem in found:
+    wrong = problems(options)
+    for problem in wrong:
         print(f"error: {problem}", file=sys.stderr)
-    if found:
+    if wrong:
         sys.exit(2)
     if options["check"] == "true":
         report(options)

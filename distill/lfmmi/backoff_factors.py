@@ -102,15 +102,15 @@ def _tree_nodes(row: np.ndarray, leaf: np.ndarray, low: np.ndarray, high: np.nda
     levels = max(1, int(leaf.max())).bit_length()
     width = 1 << (levels + 1)
     touched = np.unique(row * width + leaf)
-    found = []
+    pieces = []
     for level in range(levels):
         beside = np.setdiff1d(touched ^ 1, touched)
         row, index = beside // width, beside % width
         # leaves were moved by one
         inside = ((index << level) > low[row]) & (((index + 1) << level) <= high[row] + 1)
-        found.append((row[inside], np.full(int(inside.sum()), level), index[inside]))
+        pieces.append((row[inside], np.full(int(inside.sum()), level), index[inside]))
         touched = np.unique(touched // width * width + (touched % width >> 1))
-    return tuple(np.concatenate(parts) for parts in zip(*found, strict=True))
+    return tuple(np.concatenate(parts) for parts in zip(*pieces, strict=True))
 
 
 def factorise(automaton: Automaton) -> Factors:
@@ -175,8 +175,8 @@ def _pools(a: Automaton, pool_of: np.ndarray, count: int) -> Sparse:
     entries = []
     state, node, weight = np.arange(a.states), np.arange(a.states), np.zeros(a.states)
     while len(state):
-        there = pool_of[node] >= 0
-        entries.append((pool_of[node[there]], state[there], weight[there]))
+        has_pool = pool_of[node] >= 0
+        entries.append((pool_of[node[has_pool]], state[has_pool], weight[has_pool]))
         weight = weight + a.log_weight[node]
         node = a.backoff[node]
         state, node, weight = state[node >= 0], node[node >= 0], weight[node >= 0]

@@ -115,7 +115,7 @@ def arpa_entries(path: Path) -> Iterator[tuple[int, tuple[str, ...], float, floa
         UserError: the file is missing, a line is damaged, or there are not as many n-grams as it declares (at its end).
     """
     declared: dict[int, int] = {}
-    found: dict[int, int] = defaultdict(int)
+    counted: dict[int, int] = defaultdict(int)
     order, ended = 0, False
     try:
         with open(path, encoding="utf-8") as stream:
@@ -134,7 +134,7 @@ def arpa_entries(path: Path) -> Iterator[tuple[int, tuple[str, ...], float, floa
                         raise UserError(
                             f"{path}:{number}: {len(fields)} fields in the {order}-grams; the file is damaged"
                         )
-                    found[order] += 1
+                    counted[order] += 1
                     p, backoff = float(fields[0]), float(fields[-1]) if len(fields) == order + 2 else None
                     if not p <= MAX_LOG10_P or not (backoff or 0.0) < math.inf:
                         raise ValueError(f"a log10 probability of {p} with back-off {backoff}")
@@ -145,8 +145,8 @@ def arpa_entries(path: Path) -> Iterator[tuple[int, tuple[str, ...], float, floa
         raise UserError(f"{path}: not a text file in UTF-8; expected an ARPA file") from None
     except ValueError as error:
         raise UserError(f"{path}:{number}: {error}; the file is damaged") from None
-    if not ended or dict(found) != {size: count for size, count in declared.items() if count}:
-        raise UserError(f"{path}: cut off, it declares {declared} n-grams and holds {dict(found)}; make it again")
+    if not ended or dict(counted) != {size: count for size, count in declared.items() if count}:
+        raise UserError(f"{path}: cut off, it declares {declared} n-grams and holds {dict(counted)}; make it again")
 
 
 def from_arpa(path: Path, token_list: Sequence[str]) -> Automaton:

@@ -65,10 +65,10 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     """Compile when first called, for each number format; the code is kept on the disk where there is a place for it."""
     options: dict[str, Any] = {"nogil": True, "error_model": "numpy", "fastmath": {"contract"}}
     try:
-        made: Callable[..., Any] = njit(cache=True, **options)(function)
+        kernel: Callable[..., Any] = njit(cache=True, **options)(function)
     except RuntimeError:  # neither the package's folder nor the user's can be written to
-        made = njit(**options)(function)
-    return made
+        kernel = njit(**options)(function)
+    return kernel
 
 
 @compiled

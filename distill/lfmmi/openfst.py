@@ -89,15 +89,15 @@ class _Acceptor:
 
     def chain(self, state: int) -> list[int]:
         """The states that ``state`` backs off to in turn, itself first."""
-        found = [state]
-        while found[-1] in self.back_off:
-            below = self.back_off[found[-1]][0]
-            if below in found:
+        passed = [state]
+        while passed[-1] in self.back_off:
+            below = self.back_off[passed[-1]][0]
+            if below in passed:
                 raise UserError(
                     f"{self.path}: back-off arcs of state {state} go round in a circle; is it of another token list?"
                 )
-            found.append(below)
-        return found
+            passed.append(below)
+        return passed
 
     def log_final(self, state: int) -> float:
         """log P of the end after a state, by back-off if it has none of its own; -inf for none."""

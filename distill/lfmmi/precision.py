@@ -41,10 +41,10 @@ SHARE_LOST = math.log(1e-7)
 
 def reachable(automaton: Automaton) -> np.ndarray:
     """(V,) whether any state or back-off lists the token; blank counts as one that does."""
-    found = np.zeros(automaton.vocab_size, dtype=bool)
-    found[automaton.arc_token[np.isfinite(automaton.arc_log_p)]] = True
-    found[0] = True
-    return found
+    occurs = np.zeros(automaton.vocab_size, dtype=bool)
+    occurs[automaton.arc_token[np.isfinite(automaton.arc_log_p)]] = True
+    occurs[0] = True
+    return occurs
 
 
 def smallest_log_p(automaton: Automaton) -> float:

@@ -37,8 +37,8 @@ class ChunkAttention:
         position, copy = (torch.arange(n, device=device) for n in (left + self.group, self.copies))
         begins = torch.arange(self.blocks, device=device)[:, None] * self.group
         # Chunk of each query and of each copy within the block, and times of the keys (blocks, K)
-        own, ahead = torch.arange(self.group, device=device) // chunk, copy // max(1, lookahead)
-        number = torch.cat((own, ahead))[:, None]
+        of_block, ahead = torch.arange(self.group, device=device) // chunk, copy // max(1, lookahead)
+        number = torch.cat((of_block, ahead))[:, None]
         window = (position >= number * chunk) & (position < (number + 1) * chunk + left)
         visible = torch.cat((window, number == ahead), 1)  # (Q, K), the same in every block
         times = torch.cat((begins - left + position, begins + (ahead + 1) * chunk + copy % max(1, lookahead)), 1)
@@ -58,12 +58,12 @@ class ChunkAttention:
 
     def _cut(self, x: Tensor, before: int) -> Tensor:
         """(B blocks, heads, K, dim): each block's frames with ``before`` earlier ones, and its copies."""
-        own, ahead = x[:, :, : self.frames], x[:, :, self.frames :]
-        own = F.pad(own, (0, 0, before, self.blocks * self.group - self.frames))
-        own = own.unfold(2, before + self.group, self.group).permute(0, 2, 1, 4, 3)
+        of_block, ahead = x[:, :, : self.frames], x[:, :, self.frames :]
+        of_block = F.pad(of_block, (0, 0, before, self.blocks * self.group - self.frames))
+        of_block = of_block.unfold(2, before + self.group, self.group).permute(0, 2, 1, 4, 3)
         ahead = F.pad(ahead, (0, 0, 0, self.blocks * self.copies - self.total))
         ahead = ahead.unflatten(2, (self.blocks, self.copies)).transpose(1, 2)
-        return torch.cat((own, ahead), 3).flatten(0, 1)
+        return torch.cat((of_block, ahead), 3).flatten(0, 1)
 
 
 def _sizes(frames: int, chunk: int, left: int) -> tuple[int, int]:

@@ -90,12 +90,12 @@ class StreamCaches:
         """Copy streams of ``frames`` frames from slots ``rows`` of other caches; the slots that they get here."""
         self.reserve(min(frames, other.capacity))
         taken = self.take(len(rows))
-        here, there = self._index(rows), self._index(taken)
+        old_slots, new_slots = self._index(rows), self._index(taken)
         count = min(self.capacity, other.capacity)
-        for mine, theirs in zip((*self.keys, *self.values), (*other.keys, *other.values), strict=True):
-            mine[there, :, :count] = theirs[here, :, :count]
-        for mine, theirs in zip((*self.conv, self.features), (*other.conv, other.features), strict=True):
-            mine[there] = theirs[here]
+        for target, source in zip((*self.keys, *self.values), (*other.keys, *other.values), strict=True):
+            target[new_slots, :, :count] = source[old_slots, :, :count]
+        for target, source in zip((*self.conv, self.features), (*other.conv, other.features), strict=True):
+            target[new_slots] = source[old_slots]
         return taken
 
     def reserve(self, frames: int) -> None:
