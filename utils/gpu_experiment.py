@@ -492,7 +492,11 @@ class Experiment:
                     f"| {row['finished']} | {row['params'] / 1e6:.1f} M | {row['steps']:,} | {row['audio_h']:.1f} "
                     f"| {row['audio_a_second']:,} | {gib} |"
                 )
-        identical = [f"{r['system']} {r['streamed_identical']} ({r['test_set']})" for r in rows if "streamed_identical" in r]
+        identical = [
+            f"{row['system']} {row['streamed_identical']} ({row['test_set']})"
+            for row in rows
+            if "streamed_identical" in row
+        ]
         if identical:
             lines += ["", f"Recognised identically by a session at 480 ms and in a batch: {', '.join(identical)}."]
         with atomic_write(self.output / "experiment.md") as stream:
