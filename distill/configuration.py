@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -119,16 +120,23 @@ class ChunkConf:
 
 @dataclass(frozen=True)
 class AugmentConf:
-    """Random gain and noise at a random SNR, each for a share ``prob`` of the utterances.
+    """Random gain and noise at a random SNR, each for a share ``prob`` of the utterances, and silence around them.
 
-    ``gain_db`` is [low, high], or a number for [-gain_db, gain_db]; ``noise_snr_db`` is [low, high] or one value.
+    Attributes:
+        gain_db: [low, high], or a number for [-gain_db, gain_db].
+        noise_snr_db: [low, high] or one value.
+        prob: share of utterances with gain, with noise, and of batches with silence.
+        silence_s: most silence put before and after the utterances of a batch, in seconds together.
     """
 
     gain_db: Any = 6.0
     noise_snr_db: Any = (10.0, 40.0)
     prob: float = 0.5
+    silence_s: float = 0.0
 
     def __post_init__(self) -> None:
+        if not isinstance(self.silence_s, int | float) or not 0 <= self.silence_s < math.inf:
+            raise UserError(f"augment_conf.silence_s: {self.silence_s} is not a number of seconds from 0 on")
         _range("augment_conf.noise_snr_db", self.noise_snr_db)
         _range("augment_conf.gain_db", self.gain_range)
         if not 0 <= self.prob <= 1:

@@ -12,8 +12,9 @@ import argparse
 import sys
 
 from distill.bin.arguments import new_parser
+from distill.bin.option_strings import string_problems
 from distill.errors import cli
-from distill.preflight import problems, report
+from distill.preflight import problems, report_lengths
 
 
 def option(text: str) -> tuple[str, str]:
@@ -29,13 +30,13 @@ def main(argv: list[str] | None = None) -> None:
     parser = new_parser(__doc__)
     parser.add_argument("options", nargs="+", type=option, metavar="NAME=VALUE", help="every option of run.sh")
     options = dict(parser.parse_args(argv).options)
-    wrong = problems(options)
+    wrong = [*problems(options), *string_problems(options)]
     for problem in wrong:
         print(f"error: {problem}", file=sys.stderr)
     if wrong:
         sys.exit(2)
     if options["check"] == "true":
-        report(options)
+        report_lengths(options)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ of this machine, and the same inputs give the same bytes. --export alone packs a
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 
 from distill.bin.arguments import new_parser
@@ -18,8 +19,7 @@ from distill.errors import cli
 from distill.pack.pack import pack
 
 
-@cli
-def main(argv: list[str] | None = None) -> None:
+def pack_parser() -> argparse.ArgumentParser:
     parser = new_parser(__doc__)
     parser.add_argument("--model", type=Path, help="directory of a training, such as exp/student_stream")
     parser.add_argument("--export", type=Path, help="directory of its export, such as exp/export")
@@ -31,7 +31,12 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--license_file", type=Path, help="its text (default: a sentence)")
     parser.add_argument("--language", help="ISO 639 code, such as en, for the model card")
     parser.add_argument("--output", type=Path, required=True, help="file to write, FILE.zip")
-    pack(**vars(parser.parse_args(argv)))
+    return parser
+
+
+@cli
+def main(argv: list[str] | None = None) -> None:
+    pack(**vars(pack_parser().parse_args(argv)))
 
 
 if __name__ == "__main__":

@@ -25,6 +25,22 @@ class NetworkOutput(NamedTuple):
     hidden: list[Tensor]
     hidden_lengths: Tensor
 
+    def without_silence(self, before: int, after: int) -> NetworkOutput:
+        """The frames of the utterances alone, where silence was put around them.
+
+        Args:
+            before, after: silence in frames of the hidden layers.
+        """
+        if before == after == 0:
+            return self
+        rate = self.logits.shape[1] // self.hidden[0].shape[1]
+        return NetworkOutput(
+            self.logits[:, before * rate :],
+            self.lengths - (before + after) * rate,
+            [hidden[:, before:] for hidden in self.hidden],
+            self.hidden_lengths - (before + after),
+        )
+
 
 def predict(layer: nn.Linear, hidden: Tensor) -> Tensor:
     """Logits of a prediction layer, in float32 whatever autocast says: bfloat16 would round by up to 0.04 nats."""

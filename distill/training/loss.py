@@ -73,6 +73,7 @@ class DistillLoss(nn.Module):
         text: Tensor,
         text_lengths: Tensor,
         utterances: list[str],
+        silence: tuple[int, int] = (0, 0),
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss of a batch, and every term by name, both means over the utterances.
 
@@ -84,6 +85,8 @@ class DistillLoss(nn.Module):
             targets: of each teacher; none: ``loss_mmi`` against the transcript, if asked for, and CTC alone.
             text, text_lengths: (B, U) token ids padded with -1, and (B,).
             utterances: ids, for messages.
+            silence: put before and after the utterances for the network alone, in encoder frames. Frames of it are not
+                compared with a teacher's; token sequences are those of the whole audio.
         """
         projected = [
             [projection(h.float()) for projection, h in zip(projections, output.hidden, strict=bool(projections))]
@@ -91,7 +94,7 @@ class DistillLoss(nn.Module):
         ]
         with torch.autocast(output.logits.device.type, enabled=False):
             output = output._replace(logits=output.logits.float())
-            return self._terms(output, projected, targets, text, text_lengths, utterances)
+            return self._terms(output, projected, targets, text, text_lengths, utterances, silence)
 
     def _of_each_teacher(self) -> list[list[nn.Module]]:
         """The projections for each teacher, none where its hidden layers are not compared."""
@@ -106,6 +109,7 @@ class DistillLoss(nn.Module):
         text: Tensor,
         text_lengths: Tensor,
         utterances: list[str],
+        silence: tuple[int, int],
     ) -> tuple[Tensor, dict[str, Tensor]]:
         conf = self.conf
         stats: dict[str, Tensor] = {}
@@ -116,9 +120,10 @@ class DistillLoss(nn.Module):
         weights = {"loss_mmi": 1.0}
         if targets:
             terms: list[dict[str, Tensor]] = []
+            speech = output.without_silence(*silence)
             for of_teacher, layer_map, layers in zip(targets, self.layer_maps, projected, strict=True):
-                comparisons = list(zip(layers, layer_map, strict=True))
-                terms.append(self._compare(output, of_teacher, comparisons, utterances, text, text_lengths))
+                comparisons = [(h[:, silence[0] :], layer) for h, layer in zip(layers, layer_map, strict=True)]
+                terms.append(self._compare(output, speech, of_teacher, comparisons, utterances, text, text_lengths))
             stats.update({name: torch.stack([term[name] for term in terms]).mean() for name in terms[0]})
             weights = {
                 "loss_hidden": 1 - conf.alpha,
@@ -136,20 +141,25 @@ class DistillLoss(nn.Module):
     def _compare(
         self,
         output: NetworkOutput,
+        speech: NetworkOutput,
         targets: TeacherTargets,
         comparisons: list[tuple[Tensor, int]],
         utterances: list[str],
         text: Tensor,
         text_lengths: Tensor,
     ) -> dict[str, Tensor]:
-        """Terms of the loss against one teacher; ``comparisons`` are each projected layer and the teacher's layer."""
+        """Terms of the loss against one teacher.
+
+        ``speech`` is ``output`` without the silence around the utterances, and ``comparisons`` are its projected
+        layers, each with the teacher's layer.
+        """
         conf = self.conf
         terms: dict[str, Tensor] = {}
         if comparisons:
-            terms["loss_hidden"] = self._hidden(output, targets, comparisons, utterances)
+            terms["loss_hidden"] = self._hidden(speech, targets, comparisons, utterances)
         teacher, teacher_lengths = targets.frame_logits()
-        pairs = pair_frames(output.lengths, teacher_lengths, self.frame_delay, utterances)
-        student, teacher = output.logits[:, pairs.student], teacher[:, pairs.teacher]
+        pairs = pair_frames(speech.lengths, teacher_lengths, self.frame_delay, utterances)
+        student, teacher = speech.logits[:, pairs.student], teacher[:, pairs.teacher]
         if conf.alpha > 0 and conf.beta < 1:
             terms["loss_logits"] = loss_terms.centred_mse(student, teacher, pairs.lengths).mean()
         if conf.alpha * conf.beta == 0:
@@ -176,13 +186,13 @@ class DistillLoss(nn.Module):
 
     def _hidden(
         self,
-        output: NetworkOutput,
+        speech: NetworkOutput,
         targets: TeacherTargets,
         comparisons: list[tuple[Tensor, int]],
         utterances: list[str],
     ) -> Tensor:
         """Mean distance of the projected student layers to the teacher's."""
-        pairs = pair_frames(output.hidden_lengths, targets.hidden_lengths, self.hidden_delay, utterances)
+        pairs = pair_frames(speech.hidden_lengths, targets.hidden_lengths, self.hidden_delay, utterances)
         distance = loss_terms.masked_mse if self.conf.hidden_loss == "mse" else loss_terms.masked_cosine
         layers = []
         for h, layer in comparisons:

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from distill.checkpoints.load import checkpoint_path, load_network
 from distill.lfmmi import DenominatorGraph, LFMMILoss
+from distill.training import loss_terms
 from distill.training.distill_model import DistillModel
 from distill.training.distill_task import DistillTask
 from distill.training.loss_terms import greedy_tokens, pad_tokens
@@ -196,6 +197,29 @@ def test_a_teacher_gets_the_clean_audio(build, world, online):
     difference = output.logits - clean
     difference = difference - difference.mean(-1, keepdim=True)  # which softmax ignores
     assert stats["loss_logits"].item() == pytest.approx(difference.square().mean().item(), rel=1e-4)
+
+
+def test_silence_around_the_audio_is_not_compared_with_the_teacher_but_read_for_tokens(build, world, online):
+    silent = {"gain_db": 0, "noise_snr_db": [100, 100], "prob": 1.0, "silence_s": 2.0}
+    config = changed(
+        STUDENT, distill_conf={"alpha": 0.5, "beta": 0.5, "target": "pseudo", "weight_ctc": 1.0}, augment_conf=silent
+    )
+    model = build(config, "--teacher", str(online)).train()
+    speech, lengths = speech_of(world)
+    output, stats = run(model, speech, lengths)
+    with torch.no_grad():
+        clean = load_network(online).network(speech, lengths)
+    silence = output.logits.shape[1] - clean.logits.shape[1]
+    assert silence > 10 and (output.lengths - clean.lengths == silence).all()
+    losses = [
+        loss_terms.centred_mse(output.logits[:, before:][:, : clean.logits.shape[1]], clean.logits, clean.lengths)
+        for before in range(silence + 1)
+    ]
+    matching = [n for n, loss in enumerate(losses) if loss.mean().item() == pytest.approx(stats["loss_logits"].item())]
+    assert len(matching) == 1 and 0 < matching[0] < silence
+    tokens = torch.full((len(speech), 1), 2)
+    ctc = loss_terms.ctc(output.logits, output.lengths, tokens, torch.ones(len(speech), dtype=torch.long)).mean()
+    assert stats["loss_ctc"].item() == pytest.approx(ctc.item(), rel=1e-4)
 
 
 def test_each_teacher_is_compared_with_its_own_layers_and_projections(build, world, online):

@@ -22,7 +22,7 @@ student_full_args='' student_stream_args='' stage2_teacher=teacher no_kd=true fi
 latencies="160 320 480 960" decoders='' lm='' lm_order=3 decode_options='' scoring=plain
 export_chunks=480 pack_options=''
 ngpu='' num_nodes=1 nj=4 threads=$(nproc) expdir=exp dumpdir=dump seed=0
-mapfile -t names < <(compgen -v | grep -vxF "${before}"$'\nbefore') # of these options
+mapfile -t names < <(compgen -v | grep -vxF "${before}"$'\nbefore\nPIPESTATUS') # of these options
 
 . "${steps}/options.sh"
 . "${steps}/stages.sh"
@@ -32,8 +32,10 @@ gpus=$(gpus_here) ngpu=${ngpu:-${gpus}}
 if [ -n "${from_scratch}" ]; then
     sizes=$(realpath --relative-to=. "${steps}/../conf/from_scratch/${from_scratch}")
     student='' teacher_init_max_s=${teacher_init_max_s:-auto}
-    teacher_init_config=${sizes}/train_teacher_init.yaml teacher_config=${sizes}/train_teacher.yaml
-    student_full_config=${sizes}/train_student_full.yaml student_stream_config=${sizes}/train_student_stream.yaml
+    for name in teacher_init teacher student_full student_stream; do
+        config=${name}_config # what the user chose stays
+        case "${!config}" in '' | "conf/train_${name}.yaml") printf -v "${config}" '%s' "${sizes}/train_${name}.yaml" ;; esac
+    done
 fi
 for name in "${names[@]}" gpus cuda_cmd; do values+=("${name}=${!name}"); done
 python3 -m distill.bin.check_recipe "${values[@]}" || exit 2
