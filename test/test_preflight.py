@@ -242,6 +242,10 @@ def test_a_wrong_option_is_one_line(recipe, changes, message):
 
 def test_all_problems_are_reported_together(recipe):
     assert len(check(lm="none.arpa", student_full_config="nofile.yaml", export_chunks="100")) == 3
+    found = check(lm="none.arpa", nbpe="abc", student="conf/s9.yaml", latencies="240 foo", decoders="bean", nj="x")
+    assert len(found) == 6, found
+    for name in ("lm", "nbpe", "student", "latencies", "decoders", "nj"):
+        assert len([line for line in found if line.startswith(f"--{name} ")]) == 1
 
 
 def test_what_is_not_run_is_not_checked(recipe):

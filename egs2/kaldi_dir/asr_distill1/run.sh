@@ -13,6 +13,9 @@ while [ $# -gt 0 ]; do
         *) options+=("$1"); shift ;;
     esac
 done
+for directory in ${train} ${valid} ${tests}; do
+    [ -d "${directory#*=}" ] || { echo "error: ${directory#*=}: no such directory; correct the --source option" >&2; exit 2; }
+done
 names=
 for directory in ${tests}; do # DIR, named after its last part, or NAME=DIR
     case "${directory}" in *=*) names+="${directory%%=*} " ;; *) names+="$(basename "${directory}") " ;; esac
