@@ -102,6 +102,7 @@ WRONG: dict[str, tuple[str, dict[str, str]]] = {
     "teacher_init_config": ("none.yaml", {"teacher_init_config": "conf/train_teacher.yaml"}),
     "teacher_init_max_s": ("short", {"teacher_init_max_s": "auto", "teacher_init_config": "conf/train_teacher.yaml"}),
     "teacher_config": ("conf", {"teacher_config": "conf/train_teacher.yaml"}),
+    "teacher_args": ("--max_epoch two", {"teacher_args": "--max_epoch 2"}),
     "teacher_targets": ("offline", {"teacher_targets": "stored"}),
     "target_dtype": ("float8", {"target_dtype": "float16"}),
     "targets": ("nowhere", {"targets": "targets"}),

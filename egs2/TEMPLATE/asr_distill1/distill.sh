@@ -15,7 +15,7 @@ train_set=train valid_set=valid test_sets="test" local_data_opts='' speed_pertur
 min_wav_duration=0.1 max_wav_duration=20 allow_pipes=false unlabelled=false resample=false
 token_type=bpe nbpe=500 lexicon='' lang_dir='' ngram_order=2 ngram_lm=''
 teacher='' from_scratch='' teacher_tokens=false allow_bad_teacher=false
-teacher_init_config='' teacher_init_max_s='' teacher_config=conf/train_teacher.yaml
+teacher_init_config='' teacher_init_max_s='' teacher_config=conf/train_teacher.yaml teacher_args=''
 teacher_targets=stored target_dtype=float32 targets=''
 student='' student_full_config=conf/train_student_full.yaml student_stream_config=conf/train_student_stream.yaml
 student_full_args='' student_stream_args='' stage2_teacher=teacher no_kd=true fixed_chunks=''
@@ -38,8 +38,7 @@ if [ -n "${from_scratch}" ]; then
     done
 fi
 for name in "${names[@]}" gpus cuda_cmd; do values+=("${name}=${!name}"); done
-python3 -m distill.bin.check_recipe "${values[@]}" || exit 2
-if ${check}; then exit 0; fi
+python3 -m distill.bin.check_recipe "${values[@]}" || exit 2; if ${check}; then exit 0; fi
 
 # ---------------------------------------------------------------- options that depend on each other
 phones=false ref_tokens='' bpemodel='' vocab='' token_dir=data/token_list/${token_type}
@@ -71,8 +70,8 @@ if [ -n "${student}" ]; then
     done
 fi
 if ${dry_run}; then
-    "${steps}/plan.sh" --teacher "${teacher}" --teacher-init-config "${teacher_init_config}" --vocab "${vocab}" \
-        --teacher-targets "${teacher_targets}" --ngpu $((ngpu * num_nodes)) --latencies "$(wc -w <<< "${latencies}")" \
+    "${steps}/plan.sh" --teacher "${teacher}" --teacher-init-config "${teacher_init_config}" --token-list "${token_list}" --vocab "${vocab}" \
+        --utt2num-samples "${dumpdir}/raw/org/${train_set}/utt2num_samples" --teacher-targets "${teacher_targets}" --ngpu $((ngpu * num_nodes)) --latencies "$(wc -w <<< "${latencies}")" \
         --plan-options "${plan_options}" "${teacher_config}" "${student_full_config}" "${student_stream_config}"
     exit 0
 fi
@@ -187,12 +186,13 @@ elif wanted 7; then
     init=() inputs=("${teacher_config}" "${stamps}/6" "${stamps}/9")
     if [ -n "${teacher_init_config}" ]; then
         run_stage "${stamps}/7_init" "train the teacher, first with ${teacher_init_config}" \
-            "${seed} ${teacher_init_max_s}" "${expdir}/teacher_init" "${teacher_init_config}" "${stamps}/9" -- \
-            train teacher_init "${teacher_init_config}" --max-seconds "${teacher_init_max_s}"
+            "${seed} ${teacher_init_max_s}${teacher_args:+ ${teacher_args}}" "${expdir}/teacher_init" \
+            "${teacher_init_config}" "${stamps}/9" -- train teacher_init "${teacher_init_config}" \
+            --max-seconds "${teacher_init_max_s}" --train-args "${teacher_args}"
         init=(--init "${expdir}/teacher_init") inputs+=("${stamps}/7_init")
     fi
-    run_stage "${stamps}/7" "train the teacher with ${teacher_config}" "${seed}" "${expdir}/teacher" "${inputs[@]}" -- \
-        train teacher "${teacher_config}" "${init[@]}"
+    run_stage "${stamps}/7" "train the teacher with ${teacher_config}" "${seed}${teacher_args:+ ${teacher_args}}" \
+        "${expdir}/teacher" "${inputs[@]}" -- train teacher "${teacher_config}" "${init[@]}" --train-args "${teacher_args}"
 fi
 if wanted 7; then
     run_stage "${stamps}/7_valid" "errors of the teacher on ${valid_set}" "${scoring} ${allow_bad_teacher}" "" \
