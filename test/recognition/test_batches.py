@@ -16,7 +16,7 @@ import yaml
 from far_device import far_device, to_far
 from tiny_networks import CHANNELS, TEACHER, VOCAB, speech, student, teacher
 
-from distill.bin import decode, make_lm
+from distill.bin import decode, make_lm, utterance_lengths
 from distill.bin.decoding_arguments import decode_conf
 from distill.data import batches
 from distill.data.batches import by_length, sample_counts
@@ -223,6 +223,13 @@ def test_batches_are_full_and_need_little_padding():
     assert len(result) < 1.2 * sum(lengths.values()) / 5000 + 1
     assert [len(batch) for batch in by_length({"a": 9, "b": 20, "c": 9, "d": 10}, 12)] == [1, 1, 1, 1]
     assert by_length({"a": 9, "b": 20, "c": 9, "d": 10}, 100, equal=True) == [["b"], ["d"], ["a", "c"]]
+
+
+def test_lengths_are_written_in_the_order_of_wav_scp_without_opening_audio(tmp_path):
+    (tmp_path / "wav.scp").write_text("b gone.wav\na gone.wav\n")
+    (tmp_path / "utt2num_samples").write_text("a 7\nb 9\n")
+    utterance_lengths.main(["--data", str(tmp_path), "--output", str(tmp_path / "stats/speech_shape")])
+    assert (tmp_path / "stats/speech_shape").read_text() == "b 9\na 7\n"
 
 
 def test_sample_counts_are_those_of_the_table_or_of_the_files(work, tmp_path):

@@ -163,10 +163,9 @@ fi
 # ---------------------------------------------------------------- training
 # Lengths of every utterance, for batching; one set of them serves every training.
 collect_stats() {
-    run_stage "${stamps}/9" "collect statistics" "${token_type}" "${expdir}/stats" "${train_dir}/wav.scp" \
+    run_stage "${stamps}/9" "collect statistics" "" "${expdir}/stats" "${train_dir}/wav.scp" \
         "${train_dir}/${train_text}" "${valid_dir}/wav.scp" "${valid_dir}/${train_text}" "${token_list}" -- \
-        "${steps}/collect_stats.sh" "${tokens[@]}" --train-text "${train_text}" "${teacher_config}" "${train_dir}" \
-        "${valid_dir}" "${expdir}/stats"
+        "${steps}/collect_stats.sh" "${train_dir}" "${valid_dir}" "${expdir}/stats"
 }
 # train SYSTEM CONFIG [options of local/train.sh]
 train() {
