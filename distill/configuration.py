@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias, TypeVar
@@ -192,7 +192,7 @@ Conf = TypeVar("Conf")
 
 
 @functools.cache
-def _checker(kind: Hashable) -> TypeAdapter[Any]:
+def _checker(kind: Any) -> TypeAdapter[Any]:
     return TypeAdapter(kind)
 
 
@@ -206,7 +206,7 @@ def checked(kind: type[Conf], section: str, values: Any) -> Conf:
         UserError: not a map, an unknown key, or a value of another type, out of range or not finite.
     """
     try:
-        return _checker(kind).validate_python(values)
+        return _checker(kind).validate_python(values)  # type: ignore[arg-type]
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         fields = {field.name for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
