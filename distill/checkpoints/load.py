@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from distill.checkpoints.archive import model_directory
-from distill.checkpoints.schema import TrainingConf, check_network
+from distill.checkpoints.schema import EncoderConf, StudentConf, TeacherConf, TrainingConf, check_network
 from distill.configuration import TEACHER_FRAME_MS, checked, student_frame_ms
 from distill.errors import UserError
 from distill.files import check_torch_file, read_yaml, sha256
@@ -193,24 +193,11 @@ def load_network(directory: str | Path, device: str | torch.device = "cpu") -> L
     weights = _read_weights(path, "network.")
     token_list = config["token_list"]
     # An untrusted configuration could describe a network that fills the memory. On the meta device it takes none.
-    if (layers := number_of_layers(config)) > len(weights):
-        raise UserError(f"{path}: has fewer than the {layers} layers of its configuration; do not trust this model")
     with torch.device("meta"):
         check_weights(build_network(config, len(token_list)), weights, path)
     network = build_network(config, len(token_list))
     load_weights(network, weights, path)
     return LoadedNetwork(network.to(device).eval(), token_list, config)
-
-
-def number_of_layers(config: Mapping[str, Any]) -> int:
-    """Layers of the network in a training's configuration; 0 if it does not say."""
-    conf = config.get("network_conf") or {}
-    encoder = conf.get("config") if isinstance(conf, dict) else None
-    if isinstance(encoder, dict):
-        layers = encoder.get("num_hidden_layers", 0)
-    else:
-        layers = conf.get("layers", 0) if isinstance(conf, dict) else 0
-    return layers if isinstance(layers, int) else 0
 
 
 class NetworkShape(NamedTuple):
@@ -234,8 +221,7 @@ def network_shape(directory: str | Path) -> NetworkShape:
     config = read_config(directory)
     conf = config.get("network_conf") or {}
     if config["network"] == "student":
-        return NetworkShape(conf["layers"], conf["width"], *student_frame_ms(conf))
-    encoder = conf["config"]
-    return NetworkShape(
-        encoder.get("num_hidden_layers", 12), encoder.get("hidden_size", 768), TEACHER_FRAME_MS, TEACHER_FRAME_MS
-    )
+        student = checked(StudentConf, "network_conf", conf)
+        return NetworkShape(student.layers, student.width, *student_frame_ms(conf))
+    encoder = checked(EncoderConf, "network_conf.config", checked(TeacherConf, "network_conf", conf).config)
+    return NetworkShape(encoder.num_hidden_layers, encoder.hidden_size, TEACHER_FRAME_MS, TEACHER_FRAME_MS)

@@ -128,12 +128,12 @@ class EncoderConf:
 
     def __post_init__(self) -> None:
         if self.add_adapter:
-            raise UserError("config: add_adapter changes the frame rate; use a model without an adapter")
-        check_cnn("config", self.conv_dim, self.conv_kernel, self.conv_stride)
+            raise UserError("add_adapter changes the frame rate; use a model without an adapter")
+        check_cnn("the CNN", self.conv_dim, self.conv_kernel, self.conv_stride)
         if self.hidden_size % self.num_attention_heads:
-            raise UserError(f"config: num_attention_heads: {self.num_attention_heads} does not divide hidden_size")
+            raise UserError(f"num_attention_heads: {self.num_attention_heads} does not divide hidden_size")
         if self.hidden_size % self.num_conv_pos_embedding_groups:
-            raise UserError("config: num_conv_pos_embedding_groups: does not divide hidden_size")
+            raise UserError("num_conv_pos_embedding_groups: does not divide hidden_size")
 
 
 @dataclass(frozen=True)
@@ -217,9 +217,10 @@ def check_network(conf: Mapping[str, Any], kind: str) -> Mapping[str, Any]:
 def encoder_arguments(config: Mapping[str, Any], where: str) -> dict[str, Any]:
     """The keys of a Hugging Face configuration that :class:`EncoderConf` has, checked."""
     try:
-        checked(EncoderConf, "config", config)
-    except UserError as error:
-        raise UserError(f"{where}{str(error).removeprefix('config')}") from None
+        checked(EncoderConf, where, config)
+    except UserError as error:  # what is checked of several keys together does not know where they are
+        message = str(error)
+        raise UserError(message if message.startswith(where) else f"{where}: {message}") from None
     names = [field.name for field in dataclasses.fields(EncoderConf) if field.name in config]
     return {name: config[name] for name in names}
 

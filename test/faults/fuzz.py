@@ -360,8 +360,8 @@ def seeds() -> dict[str, list[bytes]]:
     chunks = b"chunk_conf: {chunk_ms: [160, 480], hop: 0.5, left_ms: 2000}\nbest_model_criterion: [[valid, ter, min]]\n"
     teacher = (
         b"network: teacher\ntoken_list: ['<blank>', a]\nnetwork_conf:\n  normalize: true\n  config: {conv_dim: "
-        b"[4, 4, 4, 4, 4, 4, 4], feat_extract_norm: layer, hidden_size: 8, num_hidden_layers: 1, num_attention_heads: 1, "
-        b"intermediate_size: 8, num_conv_pos_embeddings: 4, num_conv_pos_embedding_groups: 2, layer_norm_eps: 1.0e-5}\n"
+        b"[4, 4, 4, 4, 4, 4, 4], feat_extract_norm: layer, hidden_size: 8, num_hidden_layers: 1, "
+        b"num_attention_heads: 1, intermediate_size: 8, num_conv_pos_embeddings: 4, num_conv_pos_embedding_groups: 2}\n"
     )
     return {
         "data_dir": [
@@ -414,6 +414,11 @@ def read_one(name: str, data: bytes) -> None:
         shutil.rmtree(folder)
 
 
+def inputs(target: str) -> list[bytes]:
+    """Seeds of a target, and what it stopped at before."""
+    return seeds()[target] + [path.read_bytes() for path in sorted((FOUND / target).glob("*"))]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("target", choices=TARGETS)
@@ -422,22 +427,27 @@ def main() -> None:
     logging.disable()
     sys.path.append(str(Path(__file__).parents[1] / "helpers"))
     found = FOUND / args.target
-    inputs = seeds()[args.target] + [path.read_bytes() for path in sorted(found.glob("*"))]
     if not args.seconds:
-        for data in inputs:
+        for data in inputs(args.target):
             read_one(args.target, data)
         return
     import atheris
     from verdict import resident_mb
 
     with atheris.instrument_imports(include=["distill"]):
-        read_one(args.target, inputs[0])  # imports what it reads with
+        first = inputs(args.target)
+        read_one(args.target, first[0])  # imports what it reads with
     found.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as corpus:
-        for number, data in enumerate(inputs):
+        for number, data in enumerate(first):
             Path(corpus, str(number)).write_bytes(data)
         most = resident_mb() + 1024
-        options = [f"-max_total_time={args.seconds}", "-timeout=5", f"-rss_limit_mb={most:.0f}", "-max_len=4096"]
+        options = [
+            f"-max_total_time={args.seconds}",
+            "-timeout=5",
+            f"-rss_limit_mb={most:.0f}",
+            f"-max_len={max(4096, 2 * max(map(len, first)))}",
+        ]
         options += [f"-artifact_prefix={found}/", corpus]
         atheris.Setup([sys.argv[0], *options], lambda data: read_one(args.target, data))
         atheris.Fuzz()
