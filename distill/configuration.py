@@ -119,9 +119,14 @@ class ChunkConf:
 
 @dataclass(frozen=True)
 class AugmentConf:
-    """Random gain and noise at a random SNR, each for a share ``prob`` of the utterances.
+    """Random gain and noise at a random SNR, each for a share ``prob`` of the utterances, and silence around them.
 
-    ``gain_db`` is [low, high], or a number for [-gain_db, gain_db]; ``noise_snr_db`` is [low, high] or one value.
+    Attributes:
+        gain_db: [low, high], or a number for [-gain_db, gain_db].
+        noise_snr_db: [low, high] or one value.
+        prob: share of utterances with gain, with noise, and of batches with silence.
+        silence_s: most silence put before and after the utterances of a batch, in seconds together. Draws are mostly
+            short, a fifth of it on average.
     """
 
     __pydantic_config__ = KEYS
@@ -129,6 +134,7 @@ class AugmentConf:
     gain_db: Number | Sequence[Number] = 6.0
     noise_snr_db: Number | Sequence[Number] = (10.0, 40.0)
     prob: Share = 0.5
+    silence_s: Annotated[Float, Field(ge=0, le=3600)] = 0.0
 
     def __post_init__(self) -> None:
         _range("augment_conf.noise_snr_db", self.noise_snr_db)

@@ -93,7 +93,11 @@ def begin(stamp: Path, options: str, inputs: list[str], output: Path | None = No
     if not force and (previous is None or not changed(previous, current)):
         return TO_DO
     if previous is not None:
-        print(f"stage {stamp.name}: changed since it was last run: {', '.join(changed(previous, current))}")
+        causes = [
+            f"stage {Path(name).name}" if Path(name).parent.name == ".stages" else name
+            for name in changed(previous, current)
+        ]
+        print(f"stage {stamp.name}: changed since it was last run: {', '.join(causes)}")
     if output is not None and os.path.lexists(output):
         aside = output.with_name(f"{output.name}.old-{time.strftime('%Y%m%d-%H%M%S')}")
         os.rename(output, aside)

@@ -10,6 +10,7 @@ printed with it, each of them an option. `--dry_run true` of a recipe prints the
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 
 from distill.bin.arguments import new_parser
@@ -17,8 +18,7 @@ from distill.errors import cli
 from distill.plan import print_plan
 
 
-@cli
-def main(argv: list[str] | None = None) -> None:
+def plan_parser() -> argparse.ArgumentParser:
     parser = new_parser(__doc__)
     parser.add_argument("--corpus", default="the corpus", help="its name, for the title")
     parser.add_argument("--hours", type=float, required=True, help="of training audio")
@@ -36,7 +36,12 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--tflops", type=float, help="effective TFLOP/s of a GPU in every part (default: by part)")
     parser.add_argument("--cpu_gflops", type=float, default=20.0, help="effective GFLOP/s of a CPU core (default: 20)")
     parser.add_argument("--flac_ratio", type=float, default=0.54, help="FLAC's size over 16-bit PCM's (default: 0.54)")
-    print_plan(**vars(parser.parse_args(argv)))
+    return parser
+
+
+@cli
+def main(argv: list[str] | None = None) -> None:
+    print_plan(**vars(plan_parser().parse_args(argv)))
 
 
 if __name__ == "__main__":

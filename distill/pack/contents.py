@@ -37,6 +37,7 @@ TRAINING = (
 )
 BPE_MODEL = "bpe.model"
 MAX_EXPORT = 2 << 30  # bytes of an ONNX file
+Members = dict[str, bytes | Path]  # content, or the file that has it, by name in the archive
 
 
 def without_paths(value: Any) -> Any:
@@ -64,13 +65,13 @@ def public_config(config: Mapping[str, Any]) -> dict[str, Any]:
     return without_paths({key: config[key] for key in RECOGNITION + TRAINING if config.get(key) is not None})
 
 
-def training_members(directory: Path, config: dict[str, Any], network: Student | Teacher) -> dict[str, bytes | Path]:
+def training_members(directory: Path, config: dict[str, Any], network: Student | Teacher) -> Members:
     """Content of model.safetensors, config.yaml, tokens.txt and bpe.model of a training."""
     from safetensors.torch import save
 
     weights = {f"network.{key}": tensor.contiguous().clone() for key, tensor in network.state_dict().items()}
     kept = public_config(config)
-    members: dict[str, bytes | Path] = {}
+    members: Members = {}
     if config.get("token_type") == "bpe":
         bpe = directory / BPE_MODEL
         if not bpe.is_file():
@@ -85,9 +86,9 @@ def training_members(directory: Path, config: dict[str, Any], network: Student |
     return members
 
 
-def export_members(directory: Path) -> dict[str, bytes | Path]:
+def export_members(directory: Path) -> Members:
     """Every file of an export, by name."""
-    members: dict[str, bytes | Path] = {
+    members: Members = {
         path.relative_to(directory).as_posix(): path for path in sorted(directory.rglob("*")) if path.is_file()
     }
     if not any(name.endswith(".onnx") for name in members):

@@ -346,15 +346,19 @@ def test_a_corrected_source_is_noticed_and_a_test_set_may_be_named(kaldi: Path, 
         scp = scp.replace(f" {name}", f" {kaldi.parent}/{name}")
     (source / "wav.scp").write_text(scp)
     options = ["--source_train", str(source), "--source_test", f"{kaldi}/calls named={kaldi}/meetings"]
-    options += ["--allow_pipes", "true", "--stop_stage", "1"]
+    options += ["--allow_pipes", "true", "--stop_stage", "4"]
     run(recipe, *options)
     assert (recipe / "data/calls/text").is_file() and (recipe / "data/named/text").is_file()
     assert "stage 1: done before and unchanged" in run(recipe, *options)
     key, words = (recipe / "data/train/text").read_text().splitlines()[0].split(maxsplit=1)
     text = (source / "text").read_text()
     (source / "text").write_text(text.replace(f"{key} {words}", f"{key} nine {words}"))
-    assert f"stage 1: changed since it was last run: {source}/text" in run(recipe, *options)
-    assert f"{key} nine {words}" in (recipe / "data/train/text").read_text().splitlines()
+    again = run(recipe, *options)
+    assert f"stage 1: changed since it was last run: {source}/text\n" in again
+    assert "stage 3: format wav.scp\n" in again and again.count("stage 3: done before and unchanged") == 1
+    assert "stage 4: changed since it was last run: stage 3_text\n" in again
+    for text in ("data/train/text", "dump/raw/org/train/text", "dump/raw/train/text"):
+        assert f"{key} nine {words}" in (recipe / text).read_text().splitlines()
 
 
 def test_an_unlabelled_training_set(kaldi: Path, tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ student_full_args='' student_stream_args='' stage2_teacher=teacher no_kd=true fi
 latencies="160 320 480 960" decoders='' lm='' lm_order=3 decode_options='' scoring=plain
 export_chunks=480 pack_options=''
 ngpu='' num_nodes=1 nj=4 threads=$(nproc) expdir=exp dumpdir=dump seed=0
-mapfile -t names < <(compgen -v | grep -vxF "${before}"$'\nbefore') # of these options
+mapfile -t names < <(compgen -v | grep -vxF "${before}"$'\nbefore\nPIPESTATUS') # of these options
 
 . "${steps}/options.sh"
 . "${steps}/stages.sh"
@@ -32,8 +32,10 @@ gpus=$(gpus_here) ngpu=${ngpu:-${gpus}}
 if [ -n "${from_scratch}" ]; then
     sizes=$(realpath --relative-to=. "${steps}/../conf/from_scratch/${from_scratch}")
     student='' teacher_init_max_s=${teacher_init_max_s:-auto}
-    teacher_init_config=${sizes}/train_teacher_init.yaml teacher_config=${sizes}/train_teacher.yaml
-    student_full_config=${sizes}/train_student_full.yaml student_stream_config=${sizes}/train_student_stream.yaml
+    for name in teacher_init teacher student_full student_stream; do
+        config=${name}_config # what the user chose stays
+        case "${!config}" in '' | "conf/train_${name}.yaml") printf -v "${config}" '%s' "${sizes}/train_${name}.yaml" ;; esac
+    done
 fi
 for name in "${names[@]}" gpus cuda_cmd; do values+=("${name}=${!name}"); done
 python3 -m distill.bin.check_recipe "${values[@]}" || exit 2
@@ -114,30 +116,33 @@ make_tokens() {
     fi
     "${steps}/check_data.sh" --token-list "${token_list}" --token-type "${token_type}" "${train_dir}" "${valid_dir}"
 }
+# Tables of data directories among the options: what is corrected there is noticed; a new transcript formats no audio
+mapfile -t tables < <(existing_files "${local_data_opts}" "wav.scp segments utt2spk")
+how="${local_data_opts}$(if ${unlabelled}; then echo " (unlabelled)"; fi)"
 if wanted 1; then
-    how="${local_data_opts}$(if ${unlabelled}; then echo " (unlabelled)"; fi)"
-    sources=() # tables of Kaldi data directories among the options: a corrected transcript is noticed
-    for word in ${local_data_opts}; do
-        for table in "${word#*=}"/{wav.scp,segments,text,utt2spk}; do [ ! -f "${table}" ] || sources+=("${table}"); done
-    done
-    run_stage "${data_stamps}/1" "data preparation" "${how}" "" local/data.sh "${sources[@]}" -- prepare_data
+    mapfile -t texts < <(existing_files "${local_data_opts}" text)
+    run_stage "${data_stamps}/1" "data preparation" "${how}" "" local/data.sh "${tables[@]}" "${texts[@]}" -- prepare_data
 fi
 if wanted 2 && [ -n "${speed_perturb_factors}" ]; then
-    command -v sox > /dev/null || fail "--speed_perturb_factors: needs sox, which is not installed; apt install sox"
     run_stage "${data_stamps}/2" "speed perturbation" "${speed_perturb_factors}" "" "${data_stamps}/1" -- espnet_data 2
 fi
 if wanted 3; then
-    run_stage "${data_stamps}/3" "format wav.scp" "${audio_format} ${speed_perturb_factors} ${test_sets}" "" \
-        "${data_stamps}/1" -- espnet_data 3
+    sets=("data/${train_set}" "data/${valid_set}" "${test_dirs[@]/#"${raw}"/data}")
+    mapfile -t inputs < <(existing_files "${sets[*]}" "wav.scp segments utt2spk")
+    run_stage "${data_stamps}/3" "format wav.scp" "${audio_format} ${speed_perturb_factors} ${test_sets} ${how}" "" \
+        local/data.sh "${tables[@]}" "${inputs[@]}" -- espnet_data 3
+    mapfile -t inputs < <(existing_files "${sets[*]}" text)
+    run_stage "${data_stamps}/3_text" "transcripts" "" "" "${data_stamps}/3" "${inputs[@]}" -- take_texts "${raw}" \
+        "${inputs[@]}"
     if ${unlabelled}; then
-        run_stage "${data_stamps}/3_text" "the teacher transcribes ${train_set}" "${teacher}" "${dumpdir}/labels" \
+        run_stage "${data_stamps}/3_labels" "the teacher transcribes ${train_set}" "${teacher}" "${dumpdir}/labels" \
             "${data_stamps}/3" -- "${steps}/label.sh" --cmd "${decode_cmd}" "${jobs[@]}" "${raw}/org/${train_set}" \
             "${teacher}" "${dumpdir}/labels"
     fi
 fi
 if wanted 4; then
     run_stage "${data_stamps}/4" "drop too long and too short" "${min_wav_duration} ${max_wav_duration}" "" \
-        "${data_stamps}/3$(if ${unlabelled}; then echo _text; fi)" -- espnet_data 4
+        "${data_stamps}/3_text" "${data_stamps}/3$(if ${unlabelled}; then echo _labels; fi)" -- espnet_data 4
     left_out "${raw}/org/${train_set}" "${train_dir}"
 fi
 if wanted 5 && ${phones}; then
