@@ -134,7 +134,7 @@ class AugmentConf:
     gain_db: Number | Sequence[Number] = 6.0
     noise_snr_db: Number | Sequence[Number] = (10.0, 40.0)
     prob: Share = 0.5
-    silence_s: NotNegative = 0.0
+    silence_s: Annotated[Float, Field(ge=0, le=3600)] = 0.0
 
     def __post_init__(self) -> None:
         _range("augment_conf.noise_snr_db", self.noise_snr_db)
