@@ -21,6 +21,7 @@ setup(
     python_requires=">=3.11",
     install_requires=[
         "numpy",
+        "pydantic",  # checks of configurations, and of what models say of themselves
         "pyyaml",
         "safetensors",  # weights of packed models
         "soundfile",  # reading and writing audio

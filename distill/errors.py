@@ -8,6 +8,7 @@ import functools
 import importlib.util
 import io
 import os
+import re
 import signal
 import sys
 import threading
@@ -22,13 +23,25 @@ CURES = {
     errno.EMFILE: "allow more open files (ulimit -n) and run the same command again",
     errno.EFBIG: "allow larger files (ulimit -f) and run the same command again",
     errno.EIO: "the disk is failing; copy what is on it",
+    errno.EISDIR: "it is a directory; give a file",
+    errno.ENOTDIR: "it is a file; give a directory",
+    errno.ELOOP: "it is a link to itself; replace it",
+    errno.ENAMETOOLONG: "choose a shorter name",
 }
 # Environment variables that let a checkpoint run code: of ESPnet, and of torch
 UNSAFE = ("ESPNET_ALLOW_UNSAFE_TORCH_LOAD", "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD")
+# Characters that a terminal obeys instead of showing them, marks that reverse the order of what follows, and halves of
+# surrogate pairs, which no encoding has. Line ends are among them.
+CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 class UserError(Exception):
     """Bad input of any kind. The message is one line: ``FILE:LINE: what is wrong; what to do``."""
+
+
+def printable(text: str) -> str:
+    """A text for a terminal: what that would obey instead of showing (:data:`CONTROL`) is replaced."""
+    return CONTROL.sub("\ufffd", text)
 
 
 def require(*packages: str, extra: str) -> None:
@@ -65,7 +78,7 @@ def cli(main: Callable[..., None]) -> Callable[..., None]:
                 main(*args, **kwargs)
                 sys.stdout.flush()  # a full disk or a closed pipe shows here, not when the interpreter ends
         except UserError as error:
-            print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+            print(f"error: {printable(' '.join(str(error).split()))}", file=sys.stderr)
             sys.exit(2)
         except BrokenPipeError:
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is left in the buffer goes nowhere
@@ -73,7 +86,7 @@ def cli(main: Callable[..., None]) -> Callable[..., None]:
         except OSError as error:
             if error.errno not in CURES:
                 raise
-            where = f"{error.filename}: " if error.filename is not None else ""
+            where = printable(f"{error.filename}: ") if error.filename is not None else ""
             print(f"error: {where}{error.strerror}; {CURES[error.errno]}", file=sys.stderr)
             sys.exit(2)
         except KeyboardInterrupt:

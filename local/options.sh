@@ -35,4 +35,19 @@ for argument in "$@"; do
     fi
 done
 . "$(dirname "${BASH_SOURCE[0]}")/path.sh"
-. "${ESPNET_ROOT}/egs2/TEMPLATE/asr1/utils/parse_options.sh"
+while [ $# -gt 0 ]; do
+    case "$1" in
+        --*=*) fail "$1: write ${1%%=*} ${1#*=}" ;;
+        --*) ;;
+        *) break ;;
+    esac
+    option=${1#--}
+    option=${option//-/_}
+    [[ "${option}" =~ ^[a-z][a-z0-9_]*$ && -n "${!option+set}" ]] || fail "$1: no such option; --help lists all"
+    [ $# -gt 1 ] || fail "$1: needs a value; --help says which"
+    case "${!option}" in
+        true | false) [[ "$2" = true || "$2" = false ]] || fail "$1 $2: must be true or false" ;;
+    esac
+    printf -v "${option}" '%s' "$2"
+    shift 2
+done

@@ -55,12 +55,31 @@ quietly() {
     fail "${output}: failed: ${reason:-$(tail -n 1 "${output}")}"
 }
 
+# existing_files "DIR..." "NAME...": those of the named files in the directories that exist, a line each; a directory may
+# be written NAME=DIR
+existing_files() {
+    local directory name
+    for directory in $1; do
+        for name in $2; do [ ! -f "${directory#*=}/${name}" ] || echo "${directory#*=}/${name}"; done
+    done
+}
+
+# take_texts RAW FILE...: copy data/SET/text to where the formatted audio of SET is, RAW/org/SET or RAW/SET
+take_texts() {
+    local file set
+    for file in "${@:2}"; do
+        set=${file%/text} set=${set##*/}
+        if [ -d "$1/org/${set}" ]; then set=org/${set}; fi
+        cp "${file}" "$1/${set}/text"
+    done
+}
+
 # left_out BEFORE AFTER: say which utterances of one data directory are not in the other
 left_out() {
     local missing
     missing=$(comm -23 <(cut -d ' ' -f 1 "$1/wav.scp" | LC_ALL=C sort) <(cut -d ' ' -f 1 "$2/wav.scp" | LC_ALL=C sort))
-    [ -z "${missing}" ] || log "left out: $(wc -l <<< "${missing}") of $(wc -l < "$1/wav.scp") utterances, such as" \
-        "$(head -n 3 <<< "${missing}" | tr '\n' ' ')"
+    [ -z "${missing}" ] || log "left out: $(wc -l <<< "${missing}") of $(wc -l < "$1/wav.scp") utterances of other" \
+        "lengths or without text: $(head -n 3 <<< "${missing}" | paste -s -d ' ')$([ "$(wc -l <<< "${missing}")" -le 3 ] || echo " ...")"
 }
 
 # start_beside STAMP PROGRESS COMMAND...: run a training of a stage that was begun beside those that follow, with its

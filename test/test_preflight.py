@@ -11,7 +11,9 @@ import pytest
 import torch
 import yaml
 
-from distill.preflight import histogram, problems, report
+from distill.bin.option_strings import string_problems
+from distill.preflight import problems, report_lengths
+from distill.preflight.lengths import histogram
 
 ROOT = Path(__file__).parents[1]
 TEMPLATE = ROOT / "egs2/TEMPLATE/asr_distill1"
@@ -58,7 +60,8 @@ def recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def check(**changes: str) -> list[str]:
-    return problems({**DEFAULTS, **changes})
+    options = {**DEFAULTS, **changes}
+    return [*problems(options), *string_problems(options)]
 
 
 def durations(*seconds: float) -> None:
@@ -68,11 +71,133 @@ def durations(*seconds: float) -> None:
     path.write_text("".join(f"u{n} {int(s * 16000)}\n" for n, s in enumerate(seconds)))
 
 
-def test_every_option_of_the_template_is_checked_for_its_kind():
-    from distill import preflight
+# A wrong value of every option that run.sh takes, and what its message advises; "" is the option's default
+WRONG: dict[str, tuple[str, dict[str, str]]] = {
+    "stage": ("17", {"stage": "12"}),
+    "stop_stage": ("99", {"stop_stage": "16"}),
+    "force_stage": ("15", {"force_stage": "15", "stop_stage": "15"}),
+    "check": ("yes", {"check": "true"}),
+    "dry_run": ("1", {"dry_run": "true"}),
+    "plan_options": ("--our 960", {"plan_options": "--hours 960"}),
+    "train_set": ("train/clean", {"train_set": "train_clean"}),
+    "valid_set": ("train", {"valid_set": "valid"}),
+    "test_sets": ("test valid", {"test_sets": "test"}),
+    "speed_perturb_factors": ("0.9,1.1", {"speed_perturb_factors": "0.9 1.1"}),
+    "audio_format": ("mp3", {"audio_format": "flac"}),
+    "min_wav_duration": ("20", {"min_wav_duration": "0.5"}),
+    "max_wav_duration": ("-1", {"max_wav_duration": "1.5"}),
+    "allow_pipes": ("yes", {"allow_pipes": "true"}),
+    "unlabelled": ("true", {"unlabelled": "true", "teacher": "trained"}),
+    "resample": ("8000", {"resample": "true"}),
+    "token_type": ("phn", {"token_type": "phn", "lexicon": "lexicon.txt"}),
+    "nbpe": ("1", {"nbpe": "2"}),
+    "lexicon": ("lexicon.txt", {"lexicon": "", "decode_options": "--lexicon lexicon.txt"}),
+    "lang_dir": ("lang", {"lang_dir": "lang", "token_type": "phn"}),
+    "ngram_order": ("5", {"ngram_order": "4"}),
+    "ngram_lm": ("none.arpa", {"ngram_lm": "words.arpa"}),
+    "teacher": ("conf", {"teacher": "trained"}),
+    "from_scratch": ("large", {"from_scratch": "medium"}),
+    "teacher_tokens": ("true", {"teacher_tokens": "true", "teacher": "hf", "token_type": "char"}),
+    "allow_bad_teacher": ("TRUE", {"allow_bad_teacher": "true"}),
+    "teacher_init_config": ("none.yaml", {"teacher_init_config": "conf/train_teacher.yaml"}),
+    "teacher_init_max_s": ("short", {"teacher_init_max_s": "auto", "teacher_init_config": "conf/train_teacher.yaml"}),
+    "teacher_config": ("conf", {"teacher_config": "conf/train_teacher.yaml"}),
+    "teacher_args": ("--max_epoch two", {"teacher_args": "--max_epoch 2"}),
+    "teacher_targets": ("offline", {"teacher_targets": "stored"}),
+    "target_dtype": ("float8", {"target_dtype": "float16"}),
+    "targets": ("nowhere", {"targets": "targets"}),
+    "student": ("trained/config.yaml", {"student": "student.yaml"}),
+    "student_full_config": ("none.yaml", {"student_full_config": "conf/train_student_full.yaml"}),
+    "student_stream_config": ("none.yaml", {"student_stream_config": "conf/train_student_stream.yaml"}),
+    "student_full_args": ("--max_epochs", {"student_full_args": "--max_epoch 3"}),
+    "student_stream_args": ("--max_epoch x", {"student_stream_args": "--max_epoch 3"}),
+    "stage2_teacher": ("student", {"stage2_teacher": "student_full"}),
+    "no_kd": ("no", {"no_kd": "false"}),
+    "fixed_chunks": ("full", {"fixed_chunks": "480"}),
+    "latencies": ("160 500", {"latencies": "160 480"}),
+    "decoders": ("greedy greedy", {"decoders": "greedy"}),
+    "lm": ("none.arpa", {"lm": "words.arpa"}),
+    "lm_order": ("0", {"lm_order": "1"}),
+    "decode_options": ("--n_best 10", {"decode_options": "--nbest 10"}),
+    "scoring": ("sclite", {"scoring": "plain"}),
+    "export_chunks": ("0.48", {"export_chunks": "480"}),
+    "pack_options": ("--licence mit", {"pack_options": "--license mit"}),
+    "ngpu": ("2", {"ngpu": "0"}),
+    "num_nodes": ("2", {"num_nodes": "1"}),
+    "nj": ("0", {"nj": "1"}),
+    "threads": ("all", {"threads": "2"}),
+    "expdir": ("conf/train_teacher.yaml/exp", {"expdir": "other"}),
+    "dumpdir": ("my dump", {"dumpdir": "dump"}),
+    "seed": ("-1", {"seed": "0"}),
+}  # fmt: skip
 
-    kinds = {*preflight.CHOICES, *preflight.FLAGS, *preflight.LEAST}
-    assert kinds <= set(DEFAULTS) and len(DEFAULTS) > 45
+
+def test_every_option_but_those_of_data_preparation_has_a_wrong_value_here():
+    assert {*WRONG, "local_data_opts"} == DEFAULTS.keys() - {"gpus", "cuda_cmd"}
+    listed = (TEMPLATE / "distill_help.txt").read_text()
+    assert {option for option in DEFAULTS if f"--{option}" not in listed} == {"gpus", "cuda_cmd"}
+
+
+@pytest.mark.parametrize("option", WRONG)
+def test_the_cure_for_a_wrong_value_works(recipe, option):
+    """A wrong value is a line that names the option or the file, and with what it advises nothing is wrong."""
+    shutil.copytree("conf", "trained")
+    write("trained/config.yaml", {**TEACHER, "token_list": ["<blank>", "a", "<sos/eos>"]})
+    torch.save({}, "trained/model.pth")
+    for directory in ("hf", "lang", "targets/train", "targets/valid"):
+        Path(directory).mkdir(parents=True)
+    Path("hf/config.json").write_text(json.dumps({"num_hidden_layers": 4}))
+    for name in ("lang/phones.txt", "lexicon.txt", "words.arpa", "targets/train/manifest.json"):
+        Path(name).touch()
+    Path("targets/valid/manifest.json").touch()
+    write("student.yaml", STUDENT)
+    value, cure = WRONG[option]
+    found = check(**{option: value})
+    assert found and all("\n" not in line and len(line) < 300 for line in found)
+    assert [line for line in found if f"--{option}" in line or value in line or "conf/train" in line], found
+    assert check(**cure) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--nonsense", "3"], "--nonsense: no such option; --help lists all"),
+        (["--PATH", "/tmp"], "--PATH: no such option"),
+        (["--stage"], "--stage: needs a value"),
+        (["--stage=3"], "--stage=3: write --stage 3"),
+        (["--check", "yes"], "--check yes: must be true or false"),
+        (["stray"], "unexpected argument 'stray'; --help lists the options"),
+    ],
+)
+def test_what_is_no_option_is_one_line(arguments, message):
+    done = subprocess.run(["./distill.sh", *arguments], cwd=TEMPLATE, capture_output=True, text=True)
+    assert done.returncode == 2 and not done.stdout
+    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1 and message in done.stderr
+
+
+def test_values_are_taken_as_they_are(tmp_path):
+    """No part of a value is run, and values may begin with two dashes."""
+    script = tmp_path / "script.sh"
+    script.write_text(
+        f"help_message=help\nopts=\nother=\n. {TEMPLATE.parents[2]}/local/options.sh\n"
+        'printf "%s|%s|%s" "${opts}" "${other}" "$*"\n'
+    )
+    value = '--corpus $(touch ran) `touch ran` "quoted" $HOME'
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", script, "--opts", value, "--other", "", "rest"],
+        cwd=tmp_path, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.stdout == f"{value}||rest", done.stderr
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_disk_that_is_nearly_full(recipe, monkeypatch):
+    usage = shutil.disk_usage(".")
+    monkeypatch.setattr(shutil, "disk_usage", lambda _place: usage._replace(free=5 * 10**8))
+    assert [line.split(";")[0] for line in check()] == [
+        "--expdir exp: 0.5 GB are free on its disk, less than 1 GB",
+        "--dumpdir dump: 0.5 GB are free on its disk, less than 1 GB",
+    ]
 
 
 def test_a_right_recipe_has_no_problem(recipe):
@@ -82,10 +207,10 @@ def test_a_right_recipe_has_no_problem(recipe):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"stage": "x"}, "--stage x: must be a whole number, at least 1"),
+        ({"stage": "x"}, "--stage x: must be a whole number from 1 to 16"),
         ({"stage": "-1"}, "--stage -1: must be a whole number"),
         ({"stage": "14"}, "--stage 14: after --stop_stage 13"),
-        ({"nj": "0"}, "--nj 0: must be a whole number, at least 1"),
+        ({"nj": "0"}, "--nj 0: must be a whole number from 1 to 1024"),
         ({"dry_run": "yes"}, "--dry_run yes: must be true or false"),
         ({"token_type": "bytes"}, "--token_type bytes: must be char, bpe, word or phn"),
         ({"decoders": "greedy viterbi"}, "--decoders viterbi: must be any of"),
@@ -106,7 +231,7 @@ def test_a_right_recipe_has_no_problem(recipe):
         ({"teacher": "conf"}, "--teacher: conf/config.yaml: not found"),
         ({"targets": "conf"}, "--targets conf: conf/train/manifest.json not found"),
         ({"teacher_init_max_s": "2"}, "--teacher_init_max_s: limits the first training"),
-        ({"student_full_config": "nofile.yaml"}, "nofile.yaml: not found"),
+        ({"student_full_config": "nofile.yaml"}, "--student_full_config nofile.yaml: not found; give a"),
         ({"student": "conf/train_teacher.yaml"}, "conf/train_student_full.yaml: network_conf"),
     ],
 )
@@ -118,6 +243,10 @@ def test_a_wrong_option_is_one_line(recipe, changes, message):
 
 def test_all_problems_are_reported_together(recipe):
     assert len(check(lm="none.arpa", student_full_config="nofile.yaml", export_chunks="100")) == 3
+    found = check(lm="none.arpa", nbpe="abc", student="conf/s9.yaml", latencies="240 foo", decoders="bean", nj="x")
+    assert len(found) == 6, found
+    for name in ("lm", "nbpe", "student", "latencies", "decoders", "nj"):
+        assert len([line for line in found if line.startswith(f"--{name} ")]) == 1
 
 
 def test_what_is_not_run_is_not_checked(recipe):
@@ -197,11 +326,11 @@ def test_limits_that_leave_too_little(recipe):
 
 def test_report_of_lengths(recipe, capsys):
     durations(1.0, 2.0, 10.0, 30.0)
-    report({**DEFAULTS})
+    report_lengths({**DEFAULTS})
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "train: 4 utterances, 0.01 h; 3 of 0.1 to 20 s are trained on, 0.00 h"
     assert len(lines) == 11 and lines[-1].split()[-2:] == ["1", "####################"]
-    report({**DEFAULTS, "train_set": "other"})
+    report_lengths({**DEFAULTS, "train_set": "other"})
     assert capsys.readouterr().out == ""
 
 

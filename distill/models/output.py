@@ -25,6 +25,26 @@ class NetworkOutput(NamedTuple):
     hidden: list[Tensor]
     hidden_lengths: Tensor
 
+    @property
+    def rate(self) -> int:
+        """Frames of logits for each frame of the hidden layers."""
+        return self.logits.shape[1] // self.hidden[0].shape[1]
+
+    def without_silence(self, before: int, after: int) -> NetworkOutput:
+        """The frames of the utterances alone, where silence was put around them.
+
+        Args:
+            before, after: silence in frames of the hidden layers.
+        """
+        if before == after == 0:
+            return self
+        return NetworkOutput(
+            self.logits[:, before * self.rate :],
+            self.lengths - (before + after) * self.rate,
+            [hidden[:, before:] for hidden in self.hidden],
+            self.hidden_lengths - (before + after),
+        )
+
 
 def predict(layer: nn.Linear, hidden: Tensor) -> Tensor:
     """Logits of a prediction layer, in float32 whatever autocast says: bfloat16 would round by up to 0.04 nats."""

@@ -17,11 +17,11 @@ class Refusal(Exception):
     """
 
     def __init__(self, code: str, message: str, close_code: int = WSCloseCode.POLICY_VIOLATION) -> None:
-        super().__init__(printable(message))
+        super().__init__(one_line(message))
         self.code = code
         self.close_code = close_code
 
 
-def printable(text: str) -> str:
+def one_line(text: str) -> str:
     """A text as one line of printable characters, at most :data:`LONGEST` of them."""
     return "".join(c if c.isprintable() else " " for c in text[:LONGEST])

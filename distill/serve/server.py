@@ -36,7 +36,7 @@ from distill.errors import UserError
 from distill.serve.connections import BACKLOG, Connection, Connections, Limits
 from distill.serve.log import log_to_stderr
 from distill.serve.metrics import CONTENT_TYPE_LATEST, Metrics
-from distill.serve.refusal import Refusal, printable
+from distill.serve.refusal import Refusal, one_line
 from distill.serve.rounds import BYTES_PER_S, Rounds, Session
 from distill.streaming.recognizer import StreamingRecognizer
 
@@ -210,11 +210,11 @@ class Server:
         if (name := _name_of(f"//{host}")) not in names and not _is_ip_or_localhost(name):
             self.metrics.refused.labels("host").inc()
             problem = f"the server does not know the name {name or 'in Host'}"
-            raise web.HTTPForbidden(text=printable(f"{problem}; use its address, or start it with --origin URL"))
+            raise web.HTTPForbidden(text=one_line(f"{problem}; use its address, or start it with --origin URL"))
         if origin is not None and origin.partition("://")[2] != host:
             self.metrics.refused.labels("origin").inc()
             raise web.HTTPForbidden(
-                text=printable(f"pages of {origin} may not connect; start the server with --origin {origin}")
+                text=one_line(f"pages of {origin} may not connect; start the server with --origin {origin}")
             )
 
     async def _run_session(self, socket: web.WebSocketResponse, connection: Connection) -> None:

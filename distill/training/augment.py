@@ -1,8 +1,9 @@
-"""On-the-fly augmentation: gain and noise on audio, and masks over features."""
+"""On-the-fly augmentation: gain, noise and silence on audio, and masks over features."""
 
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from distill.configuration import AugmentConf, MaskConf
@@ -52,6 +53,35 @@ def augment(speech: Tensor, lengths: Tensor, conf: AugmentConf) -> Tensor:
         snr = send(10 ** (torch.empty(len(noisy)).uniform_(*conf.snr_range) / 10), device)[:, None]
         speech = speech.index_copy(0, rows, clean + noise * (power / noise_power / snr).sqrt())
     return speech
+
+
+SILENCE_DB = (-100.0, -50.0)  # level of the faint noise in a silence, in dB of full scale
+
+
+def surround_with_silence(speech: Tensor, lengths: Tensor, before: int, after: int) -> Tensor:
+    """(B, N) audio with (B,) samples -> (B, before + N + after): the same with silence around every utterance.
+
+    Half of the silences are digital, the others have faint noise of a level drawn for each utterance, which goes on
+    through its words. The padding stays zero.
+    """
+    device, batch = speech.device, len(speech)
+    if before == after == 0:
+        return speech
+    padded = F.pad(speech, (before, after))
+    level = 10 ** (torch.empty(batch).uniform_(*SILENCE_DB) / 20)
+    level = send(torch.where(torch.rand(batch) < 0.5, level, torch.zeros_like(level)), device)
+    within = frame_mask(send(lengths, device) + before + after, padded.shape[1])
+    return padded + level[:, None] * torch.randn_like(padded) * within
+
+
+def draw_silence(conf: AugmentConf, frame_ms: int) -> tuple[int, int]:
+    """Silence before and after the utterances of a batch, in frames of ``frame_ms``."""
+    most = int(1000 * conf.silence_s / frame_ms)
+    if most == 0 or torch.rand(()) >= conf.prob:
+        return 0, 0
+    total = round(most * float(torch.rand(())) ** 4)  # long silences are costly, so they are rare
+    before = int(torch.randint(0, total + 1, ()))
+    return before, total - before
 
 
 def mask_features(features: Tensor, lengths: Tensor, frame_ms: float, conf: MaskConf) -> Tensor:

@@ -73,6 +73,7 @@ class DistillLoss(nn.Module):
         text: Tensor,
         text_lengths: Tensor,
         utterances: list[str],
+        silence: tuple[int, int] | None = None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss of a batch, and every term by name, both means over the utterances.
 
@@ -84,6 +85,10 @@ class DistillLoss(nn.Module):
             targets: of each teacher; none: ``loss_mmi`` against the transcript, if asked for, and CTC alone.
             text, text_lengths: (B, U) token ids padded with -1, and (B,).
             utterances: ids, for messages.
+            silence: that was put before and after the utterances for the network alone, in encoder frames. In the
+                silence before, the network is trained to put out blank, so that it does not guess words that it cannot
+                have heard; token sequences are those of the frames that follow, and the teacher's frames are compared
+                with those between. None: there never is any.
         """
         projected = [
             [projection(h.float()) for projection, h in zip(projections, output.hidden, strict=bool(projections))]
@@ -91,7 +96,7 @@ class DistillLoss(nn.Module):
         ]
         with torch.autocast(output.logits.device.type, enabled=False):
             output = output._replace(logits=output.logits.float())
-            return self._terms(output, projected, targets, text, text_lengths, utterances)
+            return self._terms(output, projected, targets, text, text_lengths, utterances, silence)
 
     def _of_each_teacher(self) -> list[list[nn.Module]]:
         """The projections for each teacher, none where its hidden layers are not compared."""
@@ -106,10 +111,18 @@ class DistillLoss(nn.Module):
         text: Tensor,
         text_lengths: Tensor,
         utterances: list[str],
+        silence: tuple[int, int] | None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         conf = self.conf
         stats: dict[str, Tensor] = {}
         loss = output.logits.new_zeros(())
+        before, after = silence or (0, 0)
+        if silence is not None:
+            stats["loss_silence"] = loss_terms.blank_at_start(
+                output.logits, output.lengths, before * output.rate
+            ).mean()
+            loss = loss + stats["loss_silence"]
+        speech, output = output.without_silence(before, after), output.without_silence(before, 0)
         if conf.weight_ctc > 0:
             stats["loss_ctc"] = loss_terms.ctc(output.logits, output.lengths, text, text_lengths).mean()
             loss = loss + conf.weight_ctc * stats["loss_ctc"]
@@ -117,8 +130,8 @@ class DistillLoss(nn.Module):
         if targets:
             terms: list[dict[str, Tensor]] = []
             for of_teacher, layer_map, layers in zip(targets, self.layer_maps, projected, strict=True):
-                comparisons = list(zip(layers, layer_map, strict=True))
-                terms.append(self._compare(output, of_teacher, comparisons, utterances, text, text_lengths))
+                comparisons = [(h[:, before:], layer) for h, layer in zip(layers, layer_map, strict=True)]
+                terms.append(self._compare(output, speech, of_teacher, comparisons, utterances, text, text_lengths))
             stats.update({name: torch.stack([term[name] for term in terms]).mean() for name in terms[0]})
             weights = {
                 "loss_hidden": 1 - conf.alpha,
@@ -136,20 +149,25 @@ class DistillLoss(nn.Module):
     def _compare(
         self,
         output: NetworkOutput,
+        speech: NetworkOutput,
         targets: TeacherTargets,
         comparisons: list[tuple[Tensor, int]],
         utterances: list[str],
         text: Tensor,
         text_lengths: Tensor,
     ) -> dict[str, Tensor]:
-        """Terms of the loss against one teacher; ``comparisons`` are each projected layer and the teacher's layer."""
+        """Terms of the loss against one teacher.
+
+        ``output`` begins with the utterances, ``speech`` is without the silence after them as well, and ``comparisons``
+        are its projected layers, each with the teacher's layer.
+        """
         conf = self.conf
         terms: dict[str, Tensor] = {}
         if comparisons:
-            terms["loss_hidden"] = self._hidden(output, targets, comparisons, utterances)
+            terms["loss_hidden"] = self._hidden(speech, targets, comparisons, utterances)
         teacher, teacher_lengths = targets.frame_logits()
-        pairs = pair_frames(output.lengths, teacher_lengths, self.frame_delay, utterances)
-        student, teacher = output.logits[:, pairs.student], teacher[:, pairs.teacher]
+        pairs = pair_frames(speech.lengths, teacher_lengths, self.frame_delay, utterances)
+        student, teacher = speech.logits[:, pairs.student], teacher[:, pairs.teacher]
         if conf.alpha > 0 and conf.beta < 1:
             terms["loss_logits"] = loss_terms.centred_mse(student, teacher, pairs.lengths).mean()
         if conf.alpha * conf.beta == 0:
@@ -176,13 +194,13 @@ class DistillLoss(nn.Module):
 
     def _hidden(
         self,
-        output: NetworkOutput,
+        speech: NetworkOutput,
         targets: TeacherTargets,
         comparisons: list[tuple[Tensor, int]],
         utterances: list[str],
     ) -> Tensor:
         """Mean distance of the projected student layers to the teacher's."""
-        pairs = pair_frames(output.hidden_lengths, targets.hidden_lengths, self.hidden_delay, utterances)
+        pairs = pair_frames(speech.hidden_lengths, targets.hidden_lengths, self.hidden_delay, utterances)
         distance = loss_terms.masked_mse if self.conf.hidden_loss == "mse" else loss_terms.masked_cosine
         layers = []
         for h, layer in comparisons:

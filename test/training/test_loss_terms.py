@@ -8,7 +8,7 @@ from distill.configuration import AugmentConf, ChunkConf, DistillConf, MaskConf,
 from distill.errors import UserError
 from distill.targets.frames import average_frames
 from distill.training import loss_terms
-from distill.training.augment import augment, mask_features, pink
+from distill.training.augment import augment, draw_silence, mask_features, pink, surround_with_silence
 
 
 def test_masked_mse_matches_numpy_and_ignores_padding():
@@ -141,6 +141,24 @@ def test_gain_is_bounded_and_silence_stays_silent():
     assert torch.equal(gains[:, 1], torch.zeros(50, 100))
 
 
+def test_silence_is_as_long_as_asked_for_and_at_times_digital():
+    torch.manual_seed(0)
+    lengths = torch.tensor([100, 60] * 50)
+    speech = torch.ones(100, 100) * loss_terms.frame_mask(lengths, 100)
+    surrounded = surround_with_silence(speech, lengths, 300, 200)
+    assert surrounded.shape == (100, 600)
+    assert not surrounded[1::2, 560:].any()  # the padding
+    before = surrounded[:, :300]
+    decibels = 20 * torch.log10(before.square().mean(1).sqrt())
+    digital = ~before.any(1)
+    assert 30 < digital.sum() < 70 and torch.equal(surrounded[digital][:, 300:400], speech[digital])
+    assert -101 < decibels[~digital].min() < -90 and -60 < decibels[~digital].max() < -49
+    draws = [draw_silence(AugmentConf(silence_s=2.0, prob=0.5), 40) for _ in range(400)]
+    totals = [before + after for before, after in draws]
+    assert 40 < max(totals) <= 50 and 3 < sum(totals) / 200 < 15  # of the half of the draws that has any
+    assert min(sum(before > 0 for before, _ in draws), sum(after > 0 for _, after in draws)) > 80
+
+
 @settings(max_examples=30, deadline=None)
 @given(st.integers(0, 10**6))
 def test_masks_are_as_long_as_asked_for_and_within_the_utterance(seed):
@@ -182,6 +200,8 @@ def test_unknown_and_impossible_settings_are_refused():
         (MaskConf, "mask_conf", {"band_share": 1.5}),
         (MaskConf, "mask_conf", {"time_ms": -1}),
         (AugmentConf, "augment_conf", {"gain_db": [6, -6]}),
+        (AugmentConf, "augment_conf", {"silence_s": -1}),
+        (AugmentConf, "augment_conf", {"silence_s": "1"}),
         (DistillConf, "distill_conf", {"weight_ctc": -0.1}),
     ):
         with pytest.raises(UserError, match=f"{section}.{next(iter(values))}"):
@@ -196,6 +216,6 @@ def test_chunks_in_frames():
     assert ChunkConf(left_ms=6000).in_frames(24, 40) == (24, 150, 0)
     assert ChunkConf(left_ms=None, hop=0.5).in_frames(24, 20) == (12, None, 12)
     assert ChunkConf(hop=0.25).in_frames(1, 20) == (1, 300, 0)
-    for wrong, message in (({"left_ms": -1}, "negative"), ({"hop": 0}, "above 0"), ({"hop": 1.5}, "at most 1")):
+    for wrong, message in (({"left_ms": -1}, "equal to 0"), ({"hop": 0}, "than 0"), ({"hop": 1.5}, "equal to 1")):
         with pytest.raises(UserError, match=message):
-            ChunkConf(**wrong)
+            read_conf(ChunkConf, "chunk_conf", wrong)

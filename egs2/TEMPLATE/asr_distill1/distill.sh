@@ -15,14 +15,14 @@ train_set=train valid_set=valid test_sets="test" local_data_opts='' speed_pertur
 min_wav_duration=0.1 max_wav_duration=20 allow_pipes=false unlabelled=false resample=false
 token_type=bpe nbpe=500 lexicon='' lang_dir='' ngram_order=2 ngram_lm=''
 teacher='' from_scratch='' teacher_tokens=false allow_bad_teacher=false
-teacher_init_config='' teacher_init_max_s='' teacher_config=conf/train_teacher.yaml
+teacher_init_config='' teacher_init_max_s='' teacher_config=conf/train_teacher.yaml teacher_args=''
 teacher_targets=stored target_dtype=float32 targets=''
 student='' student_full_config=conf/train_student_full.yaml student_stream_config=conf/train_student_stream.yaml
 student_full_args='' student_stream_args='' stage2_teacher=teacher no_kd=true fixed_chunks=''
 latencies="160 320 480 960" decoders='' lm='' lm_order=3 decode_options='' scoring=plain
 export_chunks=480 pack_options=''
 ngpu='' num_nodes=1 nj=4 threads=$(nproc) expdir=exp dumpdir=dump seed=0
-mapfile -t names < <(compgen -v | grep -vxF "${before}"$'\nbefore') # of these options
+mapfile -t names < <(compgen -v | grep -vxF "${before}"$'\nbefore\nPIPESTATUS') # of these options
 
 . "${steps}/options.sh"
 . "${steps}/stages.sh"
@@ -32,12 +32,13 @@ gpus=$(gpus_here) ngpu=${ngpu:-${gpus}}
 if [ -n "${from_scratch}" ]; then
     sizes=$(realpath --relative-to=. "${steps}/../conf/from_scratch/${from_scratch}")
     student='' teacher_init_max_s=${teacher_init_max_s:-auto}
-    teacher_init_config=${sizes}/train_teacher_init.yaml teacher_config=${sizes}/train_teacher.yaml
-    student_full_config=${sizes}/train_student_full.yaml student_stream_config=${sizes}/train_student_stream.yaml
+    for name in teacher_init teacher student_full student_stream; do
+        config=${name}_config # what the user chose stays
+        case "${!config}" in '' | "conf/train_${name}.yaml") printf -v "${config}" '%s' "${sizes}/train_${name}.yaml" ;; esac
+    done
 fi
 for name in "${names[@]}" gpus cuda_cmd; do values+=("${name}=${!name}"); done
-python3 -m distill.bin.check_recipe "${values[@]}" || exit 2
-if ${check}; then exit 0; fi
+python3 -m distill.bin.check_recipe "${values[@]}" || exit 2; if ${check}; then exit 0; fi
 
 # ---------------------------------------------------------------- options that depend on each other
 phones=false ref_tokens='' bpemodel='' vocab='' token_dir=data/token_list/${token_type}
@@ -69,8 +70,8 @@ if [ -n "${student}" ]; then
     done
 fi
 if ${dry_run}; then
-    "${steps}/plan.sh" --teacher "${teacher}" --teacher-init-config "${teacher_init_config}" --vocab "${vocab}" \
-        --teacher-targets "${teacher_targets}" --ngpu $((ngpu * num_nodes)) --latencies "$(wc -w <<< "${latencies}")" \
+    "${steps}/plan.sh" --teacher "${teacher}" --teacher-init-config "${teacher_init_config}" --token-list "${token_list}" --vocab "${vocab}" \
+        --utt2num-samples "${dumpdir}/raw/org/${train_set}/utt2num_samples" --teacher-targets "${teacher_targets}" --ngpu $((ngpu * num_nodes)) --latencies "$(wc -w <<< "${latencies}")" \
         --plan-options "${plan_options}" "${teacher_config}" "${student_full_config}" "${student_stream_config}"
     exit 0
 fi
@@ -114,30 +115,33 @@ make_tokens() {
     fi
     "${steps}/check_data.sh" --token-list "${token_list}" --token-type "${token_type}" "${train_dir}" "${valid_dir}"
 }
+# Tables of data directories among the options: what is corrected there is noticed; a new transcript formats no audio
+mapfile -t tables < <(existing_files "${local_data_opts}" "wav.scp segments utt2spk")
+how="${local_data_opts}$(if ${unlabelled}; then echo " (unlabelled)"; fi)"
 if wanted 1; then
-    how="${local_data_opts}$(if ${unlabelled}; then echo " (unlabelled)"; fi)"
-    sources=() # tables of Kaldi data directories among the options: a corrected transcript is noticed
-    for word in ${local_data_opts}; do
-        for table in "${word#*=}"/{wav.scp,segments,text,utt2spk}; do [ ! -f "${table}" ] || sources+=("${table}"); done
-    done
-    run_stage "${data_stamps}/1" "data preparation" "${how}" "" local/data.sh "${sources[@]}" -- prepare_data
+    mapfile -t texts < <(existing_files "${local_data_opts}" text)
+    run_stage "${data_stamps}/1" "data preparation" "${how}" "" local/data.sh "${tables[@]}" "${texts[@]}" -- prepare_data
 fi
 if wanted 2 && [ -n "${speed_perturb_factors}" ]; then
-    command -v sox > /dev/null || fail "--speed_perturb_factors: needs sox, which is not installed; apt install sox"
     run_stage "${data_stamps}/2" "speed perturbation" "${speed_perturb_factors}" "" "${data_stamps}/1" -- espnet_data 2
 fi
 if wanted 3; then
-    run_stage "${data_stamps}/3" "format wav.scp" "${audio_format} ${speed_perturb_factors} ${test_sets}" "" \
-        "${data_stamps}/1" -- espnet_data 3
+    sets=("data/${train_set}" "data/${valid_set}" "${test_dirs[@]/#"${raw}"/data}")
+    mapfile -t inputs < <(existing_files "${sets[*]}" "wav.scp segments utt2spk")
+    run_stage "${data_stamps}/3" "format wav.scp" "${audio_format} ${speed_perturb_factors} ${test_sets} ${how}" "" \
+        local/data.sh "${tables[@]}" "${inputs[@]}" -- espnet_data 3
+    mapfile -t inputs < <(existing_files "${sets[*]}" text)
+    run_stage "${data_stamps}/3_text" "transcripts" "" "" "${data_stamps}/3" "${inputs[@]}" -- take_texts "${raw}" \
+        "${inputs[@]}"
     if ${unlabelled}; then
-        run_stage "${data_stamps}/3_text" "the teacher transcribes ${train_set}" "${teacher}" "${dumpdir}/labels" \
+        run_stage "${data_stamps}/3_labels" "the teacher transcribes ${train_set}" "${teacher}" "${dumpdir}/labels" \
             "${data_stamps}/3" -- "${steps}/label.sh" --cmd "${decode_cmd}" "${jobs[@]}" "${raw}/org/${train_set}" \
             "${teacher}" "${dumpdir}/labels"
     fi
 fi
 if wanted 4; then
     run_stage "${data_stamps}/4" "drop too long and too short" "${min_wav_duration} ${max_wav_duration}" "" \
-        "${data_stamps}/3$(if ${unlabelled}; then echo _text; fi)" -- espnet_data 4
+        "${data_stamps}/3_text" "${data_stamps}/3$(if ${unlabelled}; then echo _labels; fi)" -- espnet_data 4
     left_out "${raw}/org/${train_set}" "${train_dir}"
 fi
 if wanted 5 && ${phones}; then
@@ -159,10 +163,9 @@ fi
 # ---------------------------------------------------------------- training
 # Lengths of every utterance, for batching; one set of them serves every training.
 collect_stats() {
-    run_stage "${stamps}/9" "collect statistics" "${token_type}" "${expdir}/stats" "${train_dir}/wav.scp" \
+    run_stage "${stamps}/9" "collect statistics" "" "${expdir}/stats" "${train_dir}/wav.scp" \
         "${train_dir}/${train_text}" "${valid_dir}/wav.scp" "${valid_dir}/${train_text}" "${token_list}" -- \
-        "${steps}/collect_stats.sh" "${tokens[@]}" --train-text "${train_text}" "${teacher_config}" "${train_dir}" \
-        "${valid_dir}" "${expdir}/stats"
+        "${steps}/collect_stats.sh" "${train_dir}" "${valid_dir}" "${expdir}/stats"
 }
 # train SYSTEM CONFIG [options of local/train.sh]
 train() {
@@ -182,12 +185,13 @@ elif wanted 7; then
     init=() inputs=("${teacher_config}" "${stamps}/6" "${stamps}/9")
     if [ -n "${teacher_init_config}" ]; then
         run_stage "${stamps}/7_init" "train the teacher, first with ${teacher_init_config}" \
-            "${seed} ${teacher_init_max_s}" "${expdir}/teacher_init" "${teacher_init_config}" "${stamps}/9" -- \
-            train teacher_init "${teacher_init_config}" --max-seconds "${teacher_init_max_s}"
+            "${seed} ${teacher_init_max_s}${teacher_args:+ ${teacher_args}}" "${expdir}/teacher_init" \
+            "${teacher_init_config}" "${stamps}/9" -- train teacher_init "${teacher_init_config}" \
+            --max-seconds "${teacher_init_max_s}" --train-args "${teacher_args}"
         init=(--init "${expdir}/teacher_init") inputs+=("${stamps}/7_init")
     fi
-    run_stage "${stamps}/7" "train the teacher with ${teacher_config}" "${seed}" "${expdir}/teacher" "${inputs[@]}" -- \
-        train teacher "${teacher_config}" "${init[@]}"
+    run_stage "${stamps}/7" "train the teacher with ${teacher_config}" "${seed}${teacher_args:+ ${teacher_args}}" \
+        "${expdir}/teacher" "${inputs[@]}" -- train teacher "${teacher_config}" "${init[@]}" --train-args "${teacher_args}"
 fi
 if wanted 7; then
     run_stage "${stamps}/7_valid" "errors of the teacher on ${valid_set}" "${scoring} ${allow_bad_teacher}" "" \

@@ -53,13 +53,8 @@ one_teacher=false
 also=
 threads=1
 
-for argument in "$@"; do
-    case "${argument}" in
-        -h | --help) echo "${help_message}"; exit 0 ;;
-    esac
-done
+. ../../../local/options.sh
 . ./path.sh
-. utils/parse_options.sh
 [ $# -eq 0 ] || { echo "error: run_ablation.sh: unexpected argument '$1'; --help lists the options" >&2; exit 2; }
 for name in ${conditions}; do
     grep -q "^${name} " <<< "${table}" || { echo "error: --conditions ${name}: --help lists them" >&2; exit 2; }

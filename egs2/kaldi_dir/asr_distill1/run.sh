@@ -5,6 +5,7 @@ set -euo pipefail
 
 train='' valid='' tests='' options=()
 while [ $# -gt 0 ]; do
+    [ $# -gt 1 ] || case "$1" in --source_*) echo "error: $1: needs a value; README.md says which" >&2; exit 2 ;; esac
     case "$1" in
         --source_train) train=$2; shift 2 ;;
         --source_valid) valid=$2; shift 2 ;;
@@ -12,9 +13,12 @@ while [ $# -gt 0 ]; do
         *) options+=("$1"); shift ;;
     esac
 done
+for directory in ${train} ${valid} ${tests}; do
+    [ -d "${directory#*=}" ] || { echo "error: ${directory#*=}: no such directory; correct the --source option" >&2; exit 2; }
+done
 names=
 for directory in ${tests}; do # DIR, named after its last part, or NAME=DIR
-    case "${directory}" in *=*) names+="${directory%=*} " ;; *) names+="$(basename "${directory}") " ;; esac
+    case "${directory}" in *=*) names+="${directory%%=*} " ;; *) names+="$(basename "${directory}") " ;; esac
 done
 
 ./distill.sh \

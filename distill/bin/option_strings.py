@@ -1,0 +1,55 @@
+"""Checks of a recipe's options that hold options of other commands, such as --decode_options "--nbest 10"."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Iterator, Mapping
+from typing import NoReturn
+
+from distill.bin.arguments import add_computation, new_parser
+from distill.bin.decoding_arguments import add_decoding
+from distill.bin.pack import pack_parser
+from distill.bin.plan import plan_parser
+from distill.errors import UserError
+
+
+def decoding_parser() -> argparse.ArgumentParser:
+    parser = new_parser(None)
+    add_computation(parser)
+    add_decoding(parser)
+    return parser
+
+
+def training_parser() -> argparse.ArgumentParser:
+    from distill.training.distill_task import DistillTask  # which takes seconds to import
+
+    return DistillTask.get_parser()
+
+
+COMMANDS: dict[str, tuple[str, Callable[[], argparse.ArgumentParser]]] = {
+    "teacher_args": ("train", training_parser),
+    "student_full_args": ("train", training_parser),
+    "student_stream_args": ("train", training_parser),
+    "decode_options": ("decode", decoding_parser),
+    "pack_options": ("pack", pack_parser),
+    "plan_options": ("plan", plan_parser),
+}
+
+
+def string_problems(options: Mapping[str, str]) -> Iterator[str]:
+    """Options inside options that their command does not have, or whose values it refuses; one line each."""
+    for name, (command, make_parser) in COMMANDS.items():
+        if not options[name].split():
+            continue
+        parser = make_parser()
+        for action in parser._actions:
+            action.required = False
+
+        def fail(message: str) -> NoReturn:
+            raise UserError(message)
+
+        parser.error = fail  # type: ignore[method-assign]
+        try:
+            parser.parse_args(options[name].split())
+        except UserError as error:
+            yield f"--{name} {options[name]}: {error}; python -m distill.bin.{command} --help lists what there is"
