@@ -103,9 +103,14 @@ class ChunkConf:
         if not 0 < low <= high <= MAX_CHUNK_MS:
             raise UserError(f"chunk_conf.chunk_ms: {self.chunk_ms} must be above 0 and at most {MAX_CHUNK_MS}")
 
+    @property
+    def range_ms(self) -> tuple[float, float]:
+        """Shortest and longest chunk of the training."""
+        return _range("chunk_conf.chunk_ms", self.chunk_ms)
+
     def range_in_frames(self, frame_ms: int) -> tuple[int, int]:
         """Shortest and longest chunk in frames: the multiples of ``frame_ms`` within the range."""
-        low, high = _range("chunk_conf.chunk_ms", self.chunk_ms)
+        low, high = self.range_ms
         first, last = -int(-low // frame_ms), int(high // frame_ms)
         if first > last:
             raise UserError(f"chunk_conf.chunk_ms: {self.chunk_ms} holds no multiple of the student's {frame_ms} ms")
