@@ -3,21 +3,32 @@
 from __future__ import annotations
 
 import dataclasses
-import math
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, Literal, TypeAlias, TypeVar
+
+from pydantic import ConfigDict, Field, Strict, TypeAdapter, ValidationError
 
 from distill.errors import UserError
-from distill.files import atomic_write
+from distill.files import atomic_write, read_yaml, yaml_text
 
-TARGETS = ("posterior", "transcript", "pseudo", "frame_kl", "none")
-HIDDEN_LOSSES = ("mse", "cosine")
 # Milliseconds between two encoder frames, known without building the network: of a student by its front end, and of
 # every teacher.
 FRAME_MS = {"cnn": 20, "fbank": 40}
 TEACHER_FRAME_MS = 20
+MAX_CHUNK_MS, MAX_LEFT_MS = 60_000, 600_000  # beyond these the caches of a stream would fill the memory
+
+# Types of configuration values, as YAML has them: "1e-3" is no number and 1 is not true. No number is infinite or NaN.
+Int: TypeAlias = Annotated[int, Strict()]
+Float: TypeAlias = Annotated[float, Strict()]
+Number: TypeAlias = Int | Float
+Flag: TypeAlias = Annotated[bool, Strict()]
+Share: TypeAlias = Annotated[Float, Field(ge=0, le=1)]
+Positive: TypeAlias = Annotated[Int, Field(ge=1)]
+NotNegative: TypeAlias = Annotated[Float, Field(ge=0)]
+KEYS = ConfigDict(extra="forbid", allow_inf_nan=False)  # of a section that has these keys and no others
 
 
 def _range(name: str, value: Any) -> tuple[float, float]:
@@ -47,35 +58,27 @@ class DistillConf:
     the squared error by the cosine distance.
     """
 
-    alpha: float = 0.8
-    beta: float = 0.8
-    layer_map: Sequence[int] | None = None
-    hidden_norm: bool = True
-    hidden_loss: str = "mse"
-    target: str = "none"
-    den_scale: float = 1.0
-    weight_ctc: float = 0.0
+    __pydantic_config__ = KEYS
+
+    alpha: Share = 0.8
+    beta: Share = 0.8
+    layer_map: Sequence[Positive] | None = None
+    hidden_norm: Flag = True
+    hidden_loss: Literal["mse", "cosine"] = "mse"
+    target: Literal["posterior", "transcript", "pseudo", "frame_kl", "none"] = "none"
+    den_scale: NotNegative = 1.0
+    weight_ctc: NotNegative = 0.0
     graph: str | None = None
-    target_delay_ms: float = 0.0
-    posterior_top_k: int | None = None
-    nbest: int = 1
+    target_delay_ms: NotNegative = 0.0
+    posterior_top_k: Positive | None = None
+    nbest: Positive = 1
 
     def __post_init__(self) -> None:
-        if self.target not in TARGETS:
-            raise UserError(f"distill_conf.target: {self.target!r} is none of {', '.join(TARGETS)}")
-        if self.hidden_loss not in HIDDEN_LOSSES:
-            raise UserError(f"distill_conf.hidden_loss: {self.hidden_loss!r} is none of {', '.join(HIDDEN_LOSSES)}")
-        for name in ("alpha", "beta"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise UserError(f"distill_conf.{name}: {getattr(self, name)} is not between 0 and 1")
         top_k = self.posterior_top_k
-        if top_k is not None and (top_k < 1 or self.target != "posterior"):
-            raise UserError(f"distill_conf.posterior_top_k: {top_k} must be positive, and target posterior")
-        if self.nbest < 1 or (self.nbest > 1 and self.target != "pseudo"):
-            raise UserError(f"distill_conf.nbest: {self.nbest} must be positive; above 1 it needs target pseudo")
-        for name in ("weight_ctc", "den_scale", "target_delay_ms"):
-            if getattr(self, name) < 0:
-                raise UserError(f"distill_conf.{name}: {getattr(self, name)} must not be negative")
+        if top_k is not None and self.target != "posterior":
+            raise UserError(f"distill_conf.posterior_top_k: {top_k} needs target posterior")
+        if self.nbest > 1 and self.target != "pseudo":
+            raise UserError(f"distill_conf.nbest: {self.nbest} needs target pseudo")
 
 
 @dataclass(frozen=True)
@@ -88,25 +91,26 @@ class ChunkConf:
     uses 480 ms, or the nearest length of the range.
     """
 
-    chunk_ms: Any = 480
-    hop: float = 1.0
-    full_prob: float = 0.0
-    left_ms: float | None = 6000
+    __pydantic_config__ = KEYS
+
+    chunk_ms: Number | Sequence[Number] = 480
+    hop: Annotated[Float, Field(gt=0, le=1)] = 1.0
+    full_prob: Share = 0.0
+    left_ms: Annotated[Float, Field(ge=0, le=MAX_LEFT_MS)] | None = 6000
 
     def __post_init__(self) -> None:
-        low, _ = _range("chunk_conf.chunk_ms", self.chunk_ms)
-        if low <= 0:
-            raise UserError(f"chunk_conf.chunk_ms: {self.chunk_ms} must be positive")
-        if not 0 <= self.full_prob <= 1:
-            raise UserError(f"chunk_conf.full_prob: {self.full_prob} is not a probability")
-        if not 0 < self.hop <= 1:
-            raise UserError(f"chunk_conf.hop: {self.hop} must be above 0 and at most 1")
-        if self.left_ms is not None and self.left_ms < 0:
-            raise UserError(f"chunk_conf.left_ms: {self.left_ms} must not be negative")
+        low, high = _range("chunk_conf.chunk_ms", self.chunk_ms)
+        if not 0 < low <= high <= MAX_CHUNK_MS:
+            raise UserError(f"chunk_conf.chunk_ms: {self.chunk_ms} must be above 0 and at most {MAX_CHUNK_MS}")
+
+    @property
+    def range_ms(self) -> tuple[float, float]:
+        """Shortest and longest chunk of the training."""
+        return _range("chunk_conf.chunk_ms", self.chunk_ms)
 
     def range_in_frames(self, frame_ms: int) -> tuple[int, int]:
         """Shortest and longest chunk in frames: the multiples of ``frame_ms`` within the range."""
-        low, high = _range("chunk_conf.chunk_ms", self.chunk_ms)
+        low, high = self.range_ms
         first, last = -int(-low // frame_ms), int(high // frame_ms)
         if first > last:
             raise UserError(f"chunk_conf.chunk_ms: {self.chunk_ms} holds no multiple of the student's {frame_ms} ms")
@@ -126,21 +130,20 @@ class AugmentConf:
         gain_db: [low, high], or a number for [-gain_db, gain_db].
         noise_snr_db: [low, high] or one value.
         prob: share of utterances with gain, with noise, and of batches with silence.
-        silence_s: most silence put before and after the utterances of a batch, in seconds together.
+        silence_s: most silence put before and after the utterances of a batch, in seconds together. Draws are mostly
+            short, a fifth of it on average.
     """
 
-    gain_db: Any = 6.0
-    noise_snr_db: Any = (10.0, 40.0)
-    prob: float = 0.5
-    silence_s: float = 0.0
+    __pydantic_config__ = KEYS
+
+    gain_db: Number | Sequence[Number] = 6.0
+    noise_snr_db: Number | Sequence[Number] = (10.0, 40.0)
+    prob: Share = 0.5
+    silence_s: Annotated[Float, Field(ge=0, le=3600)] = 0.0
 
     def __post_init__(self) -> None:
-        if not isinstance(self.silence_s, int | float) or not 0 <= self.silence_s < math.inf:
-            raise UserError(f"augment_conf.silence_s: {self.silence_s} is not a number of seconds from 0 on")
         _range("augment_conf.noise_snr_db", self.noise_snr_db)
         _range("augment_conf.gain_db", self.gain_range)
-        if not 0 <= self.prob <= 1:
-            raise UserError(f"augment_conf.prob: {self.prob} is not a probability")
 
     @property
     def snr_range(self) -> tuple[float, float]:
@@ -165,17 +168,12 @@ class MaskConf:
         band_share: widest band, as a share of all bins; each is drawn from 0 to it.
     """
 
-    time_ms: float = 100.0
-    times_per_s: float = 1.0
-    bands: int = 2
-    band_share: float = 0.2
+    __pydantic_config__ = KEYS
 
-    def __post_init__(self) -> None:
-        for name in ("time_ms", "times_per_s", "bands"):
-            if getattr(self, name) < 0:
-                raise UserError(f"mask_conf.{name}: {getattr(self, name)} must not be negative")
-        if not 0 <= self.band_share <= 1:
-            raise UserError(f"mask_conf.band_share: {self.band_share} is not between 0 and 1")
+    time_ms: NotNegative = 100.0
+    times_per_s: NotNegative = 1.0
+    bands: Annotated[Int, Field(ge=0)] = 2
+    band_share: Share = 0.2
 
 
 def student_frame_ms(network_conf: Mapping[str, Any]) -> tuple[int, int]:
@@ -191,28 +189,57 @@ def frames_of_chunk(chunk_ms: int, frame_ms: int) -> int:
     """Encoder frames in a chunk of ``chunk_ms``.
 
     Raises:
-        UserError: ``chunk_ms`` is not a positive multiple of the network's ``encoder_frame_ms``.
+        UserError: ``chunk_ms`` is not a positive multiple of the network's ``encoder_frame_ms``, or too long.
     """
-    if chunk_ms <= 0 or chunk_ms % frame_ms:
-        raise UserError(f"chunk_ms: {chunk_ms} is not a positive multiple of the model's {frame_ms} ms frames")
+    if chunk_ms <= 0 or chunk_ms % frame_ms or chunk_ms > MAX_CHUNK_MS:
+        raise UserError(
+            f"chunk_ms: {chunk_ms} is not a positive multiple of the model's {frame_ms} ms frames"
+            f", at most {MAX_CHUNK_MS}"
+        )
     return chunk_ms // frame_ms
 
 
-Conf = TypeVar("Conf", DistillConf, ChunkConf, AugmentConf, MaskConf)
+Conf = TypeVar("Conf")
+
+
+@functools.cache
+def _checker(kind: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(kind)
+
+
+def checked(kind: type[Conf], section: str, values: Any) -> Conf:
+    """A configuration section as its dataclass, whose fields say which values they take.
+
+    Args:
+        section: beginning of the error message; empty: that begins with the key.
+
+    Raises:
+        UserError: not a map, an unknown key, or a value of another type, out of range or not finite.
+    """
+    try:
+        return _checker(kind).validate_python(values)  # type: ignore[arg-type]
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        fields = {field.name for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
+        key = first["loc"][0] if first["loc"] else None
+        if first["type"] in ("unexpected_keyword_argument", "invalid_key"):
+            raise UserError(f"{section}: no key {key!r}; it has {', '.join(sorted(fields))}") from None
+        # What follows the field's name is where in a list it is wrong, or which of several types was tried.
+        where = [str(part) for part in first["loc"][:1]] + [f"[{n}]" for n in first["loc"][1:] if isinstance(n, int)]
+        place = ".".join(filter(None, [section, "".join(where)]))
+        reason = first["msg"].removeprefix("Input ").replace("a dictionary or an instance of", "a map of")
+        raise UserError(f"{place}: {shortened(first['input'])} {reason}") from None
+
+
+def shortened(value: Any) -> str:
+    """A value for an error message."""
+    text = repr(value)
+    return text if len(text) <= 40 else f"{text[:37]}..."
 
 
 def read_conf(kind: type[Conf], section: str, values: Mapping[str, Any] | None) -> Conf | None:
-    """A configuration section as its dataclass; None for null. An unknown key is a :class:`UserError`."""
-    if values is None:
-        return None
-    known = [field.name for field in dataclasses.fields(kind)]
-    for key in values:
-        if key not in known:
-            raise UserError(f"{section}: no key {key!r}; it has {', '.join(known)}")
-    try:
-        return kind(**values)
-    except TypeError as error:
-        raise UserError(f"{section}: {error}") from error
+    """A configuration section as its dataclass, see :func:`checked`; None for null."""
+    return None if values is None else checked(kind, section, values)
 
 
 def layer_map(student_layers: int, teacher_layers: int) -> list[int]:
@@ -232,16 +259,9 @@ def read_training_config(path: Path) -> dict[str, Any]:
     """Read a training configuration, a YAML file such as those in conf/.
 
     Raises:
-        UserError: not found, or not a mapping in YAML.
+        UserError: not found, or not a map of plain values in YAML.
     """
-    import yaml
-
-    if not path.is_file():
-        raise UserError(f"{path}: not found; give the training's configuration")
-    config = yaml.safe_load(path.read_text(encoding="utf-8"))
-    if not isinstance(config, dict):
-        raise UserError(f"{path}: not a training's configuration; expected keys such as max_epoch")
-    return config
+    return read_yaml(path, "give a training's configuration, with keys such as max_epoch")
 
 
 def for_processes(training: Mapping[str, Any], processes: int) -> dict[str, Any]:
@@ -279,10 +299,8 @@ def with_student(training: Mapping[str, Any], student: Mapping[str, Any]) -> dic
 
 def write_student_config(config: Path, student: Path, output: Path) -> None:
     """Write the training configuration ``config`` with the student of another file; see :func:`with_student`."""
-    import yaml
-
     new = read_training_config(student)
     if new.get("network") != "student" or not isinstance(new.get("network_conf"), dict):
         raise UserError(f"{student}: no student; expected network: student and network_conf, as in conf/students")
     with atomic_write(output) as stream:
-        yaml.safe_dump(with_student(read_training_config(config), new), stream, sort_keys=False, allow_unicode=True)
+        stream.write(yaml_text(with_student(read_training_config(config), new)))

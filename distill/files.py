@@ -1,4 +1,4 @@
-"""Atomic writes, checksums, and readers of text and JSON that refuse bad input in one line."""
+"""Atomic writes, checksums, and readers of text, JSON and YAML that refuse bad input in one line."""
 
 from __future__ import annotations
 
@@ -8,11 +8,20 @@ import hashlib
 import json
 import os
 import platform
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
+import yaml
+
 from distill.errors import UserError
+
+MAX_TEXT = 16 << 20  # bytes of a file that describes a model
+# A configuration is a few nested maps and lists; its longest list are the tokens.
+MAX_YAML_NODES, MAX_YAML_DEPTH = 200_000, 20
+MAX_YAML_SCALAR, MAX_YAML_DIGITS = 10_000, 40  # characters of a text, and of a number
+PLAIN_TAGS = {f"tag:yaml.org,2002:{kind}" for kind in ("null", "bool", "int", "float", "str")}
 
 
 @contextlib.contextmanager
@@ -35,6 +44,10 @@ def atomic_write(path: str | Path, mode: str = "w") -> Iterator[IO]:
             stream.flush()
             os.fsync(stream.fileno())
         os.replace(beside, path)
+    except OSError as error:
+        if error.filename is None:  # a full disk is noticed in writing, which knows no name
+            error.filename = str(path)
+        raise
     finally:
         beside.unlink(missing_ok=True)
 
@@ -69,6 +82,23 @@ def sha256(path: str | Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
+def check_torch_file(path: str | Path) -> None:
+    """Refuse a file of torch.save that would take more memory than disk: torch does not compress.
+
+    Raises:
+        UserError: it is compressed, damaged, or in the format before torch 1.6.
+    """
+    try:
+        with zipfile.ZipFile(path) as parts:
+            total = sum(part.file_size for part in parts.infolist())
+    except (zipfile.BadZipFile, EOFError, NotImplementedError, ValueError, OverflowError):
+        raise UserError(
+            f"{path}: cannot be read as a model; it is cut off, or older than torch 1.6: save it with safetensors"
+        ) from None
+    if total > os.path.getsize(path):
+        raise UserError(f"{path}: would grow to {total} bytes; not opened, do not trust this model")
+
+
 def text_lines(path: str | Path, expected: str) -> Iterator[tuple[int, str]]:
     """Number (from 1) and text, line end included, of every line of a UTF-8 file.
 
@@ -89,6 +119,27 @@ def text_lines(path: str | Path, expected: str) -> Iterator[tuple[int, str]]:
                 raise UserError(f"{path}:{number}: not UTF-8 (byte {error.start}); {cure}") from None
 
 
+def read_text(path: str | Path, cure: str, most: int = MAX_TEXT) -> str:
+    """Content of a UTF-8 file, of at most ``most`` bytes.
+
+    Args:
+        cure: end of the error message: what the user should do.
+
+    Raises:
+        UserError: the file does not exist, is not a regular file, too long, or not UTF-8.
+    """
+    if not os.path.isfile(path):
+        raise UserError(f"{path}: not found; {cure}")
+    with open(path, "rb") as stream:
+        content = stream.read(most + 1)
+    if len(content) > most:
+        raise UserError(f"{path}: has more than {most >> 20} MB, too many for such a file; {cure}")
+    try:
+        return content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 (byte {error.start}); {cure}") from None
+
+
 def json_object(text: str, where: str, cure: str) -> dict[str, Any]:
     """The JSON object in a text.
 
@@ -106,3 +157,102 @@ def json_object(text: str, where: str, cure: str) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise UserError(f"{where}: not an object in JSON; {cure}")
     return content
+
+
+class _PlainDumper(yaml.SafeDumper):
+    """Writes a list that occurs twice twice, without an alias, which :func:`yaml_object` would not read."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+def yaml_text(content: Any, **how: Any) -> str:
+    """Maps and lists of plain values in YAML; ``how`` as of yaml.dump."""
+    return yaml.dump(content, Dumper=_PlainDumper, **{"sort_keys": False, "allow_unicode": True, **how})
+
+
+class _PlainLoader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
+    """Resolves and builds nothing but null, booleans, numbers, texts, lists and maps."""
+
+    yaml_implicit_resolvers = {
+        first: [(tag, pattern) for tag, pattern in resolvers if tag in PLAIN_TAGS]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+    def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
+        if len(node.value) > MAX_YAML_DIGITS:
+            raise yaml.constructor.ConstructorError(None, None, "a number has too many digits", node.start_mark)
+        return super().construct_yaml_int(node)
+
+
+_PlainLoader.add_constructor("tag:yaml.org,2002:int", _PlainLoader.construct_yaml_int)
+
+
+def yaml_object(text: str, where: str, cure: str) -> dict[str, Any]:
+    """The map in a text in YAML, which may hold nothing but null, booleans, numbers, texts, lists and maps.
+
+    Anchors, aliases, merge keys and tags are refused, and more nodes, depth or length than a configuration needs
+    (``MAX_YAML_...``), before anything is expanded or built.
+
+    Args:
+        where: beginning of the error message, such as the file.
+        cure: end of the error message: what the user should do.
+
+    Raises:
+        UserError: the text is not such a map; the message names the line where it can.
+    """
+    try:
+        _check_events(text)
+        content = yaml.load(text, Loader=_PlainLoader)
+    except (yaml.YAMLError, ValueError, OverflowError) as error:
+        mark = getattr(error, "problem_mark", None)
+        line = "" if mark is None else f":{mark.line + 1}"
+        reason = getattr(error, "problem", None) or str(error).partition("\n")[0]
+        raise UserError(f"{where}{line}: not YAML as it is used here ({reason}); {cure}") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{where}: not a map in YAML; {cure}")
+    return content
+
+
+def _check_events(text: str) -> None:
+    """Refuse a YAML document by its events, which cost no memory.
+
+    Raises:
+        yaml.YAMLError: it is not YAML, or has what :func:`yaml_object` does not take.
+    """
+    depth = nodes = 0
+    for event in yaml.parse(text, Loader=_PlainLoader):
+        reason = None
+        if isinstance(event, yaml.AliasEvent):
+            reason = "it has an alias"
+        elif isinstance(event, yaml.CollectionEndEvent):
+            depth -= 1
+        elif isinstance(event, yaml.NodeEvent):
+            nodes += 1
+            if event.anchor is not None:
+                reason = "it has an anchor"
+            elif getattr(event, "tag", None) not in (None, "!"):
+                reason = "it has a tag"
+            elif nodes > MAX_YAML_NODES:
+                reason = f"it has more than {MAX_YAML_NODES} values"
+            elif isinstance(event, yaml.ScalarEvent):
+                if len(event.value) > MAX_YAML_SCALAR:
+                    reason = f"a value has more than {MAX_YAML_SCALAR} characters"
+                elif event.value == "<<" and event.implicit[0]:
+                    reason = "it has a merge key"
+            else:
+                depth += 1
+                if depth > MAX_YAML_DEPTH:
+                    reason = f"it is nested more than {MAX_YAML_DEPTH} deep"
+        if reason is not None:
+            raise yaml.MarkedYAMLError(problem=reason, problem_mark=event.start_mark)  # type: ignore[arg-type]
+
+
+def read_yaml(path: str | Path, cure: str) -> dict[str, Any]:
+    """The map in a YAML file; see :func:`read_text` and :func:`yaml_object`."""
+    return yaml_object(read_text(path, cure), str(path), cure)
+
+
+def read_json(path: str | Path, cure: str) -> dict[str, Any]:
+    """The object in a JSON file; see :func:`read_text` and :func:`json_object`."""
+    return json_object(read_text(path, cure), str(path), cure)

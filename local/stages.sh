@@ -55,12 +55,39 @@ quietly() {
     fail "${output}: failed: ${reason:-$(tail -n 1 "${output}")}"
 }
 
+# existing_files "DIR..." "NAME..." [PREFIX]: those of the named files in PREFIXDIR that exist, a line each; a directory
+# may be written NAME=DIR
+existing_files() {
+    local directory name
+    for directory in $1; do
+        directory=${3:-}${directory#*=}
+        for name in $2; do [ ! -f "${directory}/${name}" ] || echo "${directory}/${name}"; done
+    done
+}
+
+# other_words "WORD...": the words that are no data directory, DIR or NAME=DIR
+other_words() {
+    local word words=()
+    for word in $1; do [ -f "${word#*=}/wav.scp" ] || words+=("${word}"); done
+    echo "${words[*]}"
+}
+
+# take_texts RAW FILE...: copy data/SET/text to where the formatted audio of SET is, RAW/org/SET or RAW/SET
+take_texts() {
+    local file set
+    for file in "${@:2}"; do
+        set=${file%/text} set=${set##*/}
+        if [ -d "$1/org/${set}" ]; then set=org/${set}; fi
+        cp "${file}" "$1/${set}/text"
+    done
+}
+
 # left_out BEFORE AFTER: say which utterances of one data directory are not in the other
 left_out() {
     local missing
     missing=$(comm -23 <(cut -d ' ' -f 1 "$1/wav.scp" | LC_ALL=C sort) <(cut -d ' ' -f 1 "$2/wav.scp" | LC_ALL=C sort))
-    [ -z "${missing}" ] || log "left out: $(wc -l <<< "${missing}") of $(wc -l < "$1/wav.scp") utterances, such as" \
-        "$(head -n 3 <<< "${missing}" | tr '\n' ' ')"
+    [ -z "${missing}" ] || log "left out: $(wc -l <<< "${missing}") of $(wc -l < "$1/wav.scp") utterances of other" \
+        "lengths or without text: $(head -n 3 <<< "${missing}" | paste -s -d ' ')$([ "$(wc -l <<< "${missing}")" -le 3 ] || echo " ...")"
 }
 
 # start_beside STAMP PROGRESS COMMAND...: run a training of a stage that was begun beside those that follow, with its

@@ -7,6 +7,10 @@
 The file is a zip in ESPnet's layout: meta.yaml, README.md (a model card, with the front matter of Hugging Face's hub),
 LICENSE.txt, weights as safetensors, configuration, tokens, results, and the ONNX models of an export. It holds no path
 of this machine, and the same inputs give the same bytes. --export alone packs an export, which needs no torch.
+
+--format transformers writes a directory with safetensors, tokenizer and model card for the library transformers
+instead. Where this toolkit is installed, AutoModelForCTC.from_pretrained(DIR, trust_remote_code=True) and
+pipeline("automatic-speech-recognition", DIR, trust_remote_code=True) load it.
 """
 
 from __future__ import annotations
@@ -30,7 +34,10 @@ def pack_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--license_file", type=Path, help="its text (default: a sentence)")
     parser.add_argument("--language", help="ISO 639 code, such as en, for the model card")
-    parser.add_argument("--output", type=Path, required=True, help="file to write, FILE.zip")
+    parser.add_argument(
+        "--format", choices=("zip", "transformers"), default="zip", help="transformers: a directory (default: zip)"
+    )
+    parser.add_argument("--output", type=Path, required=True, help="file to write, FILE.zip, or the directory")
     return parser
 
 

@@ -2,54 +2,63 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
-import yaml
 
+from distill.checkpoints.load import check_finite
+from distill.checkpoints.schema import check_tokens, encoder_arguments, read_encoder
+from distill.configuration import shortened
 from distill.errors import UserError
-from distill.files import atomic_write
-from distill.models.teacher import Teacher, attention, encoder_classes
+from distill.files import atomic_write, read_json, read_text, yaml_text
+from distill.models.teacher import Teacher, encoder_classes, load_pretrained
 
 # Names of special tokens here. Hugging Face's tokenizers name theirs in tokenizer_config.json; the blank is the token
 # that the model pads with.
 BLANK, UNKNOWN, SPACE, END = "<blank>", "<unk>", "<space>", "<sos/eos>"
 
 
-def read_json(path: Path, needed: bool = True) -> dict[str, Any]:
-    """Read a JSON object from a file of a model's directory; an empty one if the file is missing and not ``needed``."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        if needed:
-            raise UserError(f"{path}: not found; --model must be a directory in Hugging Face's format") from None
-        return {}
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not JSON ({error}); copy the directory again") from error
-    if not isinstance(content, dict):
-        raise UserError(f"{path}: not a JSON object; copy the directory again")
-    return content
+MAX_VOCABULARY = 1_000_000  # outputs
+COPY = "--model must be a directory in Hugging Face's format; copy it again"
+
+
+def read_optional(path: Path) -> dict[str, Any]:
+    """The JSON object in a file of a model's directory; an empty one if there is no such file."""
+    return read_json(path, COPY) if path.exists() else {}
 
 
 def vocabulary(model: Path) -> dict[str, int]:
     """Output index of each of the model's tokens; special tokens have this toolkit's names.
 
     Raises:
-        UserError: a file is missing or damaged, or the model has no blank.
+        UserError: a file is missing or damaged, the model has no blank, or a token is not one line of plain text.
     """
-    config, tokenizer = read_json(model / "config.json"), read_json(model / "tokenizer_config.json", needed=False)
-    outputs = {str(token): int(index) for token, index in read_json(model / "vocab.json").items()}
+    config, tokenizer = read_json(model / "config.json", COPY), read_optional(model / "tokenizer_config.json")
+    path = model / "vocab.json"
+    outputs = read_json(path, COPY)
+    size = config.get("vocab_size")
+    if type(size) is not int or not 1 <= size <= MAX_VOCABULARY:
+        raise UserError(f"{model / 'config.json'}: vocab_size is {shortened(size)} instead of the number of outputs")
+    for token, index in outputs.items():
+        if type(index) is not int or index < 0:
+            raise UserError(f"{path}: {token!r} has the output {shortened(index)}, not a whole number from 0 on")
+    outputs = {token: index for token, index in outputs.items() if index < size}  # there are no others
+    check_tokens(list(outputs), str(path))
     blank = config.get("pad_token_id")
-    if blank is None or blank not in outputs.values():
-        raise UserError(f"{model / 'config.json'}: pad_token_id, the blank, is {blank}, which vocab.json does not have")
+    if type(blank) is not int or blank not in outputs.values():
+        raise UserError(
+            f"{model / 'config.json'}: pad_token_id, the blank, is {shortened(blank)}, which vocab.json does not have"
+        )
 
     def special(key: str, default: str) -> str:
         value = tokenizer.get(key) or default
-        return value["content"] if isinstance(value, dict) else value
+        name = value.get("content") if isinstance(value, dict) else value
+        if not isinstance(name, str):
+            raise UserError(f"{model / 'tokenizer_config.json'}: {key} is {shortened(value)} instead of a token")
+        return name
 
     renamed = {
         special("word_delimiter_token", "|"): SPACE,
@@ -103,19 +112,10 @@ def load_recogniser(model: Path) -> torch.nn.Module:
     """
     transformers.logging.set_verbosity_error()  # whatever it would warn about is checked below
     transformers.utils.logging.disable_progress_bar()
-    model_type = str(read_json(model / "config.json").get("model_type"))
-    _, _, ctc_class = encoder_classes(model_type, str(model / "config.json"))
-    try:
-        source, report = ctc_class.from_pretrained(
-            model,
-            local_files_only=True,
-            attn_implementation=attention(model_type),
-            layerdrop=0.0,
-            dtype=torch.float32,
-            output_loading_info=True,
-        )
-    except (OSError, ValueError) as error:
-        raise UserError(f"{model}: cannot be loaded: {error}") from error
+    config = read_encoder(model)
+    config_class, _, ctc_class = encoder_classes(config["model_type"], str(model / "config.json"))
+    sizes = {name: read_json(model / "config.json", COPY)[name] for name in ("vocab_size", "pad_token_id")}
+    source, report = load_pretrained(ctc_class, model, config_class(**config, **sizes))
     missing = sorted(key for key in report["missing_keys"] if not key.endswith("masked_spec_embed"))
     if missing:
         raise UserError(
@@ -137,17 +137,23 @@ def adopt_teacher(model: Path, token_list: Path, token_type: str, output: Path) 
     Raises:
         UserError: the token list is missing, the model lacks one of its tokens, or cannot be adopted.
     """
-    if not token_list.is_file():
-        raise UserError(f"{token_list}: not found; make it first (stage 5)")
-    tokens = token_list.read_text(encoding="utf-8").rstrip("\n").split("\n")
+    tokens = read_text(token_list, "make it first (stage 5)").rstrip("\n").split("\n")
+    check_tokens(tokens, str(token_list))
     outputs = vocabulary(model)
     indices = find_outputs(tokens, outputs, token_list)
     source: Any = load_recogniser(model)
-    normalize = bool(read_json(model / "preprocessor_config.json", needed=False).get("do_normalize", False))
-    network_conf = {"config": source.config.to_diff_dict(), "normalize": normalize}
+    normalize = read_optional(model / "preprocessor_config.json").get("do_normalize", False)
+    if not isinstance(normalize, bool):
+        raise UserError(f"{model / 'preprocessor_config.json'}: do_normalize is neither true nor false")
+    encoder = encoder_arguments(source.config.to_diff_dict(), str(model / "config.json"))
+    network_conf: dict[str, Any] = {
+        "config": encoder | {"model_type": source.config.model_type},
+        "normalize": normalize,
+    }
     teacher = Teacher(len(tokens), **network_conf)
     teacher.encoder.load_state_dict(getattr(source, source.base_model_prefix).state_dict())
     copy_outputs(source.lm_head, indices, teacher)
+    check_finite(teacher, model)
     with atomic_write(output / "model.pth", "wb") as stream:
         torch.save({f"network.{key}": value for key, value in teacher.state_dict().items()}, stream)
     config = {
@@ -159,7 +165,7 @@ def adopt_teacher(model: Path, token_list: Path, token_type: str, output: Path) 
         "adopted_from": str(model.resolve()),
     }
     with atomic_write(output / "config.yaml") as stream:
-        yaml.safe_dump(config, stream, sort_keys=False, allow_unicode=True)
+        stream.write(yaml_text(config))
     unused = len(outputs) - len({index for index in indices if index is not None})
     print(
         f"{output}: {source.config.model_type}, {len(tokens)} tokens; {unused} outputs of the model are not among them"

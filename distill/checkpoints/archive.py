@@ -20,10 +20,8 @@ from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-import yaml
-
-from distill.errors import UserError
-from distill.files import atomic_write
+from distill.errors import CONTROL, UserError
+from distill.files import atomic_write, read_yaml, yaml_object, yaml_text
 
 META = "meta.yaml"
 MODELS = ("torch", "onnx")
@@ -52,7 +50,7 @@ def write_archive(output: Path, members: Mapping[str, bytes | Path], meta: Mappi
     for name, content in sorted(members.items()):
         with _open(content) as stream:
             checksums[name] = hashlib.file_digest(stream, "sha256").hexdigest()
-    about = yaml.safe_dump({**meta, "checksums": checksums}, sort_keys=True, allow_unicode=True).encode()
+    about = yaml_text({**meta, "checksums": checksums}, sort_keys=True).encode()
     with atomic_write(output, "wb") as file, zipfile.ZipFile(file, "w") as archive:
         for name, content in [(META, about), *sorted(members.items())]:
             entry = zipfile.ZipInfo(name)  # dated 1980
@@ -145,7 +143,14 @@ def _checked_members(path: Path, archive: zipfile.ZipFile) -> dict[str, zipfile.
         name = entry.filename
         kind = stat.S_IFMT(entry.external_attr >> 16)
         parts = name.split("/")
-        if name != entry.orig_filename or "\\" in name or ":" in name or not all(parts) or {".", ".."} & {*parts}:
+        if (
+            name != entry.orig_filename
+            or CONTROL.search(name)
+            or "\\" in name
+            or ":" in name
+            or not all(parts)
+            or {".", ".."} & {*parts}
+        ):
             reason = "is not a plain relative path"
         elif kind not in (0, stat.S_IFREG):
             reason = "is a link or another special file"
@@ -171,12 +176,14 @@ def _read_meta(path: Path, archive: zipfile.ZipFile, entries: Mapping[str, zipfi
     """Contents of meta.yaml, with its tables of checksums and models checked."""
     if META not in entries or entries[META].file_size > MAX_META:
         raise UserError(f"{path}: has no {META} of a packed model; make it with python -m distill.bin.pack")
+    where = f"{path}: {META}"
     try:
-        meta = yaml.safe_load(archive.read(entries[META]))
-    except yaml.YAMLError:
-        meta = None
+        text = archive.read(entries[META]).decode()
+    except UnicodeDecodeError:
+        raise UserError(f"{where}: not UTF-8; copy the file again") from None
+    meta = yaml_object(text, where, "make it with python -m distill.bin.pack")
     for name in ("checksums", "models"):
-        table = meta.get(name) if isinstance(meta, dict) else None
+        table = meta.get(name)
         if not isinstance(table, dict) or not all(isinstance(item, str) for pair in table.items() for item in pair):
             raise UserError(f"{path}: its {META} lacks {name}; make it with python -m distill.bin.pack")
     for name in meta["models"].values():
@@ -190,9 +197,9 @@ def _check_training(path: Path, directory: Path) -> None:
     if not (directory / "model.safetensors").is_file():
         raise UserError(f"{path}: holds no model.safetensors; pack it again")
     try:
-        config = yaml.safe_load((directory / "config.yaml").read_text(encoding="utf-8"))
-        conf = config.get("network_conf") or {}
-    except (OSError, ValueError, AttributeError, yaml.YAMLError):
-        raise UserError(f"{path}: holds no readable config.yaml; pack it again") from None
+        conf = read_yaml(directory / "config.yaml", "pack it again").get("network_conf") or {}
+    except UserError as error:
+        reason = str(error).removeprefix(f"{directory}/")
+        raise UserError(f"{path}: holds no usable {reason}") from None
     if not isinstance(conf, dict) or not isinstance(conf.get("config", {}), dict):
         raise UserError(f"{path}: network_conf in its config.yaml is not a packed model's; do not trust this file")

@@ -9,12 +9,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import yaml
-
 from distill.checkpoints.archive import model_directory
-from distill.configuration import TEACHER_FRAME_MS, student_frame_ms
+from distill.checkpoints.schema import EncoderConf, StudentConf, TeacherConf, TrainingConf, check_network
+from distill.configuration import TEACHER_FRAME_MS, checked, student_frame_ms
 from distill.errors import UserError
-from distill.files import sha256
+from distill.files import check_torch_file, read_yaml, sha256
 
 if TYPE_CHECKING:
     import torch
@@ -33,7 +32,7 @@ class LoadedNetwork(NamedTuple):
 
 
 def read_config(directory: str | Path) -> dict[str, Any]:
-    """Read config.yaml of a training's directory or a packed model.
+    """Read config.yaml of a training's directory or a packed model, and check what is used of it.
 
     Raises:
         UserError: it is missing, or not the configuration of a training.
@@ -42,13 +41,11 @@ def read_config(directory: str | Path) -> dict[str, Any]:
     path = directory / "config.yaml"
     if not path.is_file():
         raise UserError(f"{path}: not found; give the directory of a finished training, such as exp/teacher")
+    config = read_yaml(path, "give a training of this toolkit, or train it again")
     try:
-        config = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError, yaml.YAMLError):
-        config = None
-    tokens = config.get("token_list") if isinstance(config, dict) and "network" in config else None
-    if not isinstance(tokens, list) or not all(isinstance(token, str) for token in tokens):
-        raise UserError(f"{path}: not the configuration of a training of this toolkit; train it again")
+        checked(TrainingConf, "", config)
+    except UserError as error:
+        raise UserError(f"{path}: not the configuration of a training of this toolkit: {error}") from None
     if (directory / "bpe.model").is_file():  # in a packed model
         config["bpemodel"] = str(directory / "bpe.model")
     return config
@@ -81,7 +78,8 @@ def build_network(config: Mapping[str, Any], vocab_size: int) -> Student | Teach
     """Build the network that a training's configuration describes, with initial weights.
 
     Raises:
-        UserError: the configuration is not that of a teacher or student, or its sizes are impossible.
+        UserError: the configuration is not that of a teacher or student, or its sizes are impossible. Everything is
+            checked before anything is built.
     """
     from distill.models.student import Student
     from distill.models.teacher import Teacher
@@ -90,23 +88,23 @@ def build_network(config: Mapping[str, Any], vocab_size: int) -> Student | Teach
     kind = config.get("network")
     if not isinstance(kind, str) or kind not in kinds:
         raise UserError(f"network: {kind!r} is neither teacher nor student")
-    conf = config.get("network_conf") or {}
+    conf = check_network(config.get("network_conf") or {}, kind)
     try:
         return kinds[kind](vocab_size=vocab_size, **conf)
     except UserError:
         raise
-    except Exception as error:  # whatever impossible sizes lead to
+    except Exception as error:  # whatever sizes that do not go together lead to
         raise UserError(f"network_conf: {error or type(error).__name__}") from error
 
 
 def check_weights(network: nn.Module, weights: Mapping[str, torch.Tensor], origin: str | Path) -> None:
-    """Check that weights are exactly the parameters and buffers of a network, by name and shape.
+    """Check that weights are exactly the parameters and buffers of a network, by name, shape and kind of number.
 
     Args:
         origin: where the weights were read, for the message.
 
     Raises:
-        UserError: one is missing, unknown or of another shape.
+        UserError: one is missing, unknown, of another shape, not floating-point, or not dense.
     """
     expected = network.state_dict()
     problems = [f"{key} is missing" for key in expected.keys() - weights.keys()]
@@ -116,15 +114,38 @@ def check_weights(network: nn.Module, weights: Mapping[str, torch.Tensor], origi
         for key in expected.keys() & weights.keys()
         if weights[key].shape != expected[key].shape
     ]
+    problems += [
+        f"{key} is {weights[key].layout} of {weights[key].dtype} instead of {expected[key].dtype}"
+        for key in expected.keys() & weights.keys()
+        if weights[key].is_floating_point() != expected[key].is_floating_point()
+        or weights[key].is_complex()
+        or weights[key].layout != expected[key].layout
+    ]
     if problems:
         more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
         raise UserError(f"{origin}: does not fit the network: {'; '.join(sorted(problems)[:3])}{more}")
 
 
 def load_weights(network: nn.Module, weights: Mapping[str, torch.Tensor], origin: str | Path) -> None:
-    """Copy weights into a network, after :func:`check_weights`."""
+    """Copy weights into a network, after :func:`check_weights`.
+
+    Raises:
+        UserError: they do not fit, or a weight is not a finite number.
+    """
     check_weights(network, weights, origin)
     network.load_state_dict(weights)
+    check_finite(network, origin)
+
+
+def check_finite(network: nn.Module, origin: str | Path) -> None:
+    """Refuse a network with weights that are infinite or NaN, whose outputs would mean nothing.
+
+    Raises:
+        UserError: the message names the first such tensor.
+    """
+    for name, tensor in network.state_dict().items():
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            raise UserError(f"{origin}: {name} holds numbers that are not finite; train it again, or get another copy")
 
 
 def _read_weights(path: Path, prefix: str) -> dict[str, torch.Tensor]:
@@ -136,8 +157,17 @@ def _read_weights(path: Path, prefix: str) -> dict[str, torch.Tensor]:
         if path.suffix == ".safetensors":
             state = load_file(path)
         else:
+            check_torch_file(path)
             state = torch.load(path, map_location="cpu", weights_only=True)
-        return {key[len(prefix) :]: value for key, value in state.items() if key.startswith(prefix)}
+        tensors = {key[len(prefix) :]: value for key, value in state.items() if key.startswith(prefix)}
+        if not all(isinstance(value, torch.Tensor) for value in tensors.values()):
+            raise TypeError
+        # Tensors that share memory may be larger than their file.
+        if sum(tensor.nbytes for tensor in tensors.values()) > 2 * path.stat().st_size:
+            raise UserError(f"{path}: holds tensors larger than itself; do not trust this model")
+        return tensors
+    except UserError:
+        raise
     except Exception as error:
         raise UserError(f"{path}: cannot be read as a model ({type(error).__name__}); train it again") from error
 
@@ -163,24 +193,11 @@ def load_network(directory: str | Path, device: str | torch.device = "cpu") -> L
     weights = _read_weights(path, "network.")
     token_list = config["token_list"]
     # An untrusted configuration could describe a network that fills the memory. On the meta device it takes none.
-    if (layers := number_of_layers(config)) > len(weights):
-        raise UserError(f"{path}: has fewer than the {layers} layers of its configuration; do not trust this model")
     with torch.device("meta"):
         check_weights(build_network(config, len(token_list)), weights, path)
     network = build_network(config, len(token_list))
-    network.load_state_dict(weights)
+    load_weights(network, weights, path)
     return LoadedNetwork(network.to(device).eval(), token_list, config)
-
-
-def number_of_layers(config: Mapping[str, Any]) -> int:
-    """Layers of the network in a training's configuration; 0 if it does not say."""
-    conf = config.get("network_conf") or {}
-    encoder = conf.get("config") if isinstance(conf, dict) else None
-    if isinstance(encoder, dict):
-        layers = encoder.get("num_hidden_layers", 0)
-    else:
-        layers = conf.get("layers", 0) if isinstance(conf, dict) else 0
-    return layers if isinstance(layers, int) else 0
 
 
 class NetworkShape(NamedTuple):
@@ -204,8 +221,7 @@ def network_shape(directory: str | Path) -> NetworkShape:
     config = read_config(directory)
     conf = config.get("network_conf") or {}
     if config["network"] == "student":
-        return NetworkShape(conf["layers"], conf["width"], *student_frame_ms(conf))
-    encoder = conf["config"]
-    return NetworkShape(
-        encoder.get("num_hidden_layers", 12), encoder.get("hidden_size", 768), TEACHER_FRAME_MS, TEACHER_FRAME_MS
-    )
+        student = checked(StudentConf, "network_conf", conf)
+        return NetworkShape(student.layers, student.width, *student_frame_ms(conf))
+    encoder = checked(EncoderConf, "network_conf.config", checked(TeacherConf, "network_conf", conf).config)
+    return NetworkShape(encoder.num_hidden_layers, encoder.hidden_size, TEACHER_FRAME_MS, TEACHER_FRAME_MS)

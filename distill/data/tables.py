@@ -89,7 +89,8 @@ def read_table(path: Path, empty_values: bool = False, repairs: Repairs | None =
                 raise UserError(f"{where}: {key!r} has a character that a file name cannot have; rename it")
             if len(key.encode()) > MAX_ID_BYTES:
                 raise UserError(f"{where}: an id of {len(key.encode())} bytes; shorten it to {MAX_ID_BYTES}")
-            if odd := ODD_SPACE.search(line):
+            value = value.replace("\t", " ")  # which Kaldi takes for a space
+            if odd := ODD_SPACE.search(value):
                 fault(number, f"the odd space {odd[0]!r}", "write a plain space", "made a plain space")
                 value = ODD_SPACE.sub(lambda match: "" if match[0] in "\u2060\ufeff" else " ", value).strip()
             if key in table:

@@ -7,9 +7,13 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
+from distill.errors import printable
+
 
 class ResultPrinter:
     """Prints final results to stdout and partial ones to stderr, where a terminal shows the latest on one line.
+
+    Neither a model's tokens nor a file's name get characters to a terminal that it would obey.
 
     Args:
         as_json: print every result to stdout instead, as a JSON object on a line of its own.
@@ -23,14 +27,14 @@ class ResultPrinter:
     def show(self, result: Mapping[str, Any], **fields: str) -> None:
         """Print a result; ``fields`` such as the file's name come before its text, or first in its JSON object."""
         if self._as_json:
-            print(json.dumps({**fields, **result}, ensure_ascii=False), flush=True)
+            print(printable(json.dumps({**fields, **result}, ensure_ascii=False)), flush=True)
         elif result["event"] == "final":
             if self._terminal and self._partial_text:
                 print("\r\033[K", end="", file=sys.stderr, flush=True)
-            print(*fields.values(), result["text"], flush=True)
+            print(*map(printable, (*fields.values(), result["text"])), flush=True)
             self._partial_text = ""
         elif result["text"] != self._partial_text:
             self._partial_text = result["text"]
-            line = f"[{result['audio_s']:7.2f} s] {result['text']}"
+            line = printable(f"[{result['audio_s']:7.2f} s] {result['text']}")
             start, end = ("\r\033[K", "") if self._terminal else ("", "\n")
             print(f"{start}{line}", end=end, file=sys.stderr, flush=True)

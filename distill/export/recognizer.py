@@ -14,15 +14,21 @@ is ones and zeros. All the numbers that are needed are in the model's metadata.
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated, Literal, TypeAlias
 
 import numpy as np
 import onnxruntime
+from pydantic import ConfigDict, Field
 
 from distill.audio import SAMPLE_RATE
 from distill.checkpoints.archive import model_directory
+from distill.checkpoints.schema import TokenType, check_tokens
+from distill.configuration import MAX_CHUNK_MS, checked
 from distill.decode.greedy import GreedySearch
 from distill.decode.hypothesis import Search
 from distill.decode.stream_results import Result, StreamDecoder
@@ -35,6 +41,51 @@ def open_session(path: str | Path, threads: int = 1) -> onnxruntime.InferenceSes
     options.intra_op_num_threads = threads
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # do not burn CPU between two chunks
     return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+
+Text: TypeAlias = Annotated[str, Field(max_length=16 << 20)]
+Frames: TypeAlias = Annotated[int, Field(ge=0, le=MAX_CHUNK_MS)]
+Samples: TypeAlias = Annotated[int, Field(ge=0, le=MAX_CHUNK_MS * SAMPLE_RATE // 1000)]
+MAX_STATE = 1 << 28  # bytes of the caches of one stream
+
+
+@dataclass(frozen=True)
+class Metadata:
+    """Metadata of an exported model: :class:`distill.export.step.Shapes`, what follows from it, and the tokens.
+
+    Values are texts in the file. ``left`` is not used here, and a model may have other keys.
+    """
+
+    __pydantic_config__ = ConfigDict(extra="ignore")
+
+    tokens: Text
+    token_type: TokenType
+    frame_ms: Annotated[int, Field(ge=1, le=1000)]
+    chunk_ms: Annotated[int, Field(ge=1, le=MAX_CHUNK_MS)]
+    chunk: Annotated[Frames, Field(ge=1)]
+    lookahead: Frames
+    samples: Annotated[Samples, Field(ge=1)]
+    hop: Annotated[Samples, Field(ge=1)]
+    window: Annotated[Samples, Field(ge=1)]
+    tail: Samples
+    priming: Frames
+    leading: Samples
+    logits_per_frame: Annotated[int, Field(ge=1, le=4)] = 1  # missing in older exports
+    sample_rate: Literal["16000"] = "16000"
+
+    def __post_init__(self) -> None:
+        ahead = self.priming * self.chunk
+        frame = self.frame_ms * SAMPLE_RATE // 1000
+        consistent = {
+            "samples": self.hop * self.chunk + self.window - self.hop,
+            "priming": -(-self.lookahead // self.chunk),
+            "leading": (ahead - self.lookahead) * self.hop,
+            "hop": frame * self.logits_per_frame,
+            "chunk_ms": (self.chunk + self.lookahead) * self.logits_per_frame * self.frame_ms,
+        }
+        for name, value in consistent.items():
+            if getattr(self, name) != value:
+                raise UserError(f"{name} is {getattr(self, name)}, but {value} by its other metadata")
 
 
 class StepState:
@@ -65,6 +116,22 @@ class StepState:
                 self.binding.bind_ortvalue_output("next_" + tensor.name, value)
 
 
+def _tokens(text: str) -> list[str]:
+    """The token list in a model's metadata.
+
+    Raises:
+        UserError: not a list of tokens in JSON.
+    """
+    try:
+        tokens = json.loads(text)
+    except (ValueError, RecursionError):
+        tokens = None
+    if not isinstance(tokens, list) or len(tokens) < 2 or not all(isinstance(token, str) for token in tokens):
+        raise UserError("tokens is not a list of tokens in JSON")
+    check_tokens(tokens, "tokens")
+    return tokens
+
+
 class OnnxModel:
     """An exported step with its metadata. Many streams may share one.
 
@@ -73,22 +140,59 @@ class OnnxModel:
         threads: CPU threads of a step.
 
     Raises:
-        UserError: the file is no such model.
+        UserError: the file is no such model, its metadata are not those of its network, or its weights are not finite.
     """
 
     def __init__(self, path: str | Path, threads: int = 1) -> None:
+        if not Path(path).is_file():
+            raise UserError(f"{path}: not found; export the model first")
         try:
             self.session = open_session(path, threads)
-            metadata = self.session.get_modelmeta().custom_metadata_map
-            self.token_list: list[str] = json.loads(metadata["tokens"])
+            values = dict(self.session.get_modelmeta().custom_metadata_map)
         except Exception as error:  # whatever onnxruntime raises
             raise UserError(f"{path}: not an exported model ({type(error).__name__}); export it again") from None
-        self.token_type = metadata["token_type"]
-        self.chunk, self.lookahead = int(metadata["chunk"]), int(metadata["lookahead"])
-        self.samples, self.hop, self.window = (int(metadata[name]) for name in ("samples", "hop", "window"))
-        self.tail, self.priming, self.leading = (int(metadata[name]) for name in ("tail", "priming", "leading"))
-        self.logits_per_frame = int(metadata.get("logits_per_frame", 1))  # missing in older exports
-        self.frame_ms, self.chunk_ms = int(metadata["frame_ms"]), int(metadata["chunk_ms"])
+        try:
+            self.metadata = checked(Metadata, "", values)
+            self.token_list = _tokens(self.metadata.tokens)
+            self._check_graph()
+        except UserError as error:
+            raise UserError(f"{path}: not an exported model: {error}; export it again") from None
+        about = self.metadata
+        self.token_type: str = about.token_type
+        self.chunk, self.lookahead, self.logits_per_frame = about.chunk, about.lookahead, about.logits_per_frame
+        self.samples, self.hop, self.window = about.samples, about.hop, about.window
+        self.tail, self.priming, self.leading = about.tail, about.priming, about.leading
+        self.frame_ms, self.chunk_ms = about.frame_ms, about.chunk_ms
+        self._check_step(path)
+
+    def _check_graph(self) -> None:
+        """Check that inputs and outputs are those of a step with these metadata."""
+        about = self.metadata
+        inputs = {tensor.name: (tensor.type, tensor.shape) for tensor in self.session.get_inputs()}
+        outputs = {tensor.name: (tensor.type, tensor.shape) for tensor in self.session.get_outputs()}
+        state = {name: kind for name, kind in inputs.items() if f"next_{name}" in outputs}
+        numbers = "tensor(float)", "tensor(int64)"
+        expected = {"samples": (numbers[0], [about.samples]), "frames": (numbers[1], []), "past": (numbers[1], [])}
+        if inputs != expected | state or not state:
+            raise UserError("its inputs are not those of a step")
+        log_probs = (numbers[0], [about.chunk * about.logits_per_frame, len(self.token_list)])
+        if outputs != {"log_probs": log_probs, **{f"next_{name}": kind for name, kind in state.items()}}:
+            raise UserError("its outputs are not those of a step with these tokens")
+        size = 0
+        for name, (kind, shape) in state.items():
+            if kind != numbers[0] or not all(isinstance(length, int) and length >= 0 for length in shape):
+                raise UserError(f"its input {name} has no fixed shape")
+            size += 4 * math.prod(shape)
+        if size > MAX_STATE:
+            raise UserError(f"a stream would take {size} bytes")
+        if about.lookahead and "ahead" not in state:
+            raise UserError("it has a look-ahead, but no input for it")
+
+    def _check_step(self, path: str | Path) -> None:
+        """Compute a step of silence: weights that are not finite show in its log-posteriors."""
+        log_probs = self.step(np.zeros(self.samples, np.float32), self.chunk + self.lookahead, 0, self.first_state())
+        if not np.isfinite(log_probs).all():
+            raise UserError(f"{path}: its log-posteriors are not finite numbers; export it again")
 
     def first_state(self) -> StepState:
         """The caches at the beginning of a stream."""
@@ -103,7 +207,10 @@ class OnnxModel:
         inputs = {"samples": np.ascontiguousarray(samples), "frames": np.array(frames), "past": np.array(past)}
         for name, value in inputs.items():
             state.binding.bind_cpu_input(name, value)
-        self.session.run_with_iobinding(state.binding)
+        try:
+            self.session.run_with_iobinding(state.binding)
+        except Exception as error:  # whatever onnxruntime raises
+            raise UserError(f"the model cannot be computed ({type(error).__name__}); export it again") from None
         return state.log_probs.numpy().copy()  # the next step overwrites the original
 
 
@@ -191,7 +298,11 @@ class OnnxRecognizer:
         threads: int = 1,
     ) -> OnnxRecognizer:
         """Load a directory that ``distill export`` wrote, such as exp/export, or a packed model."""
-        return cls(OnnxModel(model_path(directory, chunk_ms, int8), threads), endpoint_ms)
+        path = model_path(directory, chunk_ms, int8)
+        model = OnnxModel(path, threads)
+        if model.chunk_ms != chunk_ms:
+            raise UserError(f"{path}: is a model for chunks of {model.chunk_ms} ms; export it again")
+        return cls(model, endpoint_ms)
 
     @property
     def streaming(self) -> bool:

@@ -64,10 +64,17 @@ class FbankFrontEnd(nn.Module):
         self.conv_layers = nn.ModuleList([ConvLayer(bins, channels, 3, 2), ConvLayer(channels, channels, 3, 2)])
         hop, window = field_of_view((3, 3), (2, 2))
         self.hop, self.window = hop * SHIFT, (window - 1) * SHIFT + FRAME
-        hann = 0.5 - 0.5 * torch.cos(torch.arange(FRAME, dtype=torch.float64) * (2 * math.pi / (FRAME - 1)))
+        self.bins = bins
         # Constants, so not in the checkpoint.
-        self.register_buffer("povey", hann.pow(0.85).float(), persistent=False)
-        self.register_buffer("filters", mel_filters(bins).float(), persistent=False)
+        self.register_buffer("povey", torch.empty(FRAME), persistent=False)
+        self.register_buffer("filters", torch.empty(FFT // 2 + 1, bins), persistent=False)
+        self.set_constants()
+
+    def set_constants(self) -> None:
+        """Compute the window and the mel filters."""
+        hann = 0.5 - 0.5 * torch.cos(torch.arange(FRAME, dtype=torch.float64) * (2 * math.pi / (FRAME - 1)))
+        self.povey.copy_(hann.pow(0.85))
+        self.filters.copy_(mel_filters(self.bins))
 
     def features(self, samples: Tensor) -> Tensor:
         """Log-mel features of (B, n) audio, n >= 400: (B, (n - 400) // 160 + 1, bins), in float32 under any autocast.

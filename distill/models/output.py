@@ -25,6 +25,11 @@ class NetworkOutput(NamedTuple):
     hidden: list[Tensor]
     hidden_lengths: Tensor
 
+    @property
+    def rate(self) -> int:
+        """Frames of logits for each frame of the hidden layers."""
+        return self.logits.shape[1] // self.hidden[0].shape[1]
+
     def without_silence(self, before: int, after: int) -> NetworkOutput:
         """The frames of the utterances alone, where silence was put around them.
 
@@ -33,10 +38,9 @@ class NetworkOutput(NamedTuple):
         """
         if before == after == 0:
             return self
-        rate = self.logits.shape[1] // self.hidden[0].shape[1]
         return NetworkOutput(
-            self.logits[:, before * rate :],
-            self.lengths - (before + after) * rate,
+            self.logits[:, before * self.rate :],
+            self.lengths - (before + after) * self.rate,
             [hidden[:, before:] for hidden in self.hidden],
             self.hidden_lengths - (before + after),
         )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -13,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from distill.errors import UserError
+from distill.files import check_torch_file, read_json
 from distill.models.cnn import convolve, field_of_view
 from distill.models.output import NetworkOutput, predict
 from distill.models.transfer import send
@@ -172,17 +172,6 @@ class Teacher(nn.Module):
             drawn = _compute_mask_indices(shape, c.mask_feature_prob, c.mask_feature_length, min_masks=least)
             x = x.masked_fill(send(torch.from_numpy(drawn), x.device)[:, None], 0.0)
         return x
-        if c.mask_time_prob > 0:
-            inside = cast(torch.LongTensor, (torch.arange(frames) < lengths.cpu()[:, None]).long())
-            shape, least = (batch, frames), c.mask_time_min_masks
-            drawn = _compute_mask_indices(shape, c.mask_time_prob, c.mask_time_length, inside, least)
-            hidden = send(torch.from_numpy(drawn), x.device)
-            x = torch.where(hidden[:, :, None], self.encoder.masked_spec_embed.to(x.dtype), x)
-        if c.mask_feature_prob > 0:
-            shape, least = (batch, width), c.mask_feature_min_masks
-            drawn = _compute_mask_indices(shape, c.mask_feature_prob, c.mask_feature_length, min_masks=least)
-            x = x.masked_fill(send(torch.from_numpy(drawn), x.device)[:, None], 0.0)
-        return x
 
 
 def encoder_classes(model_type: str, origin: str) -> tuple[Any, Any, Any]:
@@ -190,7 +179,7 @@ def encoder_classes(model_type: str, origin: str) -> tuple[Any, Any, Any]:
     import transformers  # takes seconds, which a student need not wait
 
     if model_type not in ENCODERS:
-        raise UserError(f"{origin}: model_type {model_type!r} is not a teacher; it must be {', '.join(ENCODERS)}")
+        raise UserError(f"{origin}: model_type {model_type[:40]!r} is not a teacher; it must be {', '.join(ENCODERS)}")
     name = ENCODERS[model_type]
     return tuple(getattr(transformers, f"{name}{kind}") for kind in ("Config", "Model", "ForCTC"))  # type: ignore
 
@@ -198,17 +187,6 @@ def encoder_classes(model_type: str, origin: str) -> tuple[Any, Any, Any]:
 def attention(model_type: str) -> str:
     """The attention implementation: fused, but for WavLM, whose relative positions it does not support."""
     return "eager" if model_type == "wavlm" else "sdpa"
-
-
-def read_model_type(directory: Path) -> str:
-    """``model_type`` of a directory in Hugging Face's format."""
-    path = directory / "config.json"
-    try:
-        return str(json.loads(path.read_text(encoding="utf-8")).get("model_type"))
-    except FileNotFoundError:
-        raise UserError(f"{path}: not found; give a directory in Hugging Face's format, or hf://NAME") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not JSON ({error}); copy the directory again") from error
 
 
 def _build(arguments: Mapping[str, Any]) -> Wav2Vec2Model | HubertModel | WavLMModel:
@@ -226,25 +204,70 @@ def _build(arguments: Mapping[str, Any]) -> Wav2Vec2Model | HubertModel | WavLMM
 
 
 def _load(origin: str) -> Wav2Vec2Model | HubertModel | WavLMModel:
-    local = not origin.startswith(HUB)
     name = origin.removeprefix(HUB)
-    if local:
-        model_type = read_model_type(Path(name))
-    else:
-        from transformers import AutoConfig
-
+    if name == origin:
+        config = read_json(Path(name, "config.json"), f"give a directory in Hugging Face's format, or {HUB}NAME")
+        model_type = str(config.get("model_type"))
+        config_class, model_class, _ = encoder_classes(model_type, origin)
         try:
-            model_type = AutoConfig.from_pretrained(name).model_type
-        except (OSError, ValueError) as error:
-            raise UserError(f"{origin}: cannot be fetched; download it and give its directory: {error}") from error
-    _, model_class, _ = encoder_classes(model_type, origin)
+            config = config_class(**config)
+        except Exception as error:  # whatever transformers raises
+            raise UserError(f"{name}/config.json: {first_line(error)}; copy the directory again") from None
+        return load_pretrained(model_class, Path(name), config)[0]
+    from transformers import AutoConfig
+
     try:
+        model_type = AutoConfig.from_pretrained(name).model_type
+        _, model_class, _ = encoder_classes(model_type, origin)
         return model_class.from_pretrained(
-            name,
-            local_files_only=local,
-            attn_implementation=attention(model_type),
-            layerdrop=0.0,
-            dtype=torch.float32,
+            name, attn_implementation=attention(model_type), layerdrop=0.0, dtype=torch.float32
         )
     except (OSError, ValueError) as error:
-        raise UserError(f"{origin}: cannot be loaded as {ENCODERS[model_type]}: {error}") from error
+        raise UserError(f"{origin}: cannot be fetched; download it and give its directory: {error}") from error
+
+
+def load_pretrained(model_class: Any, directory: Path, config: Any) -> tuple[Any, dict[str, Any]]:
+    """Load a model from a directory in Hugging Face's format, in float32.
+
+    Nothing is unpickled and nothing fetched, and what the weights take in memory is bounded by their files.
+
+    Args:
+        model_class: of transformers.
+        config: its configuration, which must have been checked.
+
+    Returns:
+        the model, and which of its tensors the files lack (``missing_keys``) and the like.
+
+    Raises:
+        UserError: the weights are missing, damaged, not those of this configuration, or not to be trusted.
+    """
+    files = [path for pattern in ("*.safetensors", "*.bin") for path in directory.glob(pattern) if path.is_file()]
+    for path in files:
+        if path.suffix == ".bin":
+            check_torch_file(path)
+    config.layerdrop = 0.0
+    try:
+        with torch.device("meta"):
+            needed = sum(parameter.numel() for parameter in model_class(config).parameters())
+        if files and needed > sum(
+            path.stat().st_size for path in files
+        ):  # a byte for each, as in the smallest of formats
+            raise UserError(f"{directory}: its configuration describes {needed} parameters, more than its files hold")
+        return model_class.from_pretrained(
+            directory,
+            config=config,
+            local_files_only=True,
+            attn_implementation=attention(config.model_type),
+            dtype=torch.float32,
+            output_loading_info=True,
+        )
+    except UserError:
+        raise
+    except Exception as error:  # whatever transformers, safetensors and torch raise
+        raise UserError(f"{directory}: cannot be loaded: {first_line(error)}; copy the directory again") from None
+
+
+def first_line(error: Exception) -> str:
+    """The beginning of an error's message, or what kind it is."""
+    lines = str(error).strip().splitlines()
+    return lines[0][:300] if lines else type(error).__name__

@@ -40,6 +40,7 @@ def model_card(
     bench: Mapping[str, Any] | None,
     has_torch: bool,
     has_onnx: bool,
+    for_transformers: bool = False,
 ) -> str:
     """Text of the card of ``system``, packed in ``file_name``.
 
@@ -54,13 +55,20 @@ def model_card(
         bench: content of bench.json; None leaves it out.
         has_torch: whether the archive has the weights for torch.
         has_onnx: whether the archive has exported models.
+        for_transformers: whether it is no archive but a directory for the library transformers.
     """
     rows = in_one_unit([row for row in (results or {}).get("rows", []) if row["system"] in ("teacher", system)])
     title = system if results is None else f"{system} of {results['recipe']}"
-    lines = ["---", front_matter(title, system, licence, language, rows, (results or {}).get("recipe")), "---", ""]
+    about = front_matter(title, system, licence, language, rows, (results or {}).get("recipe"))
+    lines = ["---", about, *(["library_name: transformers"] if for_transformers else []), "---", ""]
     lines += [f"# {title}", "", METHODS.get(system, METHODS["student_stream"]), ""]
     lines += facts(config, params, rows, system)
-    lines += ["", "## Use", "", *usage(file_name, has_torch, has_onnx)]
+    lines += [
+        "",
+        "## Use",
+        "",
+        *(usage_in_transformers(file_name) if for_transformers else usage(file_name, has_torch, has_onnx)),
+    ]
     if rows:
         lines += ["", "## Results", "", *results_table(rows)]
     if bench and bench.get("latency") and system == "student_stream":
@@ -154,6 +162,19 @@ def usage(file_name: str, has_torch: bool, has_onnx: bool) -> list[str]:
     if has_onnx:
         lines += ["", "`exp/export` in the archive holds the model for onnxruntime and sherpa-onnx, without torch."]
     return lines
+
+
+def usage_in_transformers(directory: str) -> list[str]:
+    """How to recognise a file with the directory that transformers loads."""
+    return [
+        "With the toolkit installed (`pip install .` in its directory), in Python:",
+        "",
+        "    from transformers import pipeline",
+        f'    recognise = pipeline("automatic-speech-recognition", "{directory}", trust_remote_code=True)',
+        '    print(recognise("audio.wav")["text"])  # by ffmpeg; without it: soundfile.read("audio.wav")[0]',
+        "",
+        "`chunk_ms` in config.json is the latency at which a streaming student recognises; null is full context.",
+    ]
 
 
 def results_table(rows: list[dict]) -> list[str]:

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
-from distill.errors import UserError
+from distill.errors import CONTROL, UserError
+from distill.files import read_json as read_object
+from distill.files import yaml_text
 
 if TYPE_CHECKING:
     from distill.models.student import Student
@@ -36,6 +36,8 @@ TRAINING = (
     "version",
 )
 BPE_MODEL = "bpe.model"
+MAX_EXPORT = 2 << 30  # bytes of an ONNX file
+Members = dict[str, bytes | Path]  # content, or the file that has it, by name in the archive
 
 
 def without_paths(value: Any) -> Any:
@@ -55,15 +57,7 @@ def read_json(path: Path) -> dict[str, Any]:
     Raises:
         UserError: not found, or not a JSON object.
     """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{path}: not found; run the stage that makes it first") from None
-    except ValueError as error:
-        raise UserError(f"{path}: not JSON ({error}); run the stage that makes it again") from None
-    if not isinstance(content, dict):
-        raise UserError(f"{path}: not a JSON object; run the stage that makes it again")
-    return without_paths(content)
+    return without_paths(read_object(path, "run the stage that makes it"))
 
 
 def public_config(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -71,13 +65,13 @@ def public_config(config: Mapping[str, Any]) -> dict[str, Any]:
     return without_paths({key: config[key] for key in RECOGNITION + TRAINING if config.get(key) is not None})
 
 
-def training_members(directory: Path, config: dict[str, Any], network: Student | Teacher) -> dict[str, bytes | Path]:
+def training_members(directory: Path, config: dict[str, Any], network: Student | Teacher) -> Members:
     """Content of model.safetensors, config.yaml, tokens.txt and bpe.model of a training."""
     from safetensors.torch import save
 
     weights = {f"network.{key}": tensor.contiguous().clone() for key, tensor in network.state_dict().items()}
     kept = public_config(config)
-    members: dict[str, bytes | Path] = {}
+    members: Members = {}
     if config.get("token_type") == "bpe":
         bpe = directory / BPE_MODEL
         if not bpe.is_file():
@@ -86,20 +80,24 @@ def training_members(directory: Path, config: dict[str, Any], network: Student |
             raise UserError(f"{bpe}: not found, but {directory} was trained with it; pack in the recipe's directory")
         members[BPE_MODEL] = bpe
         kept["bpemodel"] = f"exp/{directory.name}/{BPE_MODEL}"
-    text = yaml.safe_dump(kept, sort_keys=False, allow_unicode=True)
-    members["config.yaml"] = text.encode()
+    members["config.yaml"] = yaml_text(kept).encode()
     members["tokens.txt"] = "".join(f"{token}\n" for token in config["token_list"]).encode()
     members["model.safetensors"] = save(weights, metadata={"format": "pt"})
     return members
 
 
-def export_members(directory: Path) -> dict[str, bytes | Path]:
+def export_members(directory: Path) -> Members:
     """Every file of an export, by name."""
-    members: dict[str, bytes | Path] = {
+    members: Members = {
         path.relative_to(directory).as_posix(): path for path in sorted(directory.rglob("*")) if path.is_file()
     }
     if not any(name.endswith(".onnx") for name in members):
         raise UserError(f"{directory}: holds no .onnx file; export the model first (stage 15)")
+    for name, content in members.items():
+        if isinstance(content, Path) and content.stat().st_size > MAX_EXPORT:
+            raise UserError(f"{content}: is larger than any exported model; export the model again (stage 15)")
+        if CONTROL.search(name):
+            raise UserError(f"{directory}: {name!r} has a control character in its name; remove it")
     members |= {name: json_bytes(read_json(directory / name)) for name in members if name.endswith(".json")}
     return {name: content for name, content in members.items() if not name.startswith(".")}
 

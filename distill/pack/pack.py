@@ -10,9 +10,15 @@ from distill import __version__
 from distill.checkpoints.archive import write_archive
 from distill.errors import UserError
 from distill.pack.card import UNSTATED, Licence, model_card
-from distill.pack.contents import export_members, json_bytes, public_config, read_json, training_members
-
-Members = dict[str, bytes | Path]  # content, or the file that has it, by name in the archive
+from distill.pack.contents import (
+    Members,
+    export_members,
+    json_bytes,
+    public_config,
+    read_json,
+    training_members,
+)
+from distill.pack.transformers_directory import write_directory
 
 
 def pack(
@@ -24,8 +30,9 @@ def pack(
     license_file: Path | None,
     language: str | None,
     output: Path,
+    format: str = "zip",
 ) -> None:
-    """Write the archive and print a line about it.
+    """Write the archive, or the directory for transformers, and print a line about it.
 
     Args:
         model: directory of a training; or None to pack an export alone, which needs no torch.
@@ -35,11 +42,14 @@ def pack(
         license: of the weights, as hubs name it.
         license_file: its text; None writes a sentence.
         language: ISO 639 code; or None.
-        output: the archive, FILE.zip.
+        output: the archive, FILE.zip; or the directory.
+        format: zip or transformers.
     """
     if model is None and export is None:
         raise UserError("pack: give --model, --export or both")
-    if output.suffix != ".zip":
+    if format == "transformers" and (model is None or export is not None):
+        raise UserError("pack: --format transformers takes --model DIR alone; an export has its own place")
+    if format == "zip" and output.suffix != ".zip":
         raise UserError(f"--output {output}: must end in .zip")
     licence = Licence(license, _licence_text(license, license_file))
     results_content, bench_content = (None if path is None else read_json(path) for path in (results, bench))
@@ -69,7 +79,11 @@ def pack(
         bench_content,
         has_torch=model is not None,
         has_onnx=export is not None,
+        for_transformers=format == "transformers",
     )
+    if format == "transformers" and model is not None:
+        write_directory(model, {"README.md": card.encode(), "LICENSE.txt": members["LICENSE.txt"]}, output)
+        return
     members["README.md"] = card.encode()
     write_archive(output, members, meta)
     print(f"{output}: {system}, {output.stat().st_size / 1e6:.1f} MB in {len(members) + 1} members")

@@ -9,7 +9,7 @@ from __future__ import annotations
 from distill.errors import UserError
 from distill.preflight.configurations import Training, check_trainings, read_training, wanted_trainings
 from distill.preflight.lengths import check_lengths, report_lengths
-from distill.preflight.options import Options, check_files, check_machine, check_together, check_values
+from distill.preflight.options import SOUND, Options, check_files, check_machine, check_together, check_values
 
 __all__ = ["problems", "report_lengths"]
 
@@ -20,9 +20,11 @@ def problems(options: Options) -> list[str]:
     Args:
         options: values of all options of run.sh by name, as text; also ``gpus`` of this machine and ``cuda_cmd``.
     """
-    wrong = list(check_values(options))
-    if wrong:
-        return wrong  # the other checks rely on these values
+    found = list(check_values(options))
+    wrong = [message for _, message in found]
+    if {"stage", "stop_stage"} & {name for name, _ in found}:
+        return wrong  # what else is to be checked depends on them
+    options = {**options, **{name: SOUND[name] for name, _ in found}}
     wrong += [*check_together(options), *check_files(options), *check_machine(options)]
     trainings: list[Training] = []
     for option in wanted_trainings(options):

@@ -10,8 +10,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import yaml
-
 from distill.checkpoints.load import build_network, read_config
 from distill.configuration import (
     AugmentConf,
@@ -25,7 +23,7 @@ from distill.configuration import (
     with_student,
 )
 from distill.errors import UserError
-from distill.files import atomic_write
+from distill.files import atomic_write, read_json
 from distill.preflight.options import Options, is_hugging_face, runs
 
 SECTIONS = {
@@ -73,10 +71,7 @@ def read_training(options: Options, option: str) -> Training:
         if options["student"] and option.startswith("student_"):
             path = Path(options["student"])
             config = with_student(config, read_training_config(path))
-    except yaml.YAMLError as error:
-        line = getattr(getattr(error, "problem_mark", None), "line", None)
-        raise UserError(f"{path}{'' if line is None else f':{line + 1}'}: not YAML; correct it") from None
-    except KeyError:
+    except (KeyError, TypeError, ValueError):
         raise UserError(f"{path}: no network_conf; give a file such as conf/students/s5.yaml") from None
     return Training(option, configuration, config)
 
@@ -126,6 +121,9 @@ def _networks(options: Options, trainings: Sequence[Training]) -> Iterator[str]:
     built = note.read_text(encoding="utf-8").split() if note.is_file() else []
     for training in trainings:
         network = training.config.get("network_conf") or {}
+        if not isinstance(network, dict):
+            yield f"{training.path}: network_conf: must be a mapping"
+            continue
         named = network.get("config") if training.config.get("network") == "teacher" else None
         if isinstance(named, str):
             if not (dry_run or named.startswith("hf://") or Path(named, "config.json").is_file()):
@@ -202,13 +200,13 @@ def teacher_layers(options: Options) -> int | None:
         if not options["teacher"]:
             config = read_training_config(Path(options["teacher_config"]))
         elif is_hugging_face(options):
-            return int(json.loads(Path(options["teacher"], "config.json").read_text("utf-8"))["num_hidden_layers"])
+            return int(read_json(Path(options["teacher"], "config.json"), "")["num_hidden_layers"])
         else:
             config = read_config(options["teacher"])
         network = config.get("network_conf") or {}
         named = network.get("config", network)
         if isinstance(named, str):
-            named = json.loads(Path(named, "config.json").read_text("utf-8"))
+            named = read_json(Path(named, "config.json"), "")
         return int(named.get("num_hidden_layers") or named["layers"])
-    except (UserError, OSError, ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError):
+    except (UserError, OSError, ValueError, KeyError, TypeError, AttributeError):
         return None  # what cannot be read is reported by another check

@@ -12,6 +12,16 @@ from pathlib import Path
 from distill.checkpoints.load import checkpoint_path, read_config
 from distill.errors import UserError
 
+SOUND = {  # values with which the checks go on where that of an option is wrong
+    "from_scratch": "", "audio_format": "flac", "token_type": "char", "teacher_targets": "online",
+    "target_dtype": "float32", "stage2_teacher": "teacher", "scoring": "plain", "latencies": "480", "fixed_chunks": "",
+    "export_chunks": "480", "decoders": "greedy", "speed_perturb_factors": "", "min_wav_duration": "0.1",
+    "max_wav_duration": "20", "teacher_init_max_s": "", "force_stage": "", "train_set": "train", "valid_set": "valid",
+    "test_sets": "test", "expdir": "exp", "dumpdir": "dump", "nbpe": "500", "ngram_order": "2", "lm_order": "3",
+    "num_nodes": "1", "nj": "1", "threads": "1", "ngpu": "0", "seed": "0", "check": "false", "dry_run": "false",
+    "allow_pipes": "false", "unlabelled": "false", "resample": "false", "teacher_tokens": "false",
+    "allow_bad_teacher": "false", "no_kd": "true",
+}  # fmt: skip
 Options = Mapping[str, str]  # values of all options of run.sh by name, as text
 CHOICES = {
     "from_scratch": ("", "small", "medium"),
@@ -48,45 +58,48 @@ def is_hugging_face(options: Options) -> bool:
     return bool(teacher) and not Path(teacher, "config.yaml").exists() and Path(teacher, "config.json").exists()
 
 
-def check_values(options: Options) -> Iterator[str]:
-    """Options whose values are not of their kind."""
+def check_values(options: Options) -> Iterator[tuple[str, str]]:
+    """Names of options whose values are not of their kind, each with the problem in one line."""
     for name, choices in CHOICES.items():
         if options[name] not in choices:
             named = [choice for choice in choices if choice]
-            yield f"--{name} {options[name]}: must be {', '.join(named[:-1])} or {named[-1]}"
+            yield name, f"--{name} {options[name]}: must be {', '.join(named[:-1])} or {named[-1]}"
     for name in FLAGS:
         if options[name] not in ("true", "false"):
-            yield f"--{name} {options[name]}: must be true or false"
+            yield name, f"--{name} {options[name]}: must be true or false"
     for name, (least, most) in NUMBERS.items():
         text = options[name]
         if (name, text) != ("force_stage", "") and not (_is_number(text) and least <= int(text) <= most):
-            yield f"--{name} {text}: must be a whole number from {least} to {most}"
+            yield name, f"--{name} {text}: must be a whole number from {least} to {most}"
     for name in NAMES:
         if not options[name].split():
-            yield f"--{name}: is empty; give {'at least one' if name == 'test_sets' else 'a name'}"
+            yield name, f"--{name}: is empty; give {'at least one' if name == 'test_sets' else 'a name'}"
         for part in options[name].split() if name == "test_sets" else [options[name]]:
             if re.search(r"[^\w./-]|^-", part, re.ASCII) or ("/" in part and name not in ("expdir", "dumpdir")):
-                yield f"--{name} {part}: must be letters, digits, '_', '-' and '.', as Kaldi's scripts need it"
+                yield name, f"--{name} {part}: must be letters, digits, '_', '-' and '.', as Kaldi's scripts need it"
     for name, words in DURATIONS.items():
         if options[name] not in words and not _is_duration(options[name]):
             allowed = ["seconds above 0 such as 1.5", *filter(None, words)]
-            yield f"--{name} {options[name]}: must be {' or '.join(allowed)}"
+            yield name, f"--{name} {options[name]}: must be {' or '.join(allowed)}"
     for name in ("latencies", "fixed_chunks", "export_chunks"):
         for chunk in options[name].split():
             if not (_is_number(chunk) and int(chunk) > 0) and (name, chunk) != ("latencies", "full"):
-                yield f"--{name} {chunk}: must be milliseconds such as 480{' or full' if name == 'latencies' else ''}"
+                yield (
+                    name,
+                    f"--{name} {chunk}: must be milliseconds such as 480{' or full' if name == 'latencies' else ''}",
+                )
     for factor in options["speed_perturb_factors"].split():
         if not _is_duration(factor):
-            yield f"--speed_perturb_factors {factor}: must be factors above 0, such as 0.9"
+            yield "speed_perturb_factors", f"--speed_perturb_factors {factor}: must be factors above 0, such as 0.9"
     for decoder in options["decoders"].split():
         if decoder not in DECODERS:
-            yield f"--decoders {decoder}: must be any of greedy, beam and wfst"
+            yield "decoders", f"--decoders {decoder}: must be any of greedy, beam and wfst"
     if not options["latencies"].split():
-        yield "--latencies: is empty; give at least one"
+        yield "latencies", "--latencies: is empty; give at least one"
     for name in ("test_sets", "latencies", "fixed_chunks", "export_chunks", "decoders"):
         parts = options[name].split()
         for part in sorted({part for part in parts if parts.count(part) > 1}):
-            yield f"--{name} {options[name]}: {part} is given twice; give it once"
+            yield name, f"--{name} {options[name]}: {part} is given twice; give it once"
 
 
 def _is_number(text: str) -> bool:

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jinja2
-import yaml
 from markupsafe import Markup
 
+from distill.checkpoints.load import read_config
 from distill.errors import UserError
-from distill.files import atomic_write
+from distill.files import atomic_write, yaml_text
 from distill.pack.contents import public_config, read_json
 from distill.report import charts, figures
 from distill.report.history import read_history
@@ -58,9 +58,9 @@ def trainings(expdir: Path) -> list[Training]:
     """Configuration and losses of every system."""
     rows = []
     for system in trained(expdir):
-        config = yaml.safe_load((expdir / system / "config.yaml").read_text(encoding="utf-8"))
+        config = read_config(expdir / system)
         shown = {key: value for key, value in public_config(config).items() if key != "token_list"}
-        text = yaml.safe_dump(shown, sort_keys=False, allow_unicode=True, width=100)
+        text = yaml_text(shown, width=100)
         name, style = figures.system_name(system), figures.style_of(system)
         curves = charts.loss_plots(read_history(expdir / system))
         rows.append(Training(system, name, style, facts(config), text, curves))
@@ -93,7 +93,6 @@ def facts(config: Mapping[str, Any]) -> list[tuple[str, str]]:
 def similarities(expdir: Path, valid_dir: Path, num_utts: int, chunk_ms: int | None) -> list[Similarity]:
     """CKA of both students' layers with the teacher's, on the first ``num_utts`` validation utterances."""
     from distill.audio import SAMPLE_RATE, read_audio, read_wav_scp
-    from distill.checkpoints.load import read_config
     from distill.report.similarity import compared_layers, layer_similarity
 
     students = [system for system in ("student_full", "student_stream") if system in trained(expdir)]

@@ -6,9 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import yaml
-
-from distill.configuration import DistillConf, layer_map, read_conf, student_frame_ms
+from distill.configuration import DistillConf, layer_map, read_conf, read_training_config, student_frame_ms
 from distill.errors import UserError
 
 
@@ -30,9 +28,7 @@ class Wanted(NamedTuple):
 
 def wanted_by(config_path: Path, teacher_layers: int) -> Wanted:
     """What the student of a training configuration needs."""
-    if not config_path.is_file():
-        raise UserError(f"{config_path}: not found; give the student's training configuration")
-    config = yaml.safe_load(config_path.read_text(encoding="utf-8")) or {}
+    config = read_training_config(config_path)
     conf = read_conf(DistillConf, "distill_conf", config.get("distill_conf") or {})
     network_conf = config.get("network_conf") or {}
     if conf is None or network_conf.get("layers") is None:

@@ -65,6 +65,8 @@ def surround_with_silence(speech: Tensor, lengths: Tensor, before: int, after: i
     through its words. The padding stays zero.
     """
     device, batch = speech.device, len(speech)
+    if before == after == 0:
+        return speech
     padded = F.pad(speech, (before, after))
     level = 10 ** (torch.empty(batch).uniform_(*SILENCE_DB) / 20)
     level = send(torch.where(torch.rand(batch) < 0.5, level, torch.zeros_like(level)), device)
@@ -77,7 +79,7 @@ def draw_silence(conf: AugmentConf, frame_ms: int) -> tuple[int, int]:
     most = int(1000 * conf.silence_s / frame_ms)
     if most == 0 or torch.rand(()) >= conf.prob:
         return 0, 0
-    total = int(torch.randint(0, most + 1, ()))
+    total = round(most * float(torch.rand(())) ** 4)  # long silences are costly, so they are rare
     before = int(torch.randint(0, total + 1, ()))
     return before, total - before
 

@@ -147,27 +147,27 @@ class DistillModel(AbsESPnetModel):
         # The weight is filled in on the device, where a number of the host would be waited for.
         return (*force_gatherable((loss, stats), loss.device), loss.new_full((1,), len(speech), dtype=torch.long))
 
-    def _compute(self, speech: Tensor, lengths: Tensor) -> tuple[NetworkOutput, tuple[int, int]]:
+    def _compute(self, speech: Tensor, lengths: Tensor) -> tuple[NetworkOutput, tuple[int, int] | None]:
         """The network's output for audio that is augmented and whose features are masked, in training.
 
-        Also the silence that was put before and after the utterances, in encoder frames.
+        Also the silence that was put before and after the utterances, in encoder frames; None if there never is any.
         """
-        before = after = 0
+        silence = None
         if self.training and self.augmentation is not None:
-            before, after = draw_silence(self.augmentation, self.network.encoder_frame_ms)
-            if before or after:
+            if self.augmentation.silence_s > 0:
+                silence = before, after = draw_silence(self.augmentation, self.network.encoder_frame_ms)
                 hop = self.network.encoder_frame_ms * SAMPLE_RATE // 1000
                 speech = surround_with_silence(speech, lengths, before * hop, after * hop)
                 lengths = lengths + (before + after) * hop
             speech = augment(speech, lengths, self.augmentation)
         chunk, masking = self.draw_chunk(), self.masking
         if not self.training or masking is None:
-            return self.network(speech, lengths, **chunk), (before, after)
+            return self.network(speech, lengths, **chunk), silence
 
         def mask(features: Tensor, hop: int) -> Tensor:
             return mask_features(features, lengths // hop, 1000 * hop / SAMPLE_RATE, masking)
 
-        return self.network(speech, lengths, **chunk, mask=mask), (before, after)
+        return self.network(speech, lengths, **chunk, mask=mask), silence
 
     def _check_last_step(self, finite: list[int]) -> None:
         """Log a training batch whose loss was not a finite number, and stop when there are too many in a row.

@@ -73,7 +73,7 @@ class DistillLoss(nn.Module):
         text: Tensor,
         text_lengths: Tensor,
         utterances: list[str],
-        silence: tuple[int, int] = (0, 0),
+        silence: tuple[int, int] | None = None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss of a batch, and every term by name, both means over the utterances.
 
@@ -85,8 +85,10 @@ class DistillLoss(nn.Module):
             targets: of each teacher; none: ``loss_mmi`` against the transcript, if asked for, and CTC alone.
             text, text_lengths: (B, U) token ids padded with -1, and (B,).
             utterances: ids, for messages.
-            silence: put before and after the utterances for the network alone, in encoder frames. Frames of it are not
-                compared with a teacher's; token sequences are those of the whole audio.
+            silence: that was put before and after the utterances for the network alone, in encoder frames. In the
+                silence before, the network is trained to put out blank, so that it does not guess words that it cannot
+                have heard; token sequences are those of the frames that follow, and the teacher's frames are compared
+                with those between. None: there never is any.
         """
         projected = [
             [projection(h.float()) for projection, h in zip(projections, output.hidden, strict=bool(projections))]
@@ -109,20 +111,26 @@ class DistillLoss(nn.Module):
         text: Tensor,
         text_lengths: Tensor,
         utterances: list[str],
-        silence: tuple[int, int],
+        silence: tuple[int, int] | None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         conf = self.conf
         stats: dict[str, Tensor] = {}
         loss = output.logits.new_zeros(())
+        before, after = silence or (0, 0)
+        if silence is not None:
+            stats["loss_silence"] = loss_terms.blank_at_start(
+                output.logits, output.lengths, before * output.rate
+            ).mean()
+            loss = loss + stats["loss_silence"]
+        speech, output = output.without_silence(before, after), output.without_silence(before, 0)
         if conf.weight_ctc > 0:
             stats["loss_ctc"] = loss_terms.ctc(output.logits, output.lengths, text, text_lengths).mean()
             loss = loss + conf.weight_ctc * stats["loss_ctc"]
         weights = {"loss_mmi": 1.0}
         if targets:
             terms: list[dict[str, Tensor]] = []
-            speech = output.without_silence(*silence)
             for of_teacher, layer_map, layers in zip(targets, self.layer_maps, projected, strict=True):
-                comparisons = [(h[:, silence[0] :], layer) for h, layer in zip(layers, layer_map, strict=True)]
+                comparisons = [(h[:, before:], layer) for h, layer in zip(layers, layer_map, strict=True)]
                 terms.append(self._compare(output, speech, of_teacher, comparisons, utterances, text, text_lengths))
             stats.update({name: torch.stack([term[name] for term in terms]).mean() for name in terms[0]})
             weights = {
@@ -150,8 +158,8 @@ class DistillLoss(nn.Module):
     ) -> dict[str, Tensor]:
         """Terms of the loss against one teacher.
 
-        ``speech`` is ``output`` without the silence around the utterances, and ``comparisons`` are its projected
-        layers, each with the teacher's layer.
+        ``output`` begins with the utterances, ``speech`` is without the silence after them as well, and ``comparisons``
+        are its projected layers, each with the teacher's layer.
         """
         conf = self.conf
         terms: dict[str, Tensor] = {}

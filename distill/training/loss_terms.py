@@ -37,6 +37,15 @@ def centred_mse(student: Tensor, target: Tensor, lengths: Tensor) -> Tensor:
     return masked_mse(student - student.mean(-1, keepdim=True), target - target.mean(-1, keepdim=True), lengths)
 
 
+def blank_at_start(logits: Tensor, lengths: Tensor, frames: int) -> Tensor:
+    """Negative log probability of blank in the first frames of utterances, (B, T, V) x (B,) -> (B,).
+
+    ``-1/T_b sum_{t < frames} log softmax(logits_bt)_0``
+    """
+    of_blank = logits[:, :frames].log_softmax(-1)[..., 0]
+    return -of_blank.sum(1) / send(lengths, logits.device).clamp(min=1)
+
+
 def masked_cosine(student: Tensor, target: Tensor, lengths: Tensor) -> Tensor:
     """Mean cosine distance of the frames within length, shapes as in :func:`masked_mse`.
 

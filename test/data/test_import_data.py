@@ -89,7 +89,6 @@ def shuffled(directory: Path) -> None:
         (replace("text", "ann-2", "\n  \nann-2"), "text:2", "empty line; left out (2 in all)"),
         (replace("text", "ann-1", "\ufeffann-1"), "text:1", "byte order mark; removed"),
         (replace("text", "ann-2 café 2\n", 2 * "ann-2 café 2\n"), "text:3", "line 2 again; left out"),
-        (replace("text", "ann-2 ", "ann-2\t "), "text:2", "odd space '\\t'; made a plain space"),
         (replace("text", "café 2", "café\u00a02\u200b"), "text:2", "odd space '\\xa0'; made a plain space (4 in all)"),
         (replace("text", "café", "cafe\u0301"), "text:1", "composed (NFC) (8 in all)"),
         (write("spk2utt", "ann ann-1\nbob ann-2\n"), "spk2utt", "made again from utt2spk"),

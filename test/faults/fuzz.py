@@ -4,18 +4,23 @@
     PYTHONPATH=. python test/faults/fuzz.py arpa --seconds 600
 
 mutates the seeds of one target, guided by the lines that they reach (atheris), and stops at an exception that is no
-refusal, ten seconds of work for one input, or 3 GB of memory. What it stopped at lands in test/faults/found/TARGET,
-where test_fuzz.py reads it again forever. Without atheris (--seconds 0) it only reads what is there.
+refusal, five seconds of work for one input, or 1 GB of memory beyond what the imports take. What it stopped at lands in
+test/faults/found/TARGET, where test_fuzz.py reads it again forever. Without atheris (--seconds 0) it only reads what is
+there.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import atexit
+import contextlib
+import functools
 import hashlib
 import io
 import json
 import logging
+import os
 import shutil
 import sys
 import tempfile
@@ -136,6 +141,77 @@ def config(data: bytes, folder: Path) -> None:
     refused(load_network, folder)
 
 
+def built(data: bytes, folder: Path) -> None:
+    """A training's configuration, with the network built that it describes, but for its memory."""
+    import torch
+
+    from distill.checkpoints.load import build_network, network_shape, read_config
+
+    (folder / "config.yaml").write_bytes(data)
+
+    def build() -> None:
+        config = read_config(folder)
+        with torch.device("meta"):
+            build_network(config, len(config["token_list"]))
+        network_shape(folder)
+
+    refused(build)
+
+
+def plain_yaml(data: bytes, folder: Path) -> None:
+    """YAML that is read as a configuration is what PyYAML reads in it, and is written again as it was."""
+    import yaml
+
+    from distill.errors import UserError
+    from distill.files import read_yaml, yaml_object, yaml_text
+
+    (folder / "a.yaml").write_bytes(data)
+    try:
+        content = read_yaml(folder / "a.yaml", "cure")
+    except UserError:
+        return
+    assert repr(yaml_object(yaml_text(content), "again", "cure")) == repr(content), "not what was written"
+    assert len(yaml.safe_dump(content)) < 100 * len(data) + 1000
+
+
+def metadata(data: bytes, folder: Path) -> None:
+    """Metadata of an exported model, as a JSON object, and a stream of that model."""
+    import numpy as np
+    import onnx
+
+    from distill.errors import UserError
+    from distill.export.recognizer import OnnxModel, OnnxRecognizer
+
+    try:
+        values = json.loads(data)
+        properties = {str(key): str(value) for key, value in values.items()}
+        more = onnx.ModelProto()
+        onnx.helper.set_model_props(more, properties)
+        # Messages of protobuf that follow each other are one, with the entries of both.
+        (folder / "student_480ms.onnx").write_bytes(exported() + more.SerializeToString())
+    except (ValueError, AttributeError, RecursionError):
+        return
+    try:
+        session = OnnxRecognizer(OnnxModel(folder / "student_480ms.onnx"))
+        session.accept_waveform(np.zeros(16000, np.float32))
+        session.finish()
+    except UserError as error:
+        assert str(error).strip(), "an empty message"
+
+
+def hugging_face(data: bytes, folder: Path) -> None:
+    """config.json, vocab.json, tokenizer_config.json and preprocessor_config.json beside a recogniser's weights."""
+    from distill.checkpoints.adopt import adopt_teacher, model_tokens
+
+    names = ("config.json", "vocab.json", "tokenizer_config.json", "preprocessor_config.json")
+    for name, content in zip(names, data.split(SEPARATOR), strict=False):
+        (folder / name).write_bytes(content)
+    os.link(recogniser() / "model.safetensors", folder / "model.safetensors")
+    refused(model_tokens, folder)
+    with contextlib.redirect_stdout(io.StringIO()):
+        refused(adopt_teacher, folder, recogniser() / "tokens.txt", "char", folder / "teacher")
+
+
 def weights(data: bytes, folder: Path) -> None:
     from distill.checkpoints.load import load_network
 
@@ -147,10 +223,13 @@ def weights(data: bytes, folder: Path) -> None:
 
 def packed(data: bytes, folder: Path) -> None:
     from distill.checkpoints.archive import _unpack
+    from distill.checkpoints.load import load_network
 
     (folder / "model.zip").write_bytes(data)
     (folder / "unpacked").mkdir(exist_ok=True)
     refused(_unpack, folder / "model.zip", folder / "unpacked")
+    if (folder / "unpacked/exp/model").is_dir():
+        refused(load_network, folder / "unpacked/exp/model")
     outside = {path.name for path in folder.iterdir()} - {"model.zip", "unpacked"}
     assert not outside, f"wrote outside of its directory: {outside}"
 
@@ -215,6 +294,50 @@ def packed_about() -> bytes:
     return json.dumps({"checksums": checksums, "models": {"torch": "exp/model"}}).encode()
 
 
+def temporary() -> Path:
+    """A directory for this process, in memory where that can be."""
+    return Path(tempfile.mkdtemp(prefix="fuzz_", dir="/dev/shm" if Path("/dev/shm").is_dir() else None))
+
+
+@functools.cache
+def exported() -> bytes:
+    """A small exported model, without metadata."""
+    import onnx
+    import small_models
+
+    model = onnx.load(small_models.exported(480) / "student_480ms.onnx")
+    del model.metadata_props[:]
+    return model.SerializeToString()
+
+
+@functools.cache
+def exported_metadata() -> bytes:
+    """The metadata of :func:`exported`, as a JSON object."""
+    import onnx
+    import small_models
+
+    model = onnx.load(small_models.exported(480) / "student_480ms.onnx")
+    return json.dumps({entry.key: entry.value for entry in model.metadata_props}).encode()
+
+
+@functools.cache
+def recogniser() -> Path:
+    """A small recogniser in Hugging Face's format, with a token list."""
+    import small_models
+
+    folder = temporary()
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    small_models.write_hugging_face(folder)
+    (folder / "tokens.txt").write_text("<blank>\n<unk>\n<space>\na\nt\n<sos/eos>\n")
+    return folder
+
+
+def hugging_face_files() -> bytes:
+    """The files of :func:`recogniser` that are text."""
+    names = ("config.json", "vocab.json", "tokenizer_config.json", "preprocessor_config.json")
+    return SEPARATOR.join((recogniser() / name).read_bytes() for name in names)
+
+
 def saved() -> bytes:
     import torch
 
@@ -223,6 +346,7 @@ def saved() -> bytes:
     return stream.getvalue()
 
 
+@functools.cache
 def seeds() -> dict[str, list[bytes]]:
     """Valid inputs of every target, small."""
     join = SEPARATOR.join
@@ -237,6 +361,12 @@ def seeds() -> dict[str, list[bytes]]:
     aiff = [wav(400, "AIFF"), wav(400, "FLAC"), wav(400, "AU"), wav(400, "OGG", "VORBIS")]
     network = b"network: student\ntoken_list: ['<blank>', a, '<sos/eos>']\ntoken_type: char\n"
     conf = b"network_conf: {front_end: fbank, front_end_conf: {channels: 8}, width: 8, layers: 1, heads: 1, ffn: 8}\n"
+    chunks = b"chunk_conf: {chunk_ms: [160, 480], hop: 0.5, left_ms: 2000}\nbest_model_criterion: [[valid, ter, min]]\n"
+    teacher = (
+        b"network: teacher\ntoken_list: ['<blank>', a]\nnetwork_conf:\n  normalize: true\n  config: {conv_dim: "
+        b"[4, 4, 4, 4, 4, 4, 4], feat_extract_norm: layer, hidden_size: 8, num_hidden_layers: 1, "
+        b"num_attention_heads: 1, intermediate_size: 8, num_conv_pos_embeddings: 4, num_conv_pos_embedding_groups: 2}\n"
+    )
     return {
         "data_dir": [
             join([b"a-1 x.wav\na-2 y.wav\n", b"a-1 hello world\na-2 b\n", b"a-1 a\na-2 a\n"]),
@@ -256,6 +386,13 @@ def seeds() -> dict[str, list[bytes]]:
         "hypotheses": [json.dumps(hypothesis).encode() + b"\n"],
         "gigaspeech": [b'{"dataset": "G", "audios": [{"aid": "P1", "segments": [{"sid": "P1_1"}]}, {"aid": "P2"}]}'],
         "config": [network + conf],
+        "built": [network + conf + chunks, teacher],
+        "plain_yaml": [
+            network + conf + chunks,
+            b"a: [1, 1.5, .nan, yes, null, ~, 0x1f, 1_0, 1:20, '<<', \"x\\n\", |\n x\n ]\n",
+        ],
+        "metadata": [exported_metadata()],
+        "hugging_face": [hugging_face_files()],
         "weights": [saved(), NO_WEIGHTS],
         "packed": [zipped()],
         "packed_meta": [packed_about()],
@@ -266,19 +403,24 @@ def seeds() -> dict[str, list[bytes]]:
 TARGETS: dict[str, Target] = {
     function.__name__: function
     for function in (
-        data_dir, tables, lang_dir, arpa, openfst, audio, ark, manifest, hypotheses, gigaspeech, config, weights,
-        packed, packed_meta, websocket,
+        data_dir, tables, lang_dir, arpa, openfst, audio, ark, manifest, hypotheses, gigaspeech, config, built,
+        plain_yaml, metadata, hugging_face, weights, packed, packed_meta, websocket,
     )
 }  # fmt: skip
 
 
 def read_one(name: str, data: bytes) -> None:
     """One input to one target, in an empty directory."""
-    folder = Path(tempfile.mkdtemp(prefix="fuzz_", dir="/dev/shm" if Path("/dev/shm").is_dir() else None))
+    folder = temporary()
     try:
         TARGETS[name](data, folder)
     finally:
         shutil.rmtree(folder)
+
+
+def inputs(target: str) -> list[bytes]:
+    """Seeds of a target, and what it stopped at before."""
+    return seeds()[target] + [path.read_bytes() for path in sorted((FOUND / target).glob("*"))]
 
 
 def main() -> None:
@@ -287,21 +429,29 @@ def main() -> None:
     parser.add_argument("--seconds", type=int, default=600, help="(default: 600)")
     args = parser.parse_args()
     logging.disable()
+    sys.path.append(str(Path(__file__).parents[1] / "helpers"))
     found = FOUND / args.target
-    inputs = seeds()[args.target] + [path.read_bytes() for path in sorted(found.glob("*"))]
     if not args.seconds:
-        for data in inputs:
+        for data in inputs(args.target):
             read_one(args.target, data)
         return
     import atheris
+    from verdict import resident_mb
 
     with atheris.instrument_imports(include=["distill"]):
-        read_one(args.target, inputs[0])  # imports what it reads with
+        first = inputs(args.target)
+        read_one(args.target, first[0])  # imports what it reads with
     found.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as corpus:
-        for number, data in enumerate(inputs):
+        for number, data in enumerate(first):
             Path(corpus, str(number)).write_bytes(data)
-        options = [f"-max_total_time={args.seconds}", "-timeout=10", "-rss_limit_mb=3000", "-max_len=4096"]
+        most = resident_mb() + 1024
+        options = [
+            f"-max_total_time={args.seconds}",
+            "-timeout=5",
+            f"-rss_limit_mb={most:.0f}",
+            f"-max_len={max(4096, 2 * max(map(len, first)))}",
+        ]
         options += [f"-artifact_prefix={found}/", corpus]
         atheris.Setup([sys.argv[0], *options], lambda data: read_one(args.target, data))
         atheris.Fuzz()

@@ -280,7 +280,9 @@ def test_hypotheses_are_kept_for_each_latency_and_set_while_their_inputs_are_unc
     first = files_of(output)
     assert len(first) == 4
     # Another latency, another set, another number of jobs: only what is new
-    assert "2 sets and chunk lengths are recognised already" in decode_sh(work, output, "--chunk-ms", "160 480 full")
+    assert "2 results of a set and chunk length are there already" in decode_sh(
+        work, output, "--chunk-ms", "160 480 full"
+    )
     second = files_of(output)
     assert len(second) == 6 and first.items() <= second.items()
     decode_sh(work, output, "--chunk-ms", "480", "--nj", "3", sets="test other")

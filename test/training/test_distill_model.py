@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from distill.checkpoints.load import checkpoint_path, load_network
 from distill.lfmmi import DenominatorGraph, LFMMILoss
-from distill.training import loss_terms
+from distill.training import distill_model, loss_terms
 from distill.training.distill_model import DistillModel
 from distill.training.distill_task import DistillTask
 from distill.training.loss_terms import greedy_tokens, pad_tokens
@@ -199,27 +199,37 @@ def test_a_teacher_gets_the_clean_audio(build, world, online):
     assert stats["loss_logits"].item() == pytest.approx(difference.square().mean().item(), rel=1e-4)
 
 
-def test_silence_around_the_audio_is_not_compared_with_the_teacher_but_read_for_tokens(build, world, online):
-    silent = {"gain_db": 0, "noise_snr_db": [100, 100], "prob": 1.0, "silence_s": 2.0}
+def test_silence_before_the_audio_is_blank_and_that_around_it_is_not_compared_with_the_teacher(
+    build, world, online, monkeypatch
+):
+    silent = {"gain_db": 0, "noise_snr_db": [100, 100], "prob": 1.0, "silence_s": 1.0}
     config = changed(
         STUDENT, distill_conf={"alpha": 0.5, "beta": 0.5, "target": "pseudo", "weight_ctc": 1.0}, augment_conf=silent
     )
+    monkeypatch.setattr(distill_model, "draw_silence", lambda _conf, _frame_ms: (17, 9))
     model = build(config, "--teacher", str(online)).train()
     speech, lengths = speech_of(world)
     output, stats = run(model, speech, lengths)
     with torch.no_grad():
         clean = load_network(online).network(speech, lengths)
     silence = output.logits.shape[1] - clean.logits.shape[1]
-    assert silence > 10 and (output.lengths - clean.lengths == silence).all()
+    assert silence == 26 and (output.lengths - clean.lengths == silence).all()
     losses = [
         loss_terms.centred_mse(output.logits[:, before:][:, : clean.logits.shape[1]], clean.logits, clean.lengths)
         for before in range(silence + 1)
     ]
     matching = [n for n, loss in enumerate(losses) if loss.mean().item() == pytest.approx(stats["loss_logits"].item())]
-    assert len(matching) == 1 and 0 < matching[0] < silence
+    assert matching == [17]
+    before = 17
     tokens = torch.full((len(speech), 1), 2)
-    ctc = loss_terms.ctc(output.logits, output.lengths, tokens, torch.ones(len(speech), dtype=torch.long)).mean()
+    heard, frames = output.logits[:, before:], output.lengths - before
+    ctc = loss_terms.ctc(heard, frames, tokens, torch.ones(len(speech), dtype=torch.long)).mean()
     assert stats["loss_ctc"].item() == pytest.approx(ctc.item(), rel=1e-4)
+    blank = -(output.logits.log_softmax(-1)[:, :before, 0].sum(1) / output.lengths).mean()
+    assert stats["loss_silence"].item() == pytest.approx(blank.item(), rel=1e-4)
+    weighted = 0.5 * stats["loss_hidden"] + 0.25 * (stats["loss_logits"] + stats["loss_mmi"])
+    total = weighted + stats["loss_ctc"] + stats["loss_silence"]
+    assert stats["loss"].item() == pytest.approx(total.item(), rel=1e-4)
 
 
 def test_each_teacher_is_compared_with_its_own_layers_and_projections(build, world, online):

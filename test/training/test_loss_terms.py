@@ -154,9 +154,9 @@ def test_silence_is_as_long_as_asked_for_and_at_times_digital():
     assert 30 < digital.sum() < 70 and torch.equal(surrounded[digital][:, 300:400], speech[digital])
     assert -101 < decibels[~digital].min() < -90 and -60 < decibels[~digital].max() < -49
     draws = [draw_silence(AugmentConf(silence_s=2.0, prob=0.5), 40) for _ in range(400)]
-    assert max(before + after for before, after in draws) == 50
-    assert min(sum(before > 0 for before, _ in draws), sum(after > 0 for _, after in draws)) > 150
-    assert 170 < draws.count((0, 0)) < 240
+    totals = [before + after for before, after in draws]
+    assert 40 < max(totals) <= 50 and 3 < sum(totals) / 200 < 15  # of the half of the draws that has any
+    assert min(sum(before > 0 for before, _ in draws), sum(after > 0 for _, after in draws)) > 80
 
 
 @settings(max_examples=30, deadline=None)
@@ -216,6 +216,6 @@ def test_chunks_in_frames():
     assert ChunkConf(left_ms=6000).in_frames(24, 40) == (24, 150, 0)
     assert ChunkConf(left_ms=None, hop=0.5).in_frames(24, 20) == (12, None, 12)
     assert ChunkConf(hop=0.25).in_frames(1, 20) == (1, 300, 0)
-    for wrong, message in (({"left_ms": -1}, "negative"), ({"hop": 0}, "above 0"), ({"hop": 1.5}, "at most 1")):
+    for wrong, message in (({"left_ms": -1}, "equal to 0"), ({"hop": 0}, "than 0"), ({"hop": 1.5}, "equal to 1")):
         with pytest.raises(UserError, match=message):
-            ChunkConf(**wrong)
+            read_conf(ChunkConf, "chunk_conf", wrong)

@@ -9,9 +9,12 @@ while [ $# -gt 0 ]; do
     case "$1" in
         --source_train) train=$2; shift 2 ;;
         --source_valid) valid=$2; shift 2 ;;
-        --source_test) tests=$2; shift 2 ;;
+        --source_test) tests+=" $2"; shift 2 ;;
         *) options+=("$1"); shift ;;
     esac
+done
+for directory in ${train} ${valid} ${tests}; do
+    [ -d "${directory#*=}" ] || { echo "error: ${directory#*=}: no such directory; correct the --source option" >&2; exit 2; }
 done
 names=
 for directory in ${tests}; do # DIR, named after its last part, or NAME=DIR

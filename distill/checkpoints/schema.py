@@ -1,0 +1,242 @@
+"""What a trained model's configuration may hold, checked before a network is built from it.
+
+Sizes have upper limits far above those of any published model, so that no number in a file can fill the memory.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import unicodedata
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeAlias
+
+from pydantic import ConfigDict, Field
+
+from distill.configuration import KEYS, ChunkConf, Flag, Float, Int, NotNegative, Share, checked, read_conf
+from distill.errors import UserError
+from distill.files import read_json
+
+OTHERS = ConfigDict(extra="ignore", allow_inf_nan=False)  # of a section that may have other keys, which are not used
+Map: TypeAlias = dict[str, Any]
+Size: TypeAlias = Annotated[Int, Field(ge=1, le=65536)]
+Layers = Annotated[Int, Field(ge=1, le=512)]
+Kernel = Annotated[Int, Field(ge=1, le=1024)]
+# An entry for each layer of a CNN
+Sizes = Annotated[Sequence[Size], Field(min_length=1, max_length=32)]
+Kernels: TypeAlias = Annotated[Sequence[Kernel], Field(min_length=1, max_length=32)]
+Count = Annotated[Int, Field(ge=0, le=65536)]
+TokenType = Literal["char", "bpe", "word", "phn"]
+HOP = 320  # samples between two frames of wav2vec 2.0's CNN
+
+
+@dataclass(frozen=True)
+class ConvFrontEndConf:
+    """Arguments of :class:`distill.models.cnn.ConvFrontEnd`."""
+
+    __pydantic_config__ = KEYS
+
+    channels: Sizes = (512,) * 7
+    kernels: Kernels = (10, 3, 3, 3, 3, 2, 2)
+    strides: Kernels = (5, 2, 2, 2, 2, 2, 2)
+    freeze: Flag = False
+
+    def __post_init__(self) -> None:
+        check_cnn("network_conf.front_end_conf", self.channels, self.kernels, self.strides)
+        for kernel, stride in zip(self.kernels, self.strides, strict=True):
+            if kernel > 2 * stride:
+                raise UserError(f"network_conf.front_end_conf.kernels: {kernel} is more than 2 x its stride {stride}")
+
+
+@dataclass(frozen=True)
+class FbankFrontEndConf:
+    """Arguments of :class:`distill.models.fbank.FbankFrontEnd`."""
+
+    __pydantic_config__ = KEYS
+
+    channels: Size = 256
+    bins: Annotated[Int, Field(ge=1, le=256)] = 80
+
+
+@dataclass(frozen=True)
+class StudentConf:
+    """``network_conf`` of a student: arguments of :class:`distill.models.student.Student`."""
+
+    __pydantic_config__ = KEYS
+
+    front_end: Literal["cnn", "fbank"] = "cnn"
+    front_end_conf: Map | None = None
+    width: Size = 384
+    layers: Layers = 10
+    heads: Size = 6
+    ffn: Size = 576
+    kernel: Kernel = 15
+    dropout: Share = 0.1
+    logits_per_frame: Annotated[Int, Field(ge=1, le=4)] | None = None
+
+    def __post_init__(self) -> None:
+        kind = ConvFrontEndConf if self.front_end == "cnn" else FbankFrontEndConf
+        checked(kind, "network_conf.front_end_conf", self.front_end_conf or {})
+
+
+@dataclass(frozen=True)
+class EncoderConf:
+    """The keys of a wav2vec 2.0's, HuBERT's or WavLM's config.json that shape the network or its training.
+
+    Others are neither checked nor used. Defaults are transformers'.
+    """
+
+    __pydantic_config__ = OTHERS
+
+    model_type: Literal["wav2vec2", "hubert", "wavlm"] = "wav2vec2"
+    hidden_size: Size = 768
+    num_hidden_layers: Layers = 12
+    num_attention_heads: Size = 12
+    intermediate_size: Size = 3072
+    hidden_act: str = "gelu"
+    hidden_dropout: Share = 0.1
+    activation_dropout: Share = 0.1
+    attention_dropout: Share = 0.1
+    feat_proj_layer_norm: Flag = True
+    feat_proj_dropout: Share = 0.0
+    final_dropout: Share = 0.1
+    initializer_range: NotNegative = 0.02
+    layer_norm_eps: Annotated[Float, Field(gt=0, le=1)] = 1e-5
+    feat_extract_norm: Literal["group", "layer"] = "group"
+    feat_extract_activation: str = "gelu"
+    conv_dim: Sizes = (512,) * 7
+    conv_stride: Kernels = (5, 2, 2, 2, 2, 2, 2)
+    conv_kernel: Kernels = (10, 3, 3, 3, 3, 2, 2)
+    conv_bias: Flag = False
+    conv_pos_batch_norm: Flag = False
+    num_conv_pos_embeddings: Kernel = 128
+    num_conv_pos_embedding_groups: Size = 16
+    do_stable_layer_norm: Flag = False
+    num_buckets: Annotated[Int, Field(ge=4, le=65536)] = 320
+    max_bucket_distance: Annotated[Int, Field(ge=4, le=65536)] = 800
+    apply_spec_augment: Flag = True
+    mask_time_prob: Share = 0.05
+    mask_time_length: Size = 10
+    mask_time_min_masks: Count = 2
+    mask_feature_prob: Share = 0.0
+    mask_feature_length: Size = 10
+    mask_feature_min_masks: Count = 0
+    adapter_attn_dim: Size | None = None
+    add_adapter: Flag = False
+
+    def __post_init__(self) -> None:
+        if self.add_adapter:
+            raise UserError("add_adapter changes the frame rate; use a model without an adapter")
+        check_cnn("the CNN", self.conv_dim, self.conv_kernel, self.conv_stride)
+        if self.hidden_size % self.num_attention_heads:
+            raise UserError(f"num_attention_heads: {self.num_attention_heads} does not divide hidden_size")
+        if self.hidden_size % self.num_conv_pos_embedding_groups:
+            raise UserError("num_conv_pos_embedding_groups: does not divide hidden_size")
+
+
+@dataclass(frozen=True)
+class TeacherConf:
+    """``network_conf`` of a teacher: arguments of :class:`distill.models.teacher.Teacher`."""
+
+    __pydantic_config__ = KEYS
+
+    config: Map | str
+    normalize: Flag = False
+    freeze_cnn: Flag = False
+
+
+@dataclass(frozen=True)
+class TrainingConf:
+    """The keys of a training's config.yaml that are used after it; a training has others as well."""
+
+    __pydantic_config__ = OTHERS
+
+    network: Literal["teacher", "student"]
+    token_list: Annotated[list[str], Field(min_length=2)]
+    token_type: TokenType = "char"
+    network_conf: Map | None = None
+    chunk_conf: Map | None = None
+    distill_conf: Map | None = None
+    augment_conf: Map | None = None
+    mask_conf: Map | None = None
+    optim_conf: Map | None = None
+    scheduler_conf: Map | None = None
+    best_model_criterion: list[list[Annotated[str, Field(pattern="^[a-z0-9_]+$")]]] | None = None
+    bpemodel: str | None = None
+    teacher: str | None = None
+    version: str | int | float | None = None
+
+    def __post_init__(self) -> None:
+        check_tokens(self.token_list, "token_list")
+        read_conf(ChunkConf, "chunk_conf", self.chunk_conf or None)
+        if any(len(names) < 2 for names in self.best_model_criterion or ()):
+            raise UserError("best_model_criterion: must be lists of a phase, a value and min or max")
+
+
+def check_cnn(where: str, channels: Sequence[int], kernels: Sequence[int], strides: Sequence[int]) -> None:
+    """Check that a CNN has as many channels, kernels and strides, and wav2vec 2.0's frames of 20 ms."""
+    if not len(channels) == len(kernels) == len(strides):
+        raise UserError(f"{where}: {len(channels)} channels, {len(kernels)} kernels and {len(strides)} strides")
+    if (hop := math.prod(strides)) != HOP:
+        raise UserError(f"{where}: frames of {hop} samples instead of {HOP} (20 ms)")
+
+
+def check_tokens(tokens: Sequence[str], where: str) -> None:
+    """Refuse tokens that would end a line of a token list, or that a terminal would obey when text is shown.
+
+    Raises:
+        UserError: the message names the token by its number.
+    """
+    for number, token in enumerate(tokens):
+        if any(unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp") for character in token):
+            raise UserError(f"{where}: token {number} is {ascii(token[:20])}, which has a control character; remove it")
+
+
+def check_network(conf: Mapping[str, Any], kind: str) -> Mapping[str, Any]:
+    """``network_conf`` of a teacher or student, checked, as arguments of its class.
+
+    Of a teacher's configuration only the keys of :class:`EncoderConf` are left; one in a directory, in Hugging Face's
+    format, is checked there.
+
+    Raises:
+        UserError: a key is unknown, or a value of another type, out of range or not finite.
+    """
+    if kind == "student":
+        checked(StudentConf, "network_conf", conf)
+        return conf
+    config = checked(TeacherConf, "network_conf", conf).config
+    if isinstance(config, str):
+        if not config.startswith("hf://"):
+            read_encoder(Path(config))
+        return conf
+    return {**conf, "config": encoder_arguments(config, "network_conf.config")}
+
+
+def encoder_arguments(config: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """The keys of a Hugging Face configuration that :class:`EncoderConf` has, checked."""
+    try:
+        checked(EncoderConf, where, config)
+    except UserError as error:  # what is checked of several keys together does not know where they are
+        message = str(error)
+        raise UserError(message if message.startswith(where) else f"{where}: {message}") from None
+    names = [field.name for field in dataclasses.fields(EncoderConf) if field.name in config]
+    return {name: config[name] for name in names}
+
+
+def read_encoder(directory: Path) -> dict[str, Any]:
+    """The configuration of a directory in Hugging Face's format, as :func:`encoder_arguments` leaves it.
+
+    Raises:
+        UserError: it is missing or damaged, or its weights would not be those of the network it describes.
+    """
+    path = directory / "config.json"
+    config = read_json(path, "give a directory in Hugging Face's format, or copy it again")
+    if (directory / "adapter_config.json").exists():
+        raise UserError(f"{directory}: is an adapter for another model; merge and save them (merge_and_unload)")
+    if config.get("quantization_config") is not None:
+        raise UserError(f"{path}: quantization_config: quantised weights cannot be used; take the original model")
+    if "model_type" not in config:
+        raise UserError(f"{path}: has no model_type; it must be wav2vec2, hubert or wavlm")
+    return encoder_arguments(config, str(path))
