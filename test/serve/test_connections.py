@@ -189,6 +189,60 @@ def test_a_flood_of_small_frames_is_cut_off_with_an_error(model, name):
     run(scenario())
 
 
+class Recorder(asyncio.Protocol):
+    """Stands for aiohttp's handler, and for the transport."""
+
+    def __init__(self):
+        self.received, self.calls = b"", []
+
+    def data_received(self, data):
+        self.received += data
+
+    def connection_made(self, transport):
+        pass
+
+    def pause_reading(self):
+        self.calls.append("pause")
+
+    def close(self):
+        self.calls.append("close")
+
+
+@pytest.mark.parametrize("flood", [frame(2, b"") * 1000, frame(2, bytes(10**6)) * 2], ids=["small", "large"])
+def test_after_a_refusal_nothing_is_parsed_and_reading_ends(flood):
+    async def scenario():
+        handler = Recorder()
+        connection = connections.Connection(handler, "192.0.2.1", lambda connection: None)
+        connection._transport = handler
+        connection.data_received(b"GET / HTTP/1.1\r\n\r\n" + frame(1, b"early"))
+        assert handler.received == b"GET / HTTP/1.1\r\n\r\n"
+        connection.begin_frames()
+        assert handler.received.endswith(frame(1, b"early"))
+        handler.received = b""
+        connection.refuse()
+        connection.data_received(frame(2, bytes(640)))
+        assert not handler.received and not handler.calls
+        connection.data_received(flood)
+        assert not handler.received and handler.calls == ["pause"]
+
+    asyncio.run(scenario())
+
+
+def test_a_client_that_was_refused_is_closed_when_it_answers_so():
+    async def scenario():
+        handler = Recorder()
+        connection = connections.Connection(handler, "192.0.2.1", lambda connection: None)
+        connection._transport = handler
+        connection.begin_frames()
+        connection.refuse()
+        connection.data_received(frame(2, bytes(640)) + frame(8, b"")[:3])
+        assert not handler.calls
+        connection.data_received(frame(8, b"")[3:])
+        assert handler.calls == ["close"] and not handler.received
+
+    asyncio.run(scenario())
+
+
 def test_audio_in_pieces_of_ten_milliseconds_may_come_at_any_speed(model):
     data = audio(20)
     parts = [data[i : i + SMALL_FRAME] for i in range(0, len(data), SMALL_FRAME)]
