@@ -53,7 +53,8 @@ def start(body: str, *, shell: str = "", **variables: str) -> subprocess.Popen[s
     lines = "".join(f"    {line}\n" for line in body.splitlines())
     program = f"import os, sys, tempfile, time\nfrom distill.errors import cli\n@cli\ndef main():\n{lines}main()\n"
     command = ["bash", "-c", f'exec "$0" -c "$1" {shell}', sys.executable, program]
-    return subprocess.Popen(command, env={**os.environ, **variables}, text=True, errors="surrogateescape",
+    environment = {**os.environ, "PYTHONUNBUFFERED": "", **variables}
+    return subprocess.Popen(command, env=environment, text=True, errors="surrogateescape",
         stdout=subprocess.PIPE, stderr=subprocess.PIPE)  # fmt: skip
 
 
@@ -72,12 +73,13 @@ def test_a_full_disk_shows_when_the_last_output_is_written():
 
 def test_closed_streams_are_empty_and_no_file_gets_their_numbers(tmp_path):
     body = f"print(repr(sys.stdin.buffer.read()))\nwith open({str(tmp_path / 'file')!r}, 'w') as file:\n"
-    body += "    print('x', flush=True)\n    print('y', file=sys.stderr)\n    print(file.fileno() > 2, file=file)"
+    body += "    print('x', flush=True)\n    print('y', file=sys.stderr)\n"
+    body += "    print(file.fileno() > 2, os.get_inheritable(0), file=file)"
     process = start(body, shell="<&-")
     assert process.communicate(timeout=60) == ("b''\nx\n", "y\n") and process.returncode == 0
     process = start(body, shell="<&- >&- 2>&-")
     assert process.communicate(timeout=60) == ("", "") and process.returncode == 0
-    assert (tmp_path / "file").read_text() == "True\n"
+    assert (tmp_path / "file").read_text() == "True True\n"
 
 
 ASCII = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
