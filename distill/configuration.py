@@ -103,9 +103,14 @@ class ChunkConf:
         if not 0 < low <= high <= MAX_CHUNK_MS:
             raise UserError(f"chunk_conf.chunk_ms: {self.chunk_ms} must be above 0 and at most {MAX_CHUNK_MS}")
 
+    @property
+    def range_ms(self) -> tuple[float, float]:
+        """Shortest and longest chunk of the training."""
+        return _range("chunk_conf.chunk_ms", self.chunk_ms)
+
     def range_in_frames(self, frame_ms: int) -> tuple[int, int]:
         """Shortest and longest chunk in frames: the multiples of ``frame_ms`` within the range."""
-        low, high = _range("chunk_conf.chunk_ms", self.chunk_ms)
+        low, high = self.range_ms
         first, last = -int(-low // frame_ms), int(high // frame_ms)
         if first > last:
             raise UserError(f"chunk_conf.chunk_ms: {self.chunk_ms} holds no multiple of the student's {frame_ms} ms")
@@ -134,7 +139,7 @@ class AugmentConf:
     gain_db: Number | Sequence[Number] = 6.0
     noise_snr_db: Number | Sequence[Number] = (10.0, 40.0)
     prob: Share = 0.5
-    silence_s: NotNegative = 0.0
+    silence_s: Annotated[Float, Field(ge=0, le=3600)] = 0.0
 
     def __post_init__(self) -> None:
         _range("augment_conf.noise_snr_db", self.noise_snr_db)

@@ -166,7 +166,7 @@ def test_the_cure_for_a_wrong_value_works(recipe, option):
         (["--stage"], "--stage: needs a value"),
         (["--stage=3"], "--stage=3: write --stage 3"),
         (["--check", "yes"], "--check yes: must be true or false"),
-        (["stray"], "unexpected argument 'stray'; --help lists the options"),
+        (["stray"], "run.sh: unexpected argument 'stray'; --help lists the options"),
     ],
 )
 def test_what_is_no_option_is_one_line(arguments, message):

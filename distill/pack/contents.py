@@ -36,8 +36,8 @@ TRAINING = (
     "version",
 )
 BPE_MODEL = "bpe.model"
-Members = dict[str, bytes | Path]  # content, or the file that has it, by name in the archive
 MAX_EXPORT = 2 << 30  # bytes of an ONNX file
+Members = dict[str, bytes | Path]  # content, or the file that has it, by name in the archive
 
 
 def without_paths(value: Any) -> Any:

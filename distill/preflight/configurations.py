@@ -71,7 +71,7 @@ def read_training(options: Options, option: str) -> Training:
         if options["student"] and option.startswith("student_"):
             path = Path(options["student"])
             config = with_student(config, read_training_config(path))
-    except KeyError:
+    except (KeyError, TypeError, ValueError):
         raise UserError(f"{path}: no network_conf; give a file such as conf/students/s5.yaml") from None
     return Training(option, configuration, config)
 
@@ -121,6 +121,9 @@ def _networks(options: Options, trainings: Sequence[Training]) -> Iterator[str]:
     built = note.read_text(encoding="utf-8").split() if note.is_file() else []
     for training in trainings:
         network = training.config.get("network_conf") or {}
+        if not isinstance(network, dict):
+            yield f"{training.path}: network_conf: must be a mapping"
+            continue
         named = network.get("config") if training.config.get("network") == "teacher" else None
         if isinstance(named, str):
             if not (dry_run or named.startswith("hf://") or Path(named, "config.json").is_file()):

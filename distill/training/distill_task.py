@@ -29,6 +29,7 @@ from distill.targets.store import StoredTargets, hidden_stream, read_manifest, r
 from distill.training.distill_model import DistillModel
 
 MAX_TEACHER_LAYERS = 99
+MASK = "encoder.masked_spec_embed"  # of a teacher with mask_time_prob or mask_feature_prob above 0
 
 
 class DistillTask(ASRTask):
@@ -185,7 +186,7 @@ class DistillTask(ASRTask):
         elif args.init is None:
             logging.info(f"{origin} is a student: none of its weights are copied without --init")
         else:
-            weights = source.network.state_dict()
+            weights = fitted_mask(source.network.state_dict(), model.network.state_dict())
             load_weights(model.network, weights, origin)
             logging.info(f"Initialised all {len(weights)} tensors of the network from {origin}")
             kept = take_fitting(model.criterion, load_criterion(origin))
@@ -262,6 +263,13 @@ def audio_level(args: argparse.Namespace, most: int = 100) -> float:
     files = list(read_wav_scp(Path(path)).values())
     levels = [float(np.square(read_audio(file)).mean()) for file in files[:: max(1, len(files) // most)]]
     return float(np.exp(np.mean(np.log(np.maximum(levels, 1e-10))) / 2))
+
+
+def fitted_mask(weights: dict[str, torch.Tensor], of_network: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Weights with the vector of masked frames if the network has one; a teacher that masks nothing has none."""
+    if MASK in of_network:
+        return {MASK: of_network[MASK], **weights}
+    return {name: weight for name, weight in weights.items() if name != MASK}
 
 
 def take_fitting(module: torch.nn.Module, weights: Mapping[str, torch.Tensor]) -> int:

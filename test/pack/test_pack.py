@@ -238,3 +238,10 @@ def test_bad_options_are_one_line(tmp_path, capsys, monkeypatch, options, printe
     assert end.value.code == 2
     assert printed in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("chunk_ms", "warns"), [("160", False), ("960", False), ("1200", True), ("80", True)])
+def test_chunks_unlike_those_of_the_training_are_warned_of(packed, exp, capsys, chunk_ms, warns):
+    transcribe.main(["--model", str(packed), "--chunk_ms", chunk_ms, str(exp / "wavs/0.wav")])
+    warning = f"warning: --chunk_ms {chunk_ms}: the model was trained with chunks of 160 to 960 ms"
+    assert (warning in capsys.readouterr().err) == warns

@@ -355,10 +355,15 @@ def test_a_corrected_source_is_noticed_and_a_test_set_may_be_named(kaldi: Path, 
     (source / "text").write_text(text.replace(f"{key} {words}", f"{key} nine {words}"))
     again = run(recipe, *options)
     assert f"stage 1: changed since it was last run: {source}/text\n" in again
-    assert "stage 3: format wav.scp\n" in again and again.count("stage 3: done before and unchanged") == 1
+    assert again.count("stage 3: format wav.scp of") == again.count("stage 3: done before and unchanged") == 3
     assert "stage 4: changed since it was last run: stage 3 (text)\n" in again
     for text in ("data/train/text", "dump/raw/org/train/text", "dump/raw/train/text"):
         assert f"{key} nine {words}" in (recipe / text).read_text().splitlines()
+    # one more test set, whose audio alone is formatted
+    again = run(recipe, *options, "--source_test", f"more={kaldi}/calls")
+    assert again.count("stage 3: done before and unchanged") == 3
+    formatted = {path: (recipe / path).read_text() for path in ("dump/raw/calls/text", "dump/raw/more/text")}
+    assert len(set(formatted.values())) == 1 and (recipe / "dump/raw/more/wav.scp").is_file()
 
 
 def test_an_unlabelled_training_set(kaldi: Path, tmp_path: Path) -> None:

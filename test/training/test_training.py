@@ -103,6 +103,19 @@ def test_lfmmi_and_init_for_a_teacher(world, teacher, teacher_mmi):
         torch.testing.assert_close(after[key], value, msg=key)
 
 
+def test_a_teacher_that_masks_time_begins_with_one_that_does_not_and_the_other_way_round(world, teacher):
+    """As in conf/from_scratch: only a teacher that masks has the vector of masked frames."""
+    masks = changed(TEACHER, distill_conf={"target": "none", "weight_ctc": 1.0})
+    masks["network_conf"]["config"]["mask_time_prob"] = 0.05
+    first = world.train("teacher_masks", masks, "--init", str(teacher), "--max_epoch", "1", "--optim_conf", "lr=0.0")
+    second = world.train("teacher_again", TEACHER, "--init", str(first), "--max_epoch", "1", "--optim_conf", "lr=0.0")
+    states = [load_network(directory).network.state_dict() for directory in (teacher, first, second)]
+    assert states[1].keys() - states[0].keys() == {"encoder.masked_spec_embed"} and states[2].keys() == states[0].keys()
+    for key, value in states[0].items():
+        torch.testing.assert_close(states[1][key], value, msg=key)
+        torch.testing.assert_close(states[2][key], value, msg=key)
+
+
 def test_online_and_stored_targets_train_the_same(world, teacher, stored, online):
     other = world.train("student_stored", STUDENT, "--teacher", str(teacher), *stored)
     a, b = reporter(online), reporter(other)

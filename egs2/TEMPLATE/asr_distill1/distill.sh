@@ -26,7 +26,7 @@ mapfile -t names < <(compgen -v | grep -vxF "${before}"$'\nbefore\nPIPESTATUS') 
 
 . "${steps}/options.sh"
 . "${steps}/stages.sh"
-[ $# -eq 0 ] || fail "distill.sh: unexpected argument '$1'; --help lists the options"
+[ $# -eq 0 ] || fail "run.sh: unexpected argument '$1'; --help lists the options"
 . ./path.sh; . ./cmd.sh
 gpus=$(gpus_here) ngpu=${ngpu:-${gpus}}
 if [ -n "${from_scratch}" ]; then
@@ -42,8 +42,7 @@ python3 -m distill.bin.check_recipe "${values[@]}" || exit 2; if ${check}; then 
 
 # ---------------------------------------------------------------- options that depend on each other
 phones=false ref_tokens='' bpemodel='' vocab='' token_dir=data/token_list/${token_type}
-train_text=text lm_text=lm_train.txt # what the networks are trained on
-lexicon_option=() lexicon_files=() spelling=()
+train_text=text lm_text=lm_train.txt lexicon_option=() lexicon_files=() spelling=()
 if [ "${token_type}" = bpe ]; then
     token_dir=data/token_list/bpe_unigram${nbpe}
     bpemodel=${token_dir}/bpe.model vocab=${nbpe}
@@ -70,8 +69,9 @@ if [ -n "${student}" ]; then
     done
 fi
 if ${dry_run}; then
-    "${steps}/plan.sh" --teacher "${teacher}" --teacher-init-config "${teacher_init_config}" --token-list "${token_list}" --vocab "${vocab}" \
-        --utt2num-samples "${dumpdir}/raw/org/${train_set}/utt2num_samples" --teacher-targets "${teacher_targets}" --ngpu $((ngpu * num_nodes)) --latencies "$(wc -w <<< "${latencies}")" \
+    "${steps}/plan.sh" --teacher "${teacher}" --teacher-init-config "${teacher_init_config}" --vocab "${vocab}" \
+        --token-list "${token_list}" --utt2num-samples "${dumpdir}/raw/org/${train_set}/utt2num_samples" \
+        --teacher-targets "${teacher_targets}" --ngpu $((ngpu * num_nodes)) --latencies "$(wc -w <<< "${latencies}")" \
         --plan-options "${plan_options}" "${teacher_config}" "${student_full_config}" "${student_stream_config}"
     exit 0
 fi
@@ -82,12 +82,10 @@ if [ -n "${speed_perturb_factors}" ]; then train_set=${train_set}_sp; fi
 train_dir=${raw}/${train_set} valid_dir=${raw}/${valid_set} test_dirs=()
 for set in ${test_sets}; do test_dirs+=("${raw}/${set}"); done
 if [ "${teacher_targets}" = stored ] && [ -z "${targets}" ]; then
-    extract_targets=true targets=${dumpdir}/targets
-    if [ "${expdir}" != exp ]; then targets+=_${expdir##*/}; fi
+    extract_targets=true targets=${dumpdir}/targets; if [ "${expdir}" != exp ]; then targets+=_${expdir##*/}; fi
 fi
 stamps=${expdir}/.stages data_stamps=${dumpdir}/.stages
-mkdir -p "${stamps}" "${data_stamps}"
-lock "${expdir}" "${dumpdir}"
+mkdir -p "${stamps}" "${data_stamps}"; lock "${expdir}" "${dumpdir}"
 # ---------------------------------------------------------------- data
 prepare_data() {
     local checks=(--resample "${resample}" --allow_pipes "${allow_pipes}")
@@ -105,7 +103,7 @@ espnet_data() {
         --audio_format "${audio_format}" --fs 16k --feats_type raw --lm_train_text \
         "$(if ${unlabelled}; then echo "${raw}/org/${train_set}"; else echo "data/${original_train_set}"; fi)/text" \
         --min_wav_duration "${min_wav_duration}" --max_wav_duration "${max_wav_duration}" \
-        --token_type "${token_type/phn/word}" --nbpe "${nbpe}" --use_lm false --asr_config none
+        --token_type "${token_type/phn/word}" --nbpe "${nbpe}" --use_lm false --asr_config none "${@:2}"
 }
 make_tokens() {
     espnet_data 5
@@ -126,11 +124,14 @@ if wanted 2 && [ -n "${speed_perturb_factors}" ]; then
     run_stage "${data_stamps}/2" "speed perturbation" "${speed_perturb_factors}" "" "${data_stamps}/1" -- espnet_data 2
 fi
 if wanted 3; then
-    sets=("data/${train_set}" "data/${valid_set}" "${test_dirs[@]/#"${raw}"/data}")
-    mapfile -t inputs < <(existing_files "${sets[*]}" "wav.scp segments utt2spk")
-    run_stage "${data_stamps}/3" "format wav.scp" "${audio_format} ${speed_perturb_factors} ${test_sets} ${how}" "" \
-        local/data.sh "${tables[@]}" "${inputs[@]}" -- espnet_data 3
-    mapfile -t inputs < <(existing_files "${sets[*]}" text)
+    how="${audio_format} ${speed_perturb_factors} $(other_words "${local_data_opts}")"
+    for sets in "${train_set} ${valid_set}" ${test_sets}; do # a further test set does not format the others again
+        stamp=${data_stamps}/3 only=(--test_sets "${sets#"${train_set} "}")
+        case "${sets}" in *" "*) ;; *) stamp+=_${sets} only+=(--skip_train true) ;; esac
+        mapfile -t inputs < <(existing_files "${sets}" "wav.scp segments utt2spk" data/)
+        run_stage "${stamp}" "format wav.scp of ${sets}" "${how}" "" local/data.sh "${inputs[@]}" -- espnet_data 3 "${only[@]}"
+    done
+    mapfile -t inputs < <(existing_files "${train_set} ${valid_set} ${test_sets}" text data/)
     run_stage "${data_stamps}/3_text" "transcripts" "" "" "${data_stamps}/3" "${inputs[@]}" -- take_texts "${raw}" \
         "${inputs[@]}"
     if ${unlabelled}; then
