@@ -164,7 +164,14 @@ def test_messages_in_the_documents_have_the_keys_of_results(page, others):
 def test_messages_of_the_troubleshooting_page_are_printed_somewhere():
     source = "".join(
         path.read_text()
-        for pattern in ("distill/**/*.py", "distill/**/*.js", "local/*.sh", "egs2/TEMPLATE/asr_distill1/*.sh")
+        for pattern in (
+            "distill/**/*.py",
+            "distill/**/*.js",
+            "local/*.sh",
+            "egs2/TEMPLATE/asr_distill1/*.sh",
+            "utils/*.sh",
+            "utils/*.py",
+        )
         for path in ROOT.glob(pattern)
     )
     source = re.sub(r'"\s*\n\s*f?"', "", source)  # strings over several lines
