@@ -40,7 +40,7 @@ setup(
             "transformers",  # wav2vec 2.0
         ],
         "report": ["jinja2", "matplotlib"],  # the page of an experiment; ticks of its plots
-        "serve": ["aiohttp"],  # websocket server, page and client
+        "serve": ["aiohttp", "prometheus_client"],  # websocket server, page and client; the server's figures
         "kaldiio": ["kaldiio"],  # reads and writes Kaldi archives in omniio's place where it is installed
         "demo": ["espeakng-loader==0.2.4"],
         "deploy": ["onnx", "onnxruntime", "sherpa_onnx"],  # export, the recogniser without torch, the phone's runtime

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import functools
 import importlib.util
+import io
+import os
 import re
+import signal
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 
 # Errors of the operating system that the user can do something about, and what
 CURES = {
@@ -23,6 +28,8 @@ CURES = {
     errno.ELOOP: "it is a link to itself; replace it",
     errno.ENAMETOOLONG: "choose a shorter name",
 }
+# Environment variables that let a checkpoint run code: of ESPnet, and of torch
+UNSAFE = ("ESPNET_ALLOW_UNSAFE_TORCH_LOAD", "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD")
 # Characters that a terminal obeys instead of showing them, marks that reverse the order of what follows, and halves of
 # surrogate pairs, which no encoding has. Line ends are among them.
 CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -55,16 +62,27 @@ def cli(main: Callable[..., None]) -> Callable[..., None]:
     """Decorate a command's ``main``: a :class:`UserError` is printed as one line on stderr, with exit status 2.
 
     So are the errors of the operating system in :data:`CURES`: a full or read-only disk, missing permissions. An
-    interrupt (Ctrl-C) exits with status 130 and no traceback; every other exception is passed on.
+    interrupt (Ctrl-C), SIGTERM and SIGHUP exit with status 128 + signal and no traceback, after temporary files are
+    removed; so does a closed pipe at stdout (``... | head -1``). Every other exception is passed on.
+
+    Variables of the environment that would let a checkpoint run code are removed (:data:`UNSAFE`), stdin, stdout and
+    stderr may be closed, and what their encoding does not have is escaped.
     """
 
     @functools.wraps(main)
     def wrapped(*args, **kwargs) -> None:
+        open_standard_streams()
+        forbid_unsafe_loading()
         try:
-            main(*args, **kwargs)
+            with exit_at_signals():
+                main(*args, **kwargs)
+                sys.stdout.flush()  # a full disk or a closed pipe shows here, not when the interpreter ends
         except UserError as error:
             print(f"error: {printable(' '.join(str(error).split()))}", file=sys.stderr)
             sys.exit(2)
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is left in the buffer goes nowhere
+            sys.exit(128 + signal.SIGPIPE)
         except OSError as error:
             if error.errno not in CURES:
                 raise
@@ -72,6 +90,51 @@ def cli(main: Callable[..., None]) -> Callable[..., None]:
             print(f"error: {where}{error.strerror}; {CURES[error.errno]}", file=sys.stderr)
             sys.exit(2)
         except KeyboardInterrupt:
-            sys.exit(130)
+            sys.exit(128 + signal.SIGINT)
 
     return wrapped
+
+
+def forbid_unsafe_loading() -> None:
+    """Remove the variables :data:`UNSAFE` from the environment, with a line on stderr for each that is set."""
+    for name in UNSAFE:
+        if os.environ.pop(name, "0") not in ("", "0"):
+            print(f"note: {name} is ignored: it would let a checkpoint run code", file=sys.stderr)
+
+
+def open_standard_streams() -> None:
+    """Give closed standard streams /dev/null, and let characters that a stream's encoding lacks be escaped.
+
+    File names need not be UTF-8; where the stream is, they are printed as they are.
+    """
+    for descriptor, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
+        if getattr(sys, name) is None:
+            try:
+                os.fstat(descriptor)
+            except OSError:  # else a file that is opened later would get this number, and what is printed
+                null = os.open(os.devnull, os.O_RDWR)  # usually has the number already
+                os.dup2(null, descriptor, inheritable=True)
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            utf8 = stream.encoding.lower().replace("-", "") == "utf8"
+            stream.reconfigure(errors="surrogateescape" if utf8 else "backslashreplace")
+
+
+@contextlib.contextmanager
+def exit_at_signals() -> Iterator[None]:
+    """Within the block SIGTERM and SIGHUP raise :class:`SystemExit`, so that temporary files are removed."""
+
+    def leave(number: int, frame: object) -> None:
+        sys.exit(128 + number)
+
+    handled = []
+    if threading.current_thread() is threading.main_thread():
+        handled = [n for n in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(n) is signal.SIG_DFL]
+    for number in handled:
+        signal.signal(number, leave)
+    try:
+        yield
+    finally:
+        for number in handled:
+            signal.signal(number, signal.SIG_DFL)

@@ -120,6 +120,15 @@ def student_network(conf: dict[str, Any], seconds: float) -> Network:
     return Network(front, frames * (weights + attention), front_weights + weights, w, layers, frames, frozen)
 
 
+def corpus_size(utt2num_samples: Path) -> tuple[float, int]:
+    """Hours and utterances of a Kaldi table of samples at 16 kHz."""
+    try:
+        samples = [int(line.split()[1]) for line in utt2num_samples.read_text(encoding="utf-8").splitlines()]
+    except (OSError, ValueError, IndexError):
+        raise UserError(f"{utt2num_samples}: not a table of ids and samples; run stage 3 again") from None
+    return sum(samples) / SAMPLE_RATE / 3600, len(samples)
+
+
 def audio_hours(config: dict[str, Any], hours: float) -> float:
     """Hours of audio in a training: its epochs of full batches if their number is set, else of the whole corpus."""
     epochs = int(config.get("max_epoch", 40))
@@ -161,7 +170,8 @@ class Training(NamedTuple):
 
 def print_plan(
     corpus: str,
-    hours: float,
+    hours: float | None,
+    utt2num_samples: Path | None,
     utterances: int | None,
     test_hours: float,
     teacher_config: Path,
@@ -178,13 +188,19 @@ def print_plan(
     flac_ratio: float,
 ) -> None:
     """Print the plan as Markdown; see ``distill/bin/plan.py`` for the arguments."""
-    if min(hours, test_hours, tflops or 1.0, cpu_gflops, flac_ratio, ngpu) <= 0:
-        raise UserError("plan: hours, rates and GPUs must be positive; see --help")
+    if hours is None and utt2num_samples is not None:
+        hours, utterances = corpus_size(utt2num_samples)
+    if hours is None:
+        raise UserError(
+            'plan: the corpus\'s size is not known yet; give --plan_options "--hours H", or run stages 1 to 3'
+        )
+    if min(hours, test_hours, tflops or 1.0, cpu_gflops, flac_ratio) <= 0 or ngpu < 0:
+        raise UserError("plan: hours and rates must be positive; see --help")
     utterances = utterances or round(hours * 360)
     seconds = hours * 3600 / utterances
     rates = RATES if tflops is None else {part: Rate(tflops, "given") for part in RATES}
     teacher_training, full, stream = (
-        for_processes(read_training_config(path), ngpu)
+        for_processes(read_training_config(path), max(1, ngpu))
         for path in (teacher_config, student_full_config, student_stream_config)
     )
     named = (teacher_training.get("network_conf") or {}).get("config")
@@ -199,7 +215,7 @@ def print_plan(
     if not adopted:
         if teacher_init_config is not None:
             name = f"teacher, first its prediction layer ({teacher_init_config.name})"
-            first = for_processes(read_training_config(teacher_init_config), ngpu)
+            first = for_processes(read_training_config(teacher_init_config), max(1, ngpu))
             trainings.append(Training("7", name, first, teacher, {"teacher, forward": teacher.macs}))
         name = f"teacher ({teacher_config.name})"
         macs = teacher.front_training_macs + teacher.body_training_macs
@@ -211,17 +227,23 @@ def print_plan(
         """Of ``audio`` hours that take so many multiply-adds a second in each part."""
         return sum(2 * of_part * audio / (rates[part].tflops * 1e12) for part, of_part in macs.items())
 
+    def on_device(macs: dict[str, float], audio: float) -> tuple[float, float]:
+        """GPU-hours and CPU core hours of the same; one of them is 0."""
+        if ngpu:
+            return gpu_hours(macs, audio), 0.0
+        return 0.0, sum(macs.values()) * 2 * audio / (cpu_gflops * 1e9)
+
     audio_gb = (hours + test_hours) * 3600 * SAMPLE_RATE * 2 * flac_ratio / 1e9
     layers = min(student.layers, teacher.layers)  # one of the teacher's for each of the student's
     target_values = hours * 3600 * student.frames * (layers * teacher.width + vocab)
     costs = [Cost("3-4", "formatted audio", audio_gb, 0, 0)]
     if teacher_targets == "stored":
-        of_targets = gpu_hours({"teacher, forward": teacher.macs}, hours)
-        costs.append(Cost("8", "targets, float32", target_values * 4 / 1e9, of_targets, 0))
+        of_targets = on_device({"teacher, forward": teacher.macs}, hours)
+        costs.append(Cost("8", "targets, float32", target_values * 4 / 1e9, *of_targets))
     for training in trainings:
         gb = checkpoint_gb(training.network, training.config)
-        gpu = gpu_hours(training.macs, audio_hours(training.config, hours))
-        costs.append(Cost(training.stage, training.name.split(" (")[0], gb, gpu, 0))
+        of_training = on_device(training.macs, audio_hours(training.config, hours))
+        costs.append(Cost(training.stage, training.name.split(" (")[0], gb, *of_training))
     recognition_macs = teacher.macs + (1 + latencies) * student.macs
     costs.append(Cost("12", "recognition", 0, 0, recognition_macs * 2 * test_hours / (cpu_gflops * 1e9)))
     costs.sort(key=lambda cost: int(cost.stage.split("-")[0]))
@@ -242,7 +264,7 @@ def print_plan(
     for training in trainings:
         audio, steps = audio_hours(training.config, hours), optimiser_steps(training.config, hours)
         print(f"- {training.name}: {audio:,.0f} h of audio ({audio / hours:.1f} passes), {steps:,} steps")
-    for part, rate in rates.items():
+    for part, rate in rates.items() if ngpu else ():
         print(f"- {part}: {rate.tflops:g} TFLOP/s effective of a GPU, {rate.source}")
     print(f"- {cpu_gflops:g} GFLOP/s effective of a CPU core, assumed; {vocab} tokens")
     print(f"- FLAC takes {flac_ratio:g} of 16-bit PCM at 16 kHz; the corpus itself is not counted")
@@ -255,4 +277,7 @@ def print_costs(costs: Sequence[Cost], ngpu: int) -> None:
         print(f"| {stage} | {makes} | {gb:,.1f} | {gpu:,.1f} | {cpu:,.1f} |")
     gb, gpu, cpu = (sum(column) for column in list(zip(*costs, strict=True))[2:])
     print(f"| | all | {gb:,.1f} | {gpu:,.1f} | {cpu:,.1f} |")
-    print(f"\nOn {ngpu} GPUs, if they were used without loss: {gpu / ngpu / 24:,.1f} days.\n")
+    if ngpu:
+        print(f"\nOn {ngpu} GPUs, if they were used without loss: {gpu / ngpu / 24:,.1f} days.\n")
+    else:
+        print(f"\nOn one CPU core: {cpu:,.1f} h. Give --ngpu for GPUs.\n")

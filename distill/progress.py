@@ -22,7 +22,7 @@ RESULT = re.compile(r"(\d+)epoch results: (.*)")
 # Of the warnings only those of this package's own modules
 WARNING = re.compile(r"\((?:resume|distill_task|distill_model|loss|teacher_targets):\d+\) WARNING: (.*)")
 # ESPnet leaves out a comma here and there ("iter_time=0.004loss=1.2"); loss_scale is that of mixed precision.
-VALUE = re.compile(r"(?<![a-z_])(loss(?!_scale)(?:_[a-z]+)?|ter)=([^, ]+)")
+VALUE = re.compile(r"(?<![a-z_])(loss(?!_scale)(?:_[a-z]+)?|ter)=(-?[0-9.]+(?:e[-+]?[0-9]+)?|nan|-?inf)")
 BAR = "{desc}: epoch {n:.1f}/{total} {percentage:3.0f}% [{elapsed}, {remaining} left{postfix}]"
 POLL_SECONDS = 0.5
 ONLY_BLANKS = 0.95  # token errors on the validation set from which a network puts out next to nothing
@@ -61,7 +61,12 @@ class Progress:
     def doubt(self) -> str | None:
         """A warning, once, if half of the epochs are over and the network still puts out next to nothing but blanks."""
         rate = float(self.shown.get("valid ter", "0"))
-        if self._doubted or self.batch or not self.max_epoch or self.epochs_done < max(2, self.max_epoch / 2):
+        if (
+            self._doubted
+            or self.batch
+            or not self.max_epoch
+            or self.epochs_done < max(min(2, self.max_epoch), self.max_epoch / 2)
+        ):
             return None
         if not rate >= ONLY_BLANKS:
             return None

@@ -59,6 +59,12 @@ def changed(old: dict[str, str], new: dict[str, str]) -> list[str]:
     return sorted(name for name in (old.keys() | new.keys()) - {CODE} if old.get(name) != new.get(name))
 
 
+def title(stamp: Path) -> str:
+    """How a stage is called in messages: ``stage 7 (valid)`` for the stamp 7_valid."""
+    number, _, part = stamp.name.partition("_")
+    return f"stage {number} ({part.replace('_', ' ')})" if part else f"stage {number}"
+
+
 def _begun(stamp: Path) -> Path:
     return stamp.with_name(stamp.name + ".begun")
 
@@ -84,7 +90,7 @@ def begin(stamp: Path, options: str, inputs: list[str], output: Path | None = No
     finished, begun = (None, None) if force else (read_stamp(stamp), read_stamp(_begun(stamp)))
     if finished is not None and not changed(finished, current):
         if finished.get(CODE) != current[CODE]:
-            print(f"stage {stamp.name}: made by another version, {finished.get(CODE, 'an older one')}, of this code")
+            print(f"{title(stamp)}: made by another version, {finished.get(CODE, 'an older one')}, of this code")
         return DONE
     previous = begun or finished
     stamp.unlink(missing_ok=True)
@@ -94,14 +100,13 @@ def begin(stamp: Path, options: str, inputs: list[str], output: Path | None = No
         return TO_DO
     if previous is not None:
         causes = [
-            f"stage {Path(name).name}" if Path(name).parent.name == ".stages" else name
-            for name in changed(previous, current)
+            title(Path(name)) if Path(name).parent.name == ".stages" else name for name in changed(previous, current)
         ]
-        print(f"stage {stamp.name}: changed since it was last run: {', '.join(causes)}")
+        print(f"{title(stamp)}: changed since it was last run: {', '.join(causes)}")
     if output is not None and os.path.lexists(output):
         aside = output.with_name(f"{output.name}.old-{time.strftime('%Y%m%d-%H%M%S')}")
         os.rename(output, aside)
-        print(f"stage {stamp.name}: the output of the earlier run is now in {aside}")
+        print(f"{title(stamp)}: the output of the earlier run is now in {aside}")
     return STALE
 
 

@@ -89,7 +89,7 @@ for set in "${data[@]}"; do
         fi
     done
 done
-if [ "${kept}" -gt 0 ]; then log "${dir}: ${kept} sets and chunk lengths are recognised already and unchanged"; fi
+if [ "${kept}" -gt 0 ]; then log "${dir}: ${kept} results of a set and chunk length are there already and unchanged"; fi
 if [ ${#missing[@]} = 0 ]; then exit 0; fi
 mkdir -p "${dir}/log"
 # shellcheck disable=SC2086

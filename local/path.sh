@@ -3,6 +3,11 @@
 # Job wrappers (queue.pl ...) that are on PATH already come before ESPnet's.
 DISTILL_ROOT=$(cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/.." && pwd)
 export DISTILL_ROOT
+# With one of these a checkpoint may run code
+for unsafe in ESPNET_ALLOW_UNSAFE_TORCH_LOAD TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD; do
+    if [ "${!unsafe:-0}" != 0 ]; then echo "note: ${unsafe} is ignored: it would let a checkpoint run code" >&2; fi
+    unset "${unsafe}"
+done
 # A script that was called by another one finds everything prepared.
 if [ "${DISTILL_READY:-}" != "${DISTILL_ROOT} $(command -v python3)" ]; then
     distill_python=$(make -s -C "${DISTILL_ROOT}" python) || exit 2

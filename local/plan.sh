@@ -11,15 +11,19 @@ Prints disk and GPU-hours of every stage of a recipe with these training configu
   --teacher DIR                a teacher that is trained already (default: none)
   --teacher-init-config FILE   first training of a teacher (default: none)
   --teacher-targets WHERE      stored or online (default: stored)
-  --vocab N                    number of tokens (default: that of distill.bin.plan)
-  --ngpu N                     GPUs of all nodes; 0: that of distill.bin.plan (default: 0)
+  --token-list FILE            tokens, if they are there already
+  --vocab N                    number of tokens if they are not (default: 30, about that of characters)
+  --utt2num-samples FILE       lengths of the training utterances, if they are counted already
+  --ngpu N                     GPUs of all nodes; 0: on the CPU (default: 0)
   --latencies N                number of chunk lengths that are recognised (default: 4)
   --plan-options STR           the corpus's size and more; distill.bin.plan has them all"
 
 teacher=
 teacher_init_config=
 teacher_targets=stored
-vocab=
+token_list=
+vocab=30
+utt2num_samples=
 ngpu=0
 latencies=4
 plan_options=
@@ -33,7 +37,8 @@ if [ -n "${teacher}" ]; then
 elif [ -n "${teacher_init_config}" ]; then
     options+=(--teacher_init_config "${teacher_init_config}")
 fi
-if [ -n "${vocab}" ]; then options+=(--vocab "${vocab}"); fi
-if [ "${ngpu}" -gt 0 ]; then options+=(--ngpu "${ngpu}"); fi
+if [ -e "${token_list}" ]; then vocab=$(wc -l < "${token_list}"); fi
+if [ -e "${utt2num_samples}" ]; then options+=(--utt2num_samples "${utt2num_samples}"); fi
+options+=(--vocab "${vocab:-30}" --ngpu "${ngpu}")
 # shellcheck disable=SC2086
 python3 -m distill.bin.plan "${options[@]}" ${plan_options}

@@ -59,13 +59,21 @@ quietly() {
     fail "${output}: failed: ${reason:-$(tail -n 1 "${output}")}"
 }
 
-# existing_files "DIR..." "NAME...": those of the named files in the directories that exist, a line each; a directory may
-# be written NAME=DIR
+# existing_files "DIR..." "NAME..." [PREFIX]: those of the named files in PREFIXDIR that exist, a line each; a directory
+# may be written NAME=DIR
 existing_files() {
     local directory name
     for directory in $1; do
-        for name in $2; do [ ! -f "${directory#*=}/${name}" ] || echo "${directory#*=}/${name}"; done
+        directory=${3:-}${directory#*=}
+        for name in $2; do [ ! -f "${directory}/${name}" ] || echo "${directory}/${name}"; done
     done
+}
+
+# other_words "WORD...": the words that are no data directory, DIR or NAME=DIR
+other_words() {
+    local word words=()
+    for word in $1; do [ -f "${word#*=}/wav.scp" ] || words+=("${word}"); done
+    echo "${words[*]}"
 }
 
 # take_texts RAW FILE...: copy data/SET/text to where the formatted audio of SET is, RAW/org/SET or RAW/SET

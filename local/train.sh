@@ -66,8 +66,7 @@ log=${dir}/train.log
 mkdir -p "${dir}"
 stats=${stats_dir:-${dir}/stats}
 if [ ! -e "${stats}/valid/speech_shape" ]; then
-    "${here}/collect_stats.sh" --token-list "${token_list}" --token-type "${token_type}" --bpemodel "${bpemodel}" \
-        --train-text "${train_text}" "${config}" "${train}" "${valid}" "${stats}"
+    "${here}/collect_stats.sh" "${train}" "${valid}" "${stats}"
 fi
 shapes=${stats}/train/speech_shape
 if [ -n "${max_seconds}" ]; then

@@ -110,6 +110,27 @@ def test_gpus_share_updates(capsys):
     assert eight == pytest.approx(2 * four, rel=0.02)
 
 
+def test_without_gpus_all_is_counted_in_core_hours(capsys):
+    gpus, cores = printed(capsys), printed(capsys, "--ngpu", "0", "--cpu_gflops", "20")
+    assert all(row[1] == 0 for row in cores.values())
+    # 20 TFLOP/s of a GPU are a thousand cores of 20 GFLOP/s
+    on_one_gpu = printed(capsys, "--ngpu", "1", "--tflops", "20")
+    assert cores["student_full"][2] == pytest.approx(1000 * on_one_gpu["student_full"][1], rel=0.01)
+    assert cores["recognition"] == gpus["recognition"]
+
+
+def test_the_size_of_a_corpus_that_is_prepared(capsys, tmp_path):
+    table = tmp_path / "utt2num_samples"
+    table.write_text("".join(f"u{n} {16000 * 10}\n" for n in range(360)))
+    configs = [f"--{n}_config={CONF}/train_{n}.yaml" for n in ("teacher", "student_full", "student_stream")]
+    main(["--utt2num_samples", str(table), *configs])
+    assert "1.0 h in 360 utterances of 10.0 s" in capsys.readouterr().out
+    for options, message in (([], "run stages 1 to 3"), (["--utt2num_samples", str(tmp_path)], "run stage 3 again")):
+        with pytest.raises(SystemExit) as stopped:
+            main([*options, *configs])
+        assert stopped.value.code == 2 and message in capsys.readouterr().err
+
+
 def test_a_missing_configuration_is_refused(capsys, tmp_path):
     with pytest.raises(SystemExit):
         main(["--hours", "1", "--teacher_config", str(tmp_path / "none.yaml")])

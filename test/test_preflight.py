@@ -102,6 +102,7 @@ WRONG: dict[str, tuple[str, dict[str, str]]] = {
     "teacher_init_config": ("none.yaml", {"teacher_init_config": "conf/train_teacher.yaml"}),
     "teacher_init_max_s": ("short", {"teacher_init_max_s": "auto", "teacher_init_config": "conf/train_teacher.yaml"}),
     "teacher_config": ("conf", {"teacher_config": "conf/train_teacher.yaml"}),
+    "teacher_args": ("--max_epoch two", {"teacher_args": "--max_epoch 2"}),
     "teacher_targets": ("offline", {"teacher_targets": "stored"}),
     "target_dtype": ("float8", {"target_dtype": "float16"}),
     "targets": ("nowhere", {"targets": "targets"}),
@@ -165,7 +166,7 @@ def test_the_cure_for_a_wrong_value_works(recipe, option):
         (["--stage"], "--stage: needs a value"),
         (["--stage=3"], "--stage=3: write --stage 3"),
         (["--check", "yes"], "--check yes: must be true or false"),
-        (["stray"], "unexpected argument 'stray'; --help lists the options"),
+        (["stray"], "run.sh: unexpected argument 'stray'; --help lists the options"),
     ],
 )
 def test_what_is_no_option_is_one_line(arguments, message):

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Prints the root of an ESPnet source tree that has egs2/TEMPLATE: $ESPNET_ROOT if it is set, else tools/espnet, which is
-# unpacked from the source distribution of the version in requirements.txt. The distribution is cached beside the
-# environment, so other clones do not download it again. Progress goes to stderr.
+# unpacked from the source distribution in requirements.txt, if its checksum is there too. The distribution is kept beside
+# the environment if that can be written, so that other clones need not fetch it. Progress goes to stderr.
 set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -13,38 +13,46 @@ if [ -n "${ESPNET_ROOT:-}" ]; then
     echo "${ESPNET_ROOT}"
     exit 0
 fi
-version=$(sed -n 's/^espnet==//p' "${root}/requirements.txt")
+version=$(sed -n 's/^espnet==\([^ ]*\).*/\1/p' "${root}/requirements.txt")
 espnet=${root}/tools/espnet
 up_to_date() { [ "$(cat "${espnet}/VERSION" 2> /dev/null || true)" = "${version}" ]; }
 if up_to_date; then
     echo "${espnet}"
     exit 0
 fi
-home=${DISTILL_ENV_HOME:-${XDG_CACHE_HOME:-${HOME}/.cache}/distillw2v2}
-archive=${home}/espnet-${version}.tar.gz
-mkdir -p "${home}" "${root}/tools"
-exec 9> "${home}/espnet.lock"
+
+# Whether a file has one of the checksums of espnet in requirements.txt
+is_pinned() {
+    local sum
+    [ -f "$1" ] || return 1
+    read -r sum _ < <(sha256sum "$1")
+    sed -n '/^espnet==/,/[^\\]$/p' "${root}/requirements.txt" | grep -q "sha256:${sum}"
+}
+
+. "${root}/utils/env_home.sh"
+archive=${env_home}/espnet-${version}.tar.gz
+if ! mkdir -p "${root}/tools" 2> /dev/null || [ ! -w "${root}/tools" ]; then
+    echo "error: ${root}/tools: cannot be written; clone the repository where you may write, or set ESPNET_ROOT" >&2
+    exit 2
+fi
+exec 9< "${root}/tools" # one at a time
 flock 9
 if ! up_to_date; then
-    fetched=$(mktemp -d "${home}/fetch.XXXXXX")
     beside=$(mktemp -d "${root}/tools/espnet.XXXXXX")
-    trap 'rm -rf "${fetched}" "${beside}"' EXIT
-    if [ ! -f "${archive}" ]; then
+    trap 'rm -rf "${beside}"' EXIT
+    if ! is_pinned "${archive}"; then
         echo "fetching ESPnet ${version}'s scripts (36 MB)" >&2
         python=$("${root}/utils/make_env.sh")
-        if ! "${python}" -m pip download --no-deps --no-binary :all: --dest "${fetched}" "espnet==${version}" \
-            > "${home}/espnet.log" 2>&1 9>&-; then
-            tail -n 1 "${home}/espnet.log" >&2
-            echo "error: espnet==${version}: its source distribution could not be fetched; set ESPNET_ROOT to a checkout" >&2
-            exit 2
-        fi
-        mv "${fetched}/espnet-${version}.tar.gz" "${archive}"
+        fetched=${beside}/espnet-${version}.tar.gz
+        "${python}" "${root}/utils/fetch_espnet.py" "${fetched}" 9<&- || exit 2
+        cp "${fetched}" "${archive}.$$" 2> /dev/null && mv -f "${archive}.$$" "${archive}" || archive=${fetched}
     fi
     if ! tar --extract --gzip --file "${archive}" --directory "${beside}" --strip-components 1 \
         "espnet-${version}/egs2/TEMPLATE" "espnet-${version}/egs2/mini_an4"; then
-        echo "error: ${archive}: cannot be unpacked; remove it, and it is fetched again" >&2
+        echo "error: ${archive}: cannot be unpacked; is the disk full?" >&2
         exit 2
     fi
+    rm -f "${beside}/espnet-${version}.tar.gz"
     echo "${version}" > "${beside}/VERSION"
     chmod 755 "${beside}"
     rm -rf "${espnet}"

@@ -32,7 +32,7 @@ fail() { echo "error: $*" >&2; exit 2; }
 pinned() {
     local line
     line=$(grep -i "^$1==" requirements.txt) || fail "requirements.txt: has no $1; correct the packages of $0"
-    echo "${line}"
+    echo "${line%% *}"
 }
 
 bytes_of() { du -cb "$@" | tail -n 1 | cut -f 1; }

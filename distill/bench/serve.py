@@ -94,7 +94,14 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         model = args.model or save_student(args.student, Path(folder))
         command = [sys.executable, "-m", "distill.bin.serve", "--model", str(model), "--port", "0"]
-        command += ["--sessions", str(args.clients), "--chunk_ms", str(args.chunk_ms)]
+        command += [
+            "--sessions",
+            str(args.clients),
+            "--sessions_per_address",
+            str(args.clients),
+            "--chunk_ms",
+            str(args.chunk_ms),
+        ]
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
             try:
                 assert server.stdout is not None

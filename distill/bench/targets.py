@@ -104,7 +104,7 @@ def measure_extraction(directory: Path, student: str, rounds: int) -> dict[str, 
     for _ in range(rounds):
         seconds["bare"].append(timed(bare))
         seconds["extract"].append(timed(extract))
-    written = sum(file.stat().st_size for file in (directory / "targets").glob("data/*/*.ark"))
+    written = sum(file.stat().st_size for file in (directory / "targets").glob("data/*.ark"))
     parameters = sum(p.numel() for p in teacher.parameters())
     audio_s = sum(len(x) for x in speech.values()) / SAMPLE_RATE
     return {
@@ -123,7 +123,7 @@ def measure_step(directory: Path, student: str, teacher: str, rounds: int) -> di
     from distill.configuration import DistillConf
     from distill.lfmmi import DenominatorGraph
     from distill.models.student import Student
-    from distill.targets.store import hidden_stream, read_two_columns
+    from distill.targets.store import StoredStream, StoredTargets, hidden_stream
     from distill.training.distill_model import DistillModel
 
     audio = list(read_wav_scp(directory / "wav.scp").items())[:4]
@@ -147,12 +147,11 @@ def measure_step(directory: Path, student: str, teacher: str, rounds: int) -> di
     optimiser = torch.optim.AdamW(model.parameters(), lr=1e-4)
     streams: dict[str, torch.Tensor] = {}
     if teacher == "stored":
-        from kaldiio import load_mat
-
+        stored = StoredTargets(directory / "targets")
         layers = model.teachers[0].layer_map
         for name in ["logits", *(hidden_stream(layer) for layer in sorted(set(layers)))]:
-            scp = read_two_columns(directory / "targets/data/0001" / f"{name}.scp")
-            x = torch.from_numpy(np.stack([load_mat(scp[utterance]) for utterance, _ in audio]))
+            matrices = StoredStream(stored, name)
+            x = torch.from_numpy(np.stack([matrices[utterance] for utterance, _ in audio]))
             streams |= {f"teacher_{name}": x, f"teacher_{name}_lengths": torch.full((len(x),), x.shape[1])}
 
     def step() -> None:

@@ -18,6 +18,7 @@ Train; a recipe (egs2/*/asr_distill1/run.sh) calls these in order
   prepare_synth    data directories of synthesised speech
   import_data      data directories from Kaldi data directories elsewhere
   check_data       find faults in data directories before training
+  utterance_lengths    number of samples of each utterance, for batches
   phone_tokens     token list and texts in phones, from a lexicon
   adopt_teacher    make a teacher of a model that was fine-tuned elsewhere
   make_graph       denominator graph of LF-MMI

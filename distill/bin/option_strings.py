@@ -27,6 +27,7 @@ def training_parser() -> argparse.ArgumentParser:
 
 
 COMMANDS: dict[str, tuple[str, Callable[[], argparse.ArgumentParser]]] = {
+    "teacher_args": ("train", training_parser),
     "student_full_args": ("train", training_parser),
     "student_stream_args": ("train", training_parser),
     "decode_options": ("decode", decoding_parser),

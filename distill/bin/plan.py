@@ -21,7 +21,8 @@ from distill.plan import print_plan
 def plan_parser() -> argparse.ArgumentParser:
     parser = new_parser(__doc__)
     parser.add_argument("--corpus", default="the corpus", help="its name, for the title")
-    parser.add_argument("--hours", type=float, required=True, help="of training audio")
+    parser.add_argument("--hours", type=float, help="of training audio (default: of --utt2num_samples)")
+    parser.add_argument("--utt2num_samples", type=Path, help="Kaldi table of samples, for --hours and --utterances")
     parser.add_argument("--utterances", type=int, help="of the training set (default: one for 10 s)")
     parser.add_argument("--test_hours", type=float, default=10.0, help="of all test sets (default: 10)")
     parser.add_argument("--teacher_config", type=Path, default=Path("conf/train_teacher.yaml"))
@@ -32,7 +33,7 @@ def plan_parser() -> argparse.ArgumentParser:
     parser.add_argument("--vocab", type=int, default=500, help="tokens (default: 500)")
     parser.add_argument("--latencies", type=int, default=5, help="recognitions of the streaming student (default: 5)")
     parser.add_argument("--teacher_targets", choices=("stored", "online"), default="online", help="(default: online)")
-    parser.add_argument("--ngpu", type=int, default=4, help="GPUs of a training (default: 4)")
+    parser.add_argument("--ngpu", type=int, default=4, help="GPUs of a training; 0: on the CPU (default: 4)")
     parser.add_argument("--tflops", type=float, help="effective TFLOP/s of a GPU in every part (default: by part)")
     parser.add_argument("--cpu_gflops", type=float, default=20.0, help="effective GFLOP/s of a CPU core (default: 20)")
     parser.add_argument("--flac_ratio", type=float, default=0.54, help="FLAC's size over 16-bit PCM's (default: 0.54)")

@@ -10,10 +10,11 @@ with --origin.
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 from distill.bin.arguments import new_parser
-from distill.errors import cli, require
+from distill.errors import UserError, cli, require
 
 
 @cli
@@ -27,16 +28,20 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--origin", nargs="+", default=[], metavar="URL", help="pages from elsewhere that may connect")
     parser.add_argument("--certificate", type=Path, metavar="PEM", help="certificate and key, for https")
     parser.add_argument("--sessions", type=int, default=64, help="clients at a time (default: 64)")
+    parser.add_argument("--sessions_per_address", type=int, default=16, help="of one address (default: 16)")
     parser.add_argument("--session_s", type=float, default=3600, help="longest session (default: 3600)")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads of the computation (default: 1)")
     args = parser.parse_args(argv)
-    if args.threads < 1 or args.sessions < 1 or args.session_s <= 0:
-        parser.error("--threads, --sessions and --session_s must be positive")
-    require("aiohttp", extra="serve")
+    if min(args.threads, args.sessions, args.sessions_per_address) < 1 or not 0 < args.session_s < math.inf:
+        raise UserError("--threads, --sessions, --sessions_per_address, --session_s: give positive numbers")
+    if not 0 <= args.port < 65536:
+        raise UserError(f"--port {args.port}: a port is a number from 0 to 65535")
+    require("aiohttp", "prometheus_client", extra="serve")
 
-    from distill.serve.server import Limits, Server, serve
+    from distill.serve.connections import Limits
+    from distill.serve.server import Server, serve
 
-    limits = Limits(sessions=args.sessions, session_s=args.session_s)
+    limits = Limits(args.sessions, args.sessions_per_address, session_s=args.session_s)
     server = Server(args.model, args.chunk_ms, args.endpoint_ms, limits, args.origin)
     serve(server, args.host, args.port, args.certificate, args.threads)
 

@@ -11,10 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from distill.audio import SAMPLE_RATE, read_audio
-from distill.files import text_lines
+from distill.audio import SAMPLE_RATE, read_audio, read_wav_scp
+from distill.files import atomic_write, text_lines
 
 READ_AHEAD = 2  # batches that are read while one is computed
+HEADER_READERS = 8  # threads; they wait for the disk
 
 
 def sample_counts(audio: Mapping[str, str], table: Path | None = None) -> dict[str, int]:
@@ -31,13 +32,21 @@ def sample_counts(audio: Mapping[str, str], table: Path | None = None) -> dict[s
             return {utterance: known[utterance] for utterance in audio}
     import soundfile
 
-    counts = {}
-    for utterance, path in audio.items():
+    def count(path: str) -> int:
         try:
-            counts[utterance] = soundfile.info(path).frames
+            return soundfile.info(path).frames
         except (RuntimeError, OSError):
-            counts[utterance] = len(read_audio(path))
-    return counts
+            return len(read_audio(path))
+
+    with ThreadPoolExecutor(HEADER_READERS, "headers") as pool:
+        return dict(zip(audio, pool.map(count, audio.values()), strict=True))
+
+
+def write_sample_counts(data: Path, output: Path) -> None:
+    """Write a line with the number of samples of every utterance of a data directory, in the order of its wav.scp."""
+    counts = sample_counts(read_wav_scp(data / "wav.scp"), data / "utt2num_samples")
+    with atomic_write(output) as stream:
+        stream.writelines(f"{utterance} {count}\n" for utterance, count in counts.items())
 
 
 def by_length(lengths: Mapping[str, int], samples: int, equal: bool = False) -> list[list[str]]:

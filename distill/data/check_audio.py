@@ -8,11 +8,14 @@ import subprocess
 import tempfile
 from pathlib import Path
 
+import numpy as np
 import soundfile
 
 from distill.audio import SAMPLE_RATE, read_audio
 from distill.containers import check_format, check_whole
 from distill.errors import UserError
+
+PIECE = 1 << 18  # samples that are decoded at a time
 
 
 def recording_seconds(entry: str, resample: bool, allow_pipes: bool) -> float:
@@ -64,8 +67,25 @@ def check_audio(path: str, resample: bool) -> float:
     if info.frames == 0:
         raise UserError(f"{path}: no samples; record it again or remove the utterance")
     if info.format != "WAV" or not info.subtype.startswith("PCM"):
-        read_audio(path, info.samplerate)
+        _check_samples(path, info.frames)
     return info.frames / info.samplerate
+
+
+def _check_samples(path: str, promised: int) -> None:
+    """Decode a one-channel file piece by piece, and refuse it if it is cut off or has samples that are not finite."""
+    count = 0
+    try:
+        with soundfile.SoundFile(path) as stream:
+            while len(samples := stream.read(PIECE, dtype="float32")):
+                bad = np.flatnonzero(~np.isfinite(samples))
+                if len(bad):
+                    raise UserError(f"{path}: sample {count + bad[0]} is not a finite number; write the file again")
+                count += len(samples)
+    except (soundfile.LibsndfileError, RuntimeError) as error:
+        reason = str(error).split(": ")[-1].rstrip(".")
+        raise UserError(f"{path}: cannot be read as audio ({reason}); {_how_to_read(Path(path))}") from error
+    if count < promised:
+        raise UserError(f"{path}: is cut off after {count} of {promised} samples; copy it again")
 
 
 def _how_to_read(file: Path) -> str:

@@ -2,8 +2,9 @@
 
 The event loop exchanges messages with the clients, while a worker thread computes (:mod:`distill.serve.rounds`).
 
-Nothing is dropped: when a session holds a few seconds of audio, its socket is not read until some is computed, and TCP
-slows the client down. Likewise, a session whose client does not read its results is not computed.
+No audio is dropped: when a session holds a few seconds of audio, its socket is not read until some is computed, and TCP
+slows the client down. Likewise, a session whose client does not read its results is not computed. Clients that cost
+more than their share are cut off (:mod:`distill.serve.connections`).
 """
 
 from __future__ import annotations
@@ -12,11 +13,15 @@ import asyncio
 import contextlib
 import ipaddress
 import json
+import logging
 import signal
+import socket
 import ssl
+import sys
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -28,11 +33,21 @@ from distill.audio import SAMPLE_RATE
 from distill.checkpoints.load import load_network
 from distill.configuration import ChunkConf, read_conf
 from distill.errors import UserError
-from distill.serve.rounds import BYTES_PER_S, Refusal, Rounds, Session
+from distill.serve.connections import BACKLOG, Connection, Connections, Limits
+from distill.serve.log import log_to_stderr
+from distill.serve.metrics import CONTENT_TYPE_LATEST, Metrics
+from distill.serve.refusal import Refusal, one_line
+from distill.serve.rounds import BYTES_PER_S, Rounds, Session
 from distill.streaming.recognizer import StreamingRecognizer
 
 PAGE = Path(__file__).with_name("page")
-PAGE_FILES = ("index.html", "style.css", "app.js", "capture.js", "resample.js")
+PAGE_FILES = {
+    "index.html": "text/html",
+    "style.css": "text/css",
+    "app.js": "text/javascript",
+    "capture.js": "text/javascript",
+    "resample.js": "text/javascript",
+}
 PAGE_HEADERS = {
     "Cache-Control": "no-cache",
     "Content-Security-Policy": "default-src 'self'; connect-src 'self' ws: wss:; img-src data:; frame-ancestors 'none'",
@@ -44,25 +59,11 @@ WAITING_S = 5  # a session that holds more audio than this is not read until som
 BURST_S = 10  # this much audio may come at any speed
 CLOSE_S = 2  # time for a client to answer that its connection is closed
 TEXT_LENGTH = 4096  # characters of a message
+MESSAGES_A_TURN = 50  # are taken from one session before others have their turn
+READ_BUFFER = 1 << 16  # bytes of messages that wait to be taken
+SWITCH_S = 0.0005  # for which one thread may keep the other waiting (Python's default: 0.005)
 
-
-@dataclass(frozen=True)
-class Limits:
-    """Limits of a server and of its sessions.
-
-    Attributes:
-        sessions: largest number of sessions at a time.
-        session_s: longest session, both in audio and by the clock.
-        idle_s: longest time without a message from the client, and for which it may leave results unread.
-        message_bytes: size of one message.
-        speed: audio is read at most at this multiple of real time.
-    """
-
-    sessions: int = 64
-    session_s: float = 3600
-    idle_s: float = 30
-    message_bytes: int = 1 << 20
-    speed: float = 8
+log = logging.getLogger(__name__)
 
 
 class Server:
@@ -109,14 +110,19 @@ class Server:
             "defaults": {"chunk_ms": chunk_ms, "endpoint_ms": endpoint_ms},
             "limits": asdict(self.limits),
         }
-        self.rounds = Rounds()
+        self.metrics = Metrics()
+        self.connections = Connections(self.limits, self.metrics)
+        self.rounds = Rounds(self.metrics)
         self._sockets: set[web.WebSocketResponse] = set()
+        self._page_files = {name: (PAGE / name).read_text(encoding="utf-8") for name in PAGE_FILES}
 
     def application(self) -> web.Application:
-        """The page at /, the websocket at /stream, and ``info`` at /info."""
-        app = web.Application()
+        """The page at /, the websocket at /stream, ``info`` at /info, and /metrics and /health for monitoring."""
+        app = web.Application(middlewares=[self._check])
         app.router.add_get("/stream", self._stream)
         app.router.add_get("/info", self._info)
+        app.router.add_get("/metrics", self._metrics)
+        app.router.add_get("/health", self._health)
         app.router.add_get("/", self._page)
         app.router.add_get("/{name}", self._page)
         app.cleanup_ctx.append(self._run_rounds)
@@ -126,69 +132,122 @@ class Server:
     def _open(self, chunk_ms: int, endpoint_ms: int | None) -> StreamingRecognizer:
         return StreamingRecognizer(self._network, self._token_list, self._config, chunk_ms, endpoint_ms)
 
-    async def _page(self, request: web.Request) -> web.StreamResponse:
+    @web.middleware
+    async def _check(
+        self, request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+    ) -> web.StreamResponse:
+        """Answer one request of each connection, if no page of another site sent it."""
+        try:
+            self._check_origin(request)
+            response = await handler(request)
+        except web.HTTPException as error:
+            error.force_close()
+            raise
+        response.force_close()
+        return response
+
+    async def _page(self, request: web.Request) -> web.Response:
         name = request.match_info.get("name", "index.html")
         if name not in PAGE_FILES:
             raise web.HTTPNotFound(text="not found; the page is at /")
-        return web.FileResponse(PAGE / name, headers=PAGE_HEADERS)
+        return web.Response(text=self._page_files[name], content_type=PAGE_FILES[name], headers=PAGE_HEADERS)
 
     async def _info(self, request: web.Request) -> web.Response:
         return web.json_response(self.info, headers={"Cache-Control": "no-store"})
 
+    async def _metrics(self, request: web.Request) -> web.Response:
+        return web.Response(body=self.metrics.text(), headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+    async def _health(self, request: web.Request) -> web.Response:
+        status = {"status": "stuck" if self.rounds.stuck else "ok", "sessions": len(self._sockets)}
+        return web.json_response(
+            status, status=503 if self.rounds.stuck else 200, headers={"Cache-Control": "no-store"}
+        )
+
     async def _stream(self, request: web.Request) -> web.WebSocketResponse:
-        self._check_origin(request)
-        # Uncompressed: a small compressed message may be a large one.
-        socket = web.WebSocketResponse(timeout=CLOSE_S, compress=False, max_msg_size=self.limits.message_bytes)
+        # Uncompressed: a small compressed message may be a large one. Every message waits until there is room for it.
+        socket = web.WebSocketResponse(
+            timeout=CLOSE_S, compress=False, max_msg_size=self.limits.message_bytes + 1, writer_limit=0
+        )
         await socket.prepare(request)
+        connection = _connection_of(request)
+        connection.begin_frames()
         try:
-            if len(self._sockets) >= self.limits.sessions:
-                raise Refusal("full", "the server is full; try again later", WSCloseCode.TRY_AGAIN_LATER)
-            self._sockets.add(socket)
-            await self._converse(socket)
-            await asyncio.wait_for(socket.close(), CLOSE_S)
+            self.connections.session_begins(connection)
+            try:
+                await self._run_session(socket, connection)
+                await asyncio.wait_for(socket.close(), CLOSE_S)
+            finally:
+                self.connections.session_ends(connection)
         except* Refusal as group:
+            refusal = group.exceptions[0]
+            assert isinstance(refusal, Refusal)
+            connection.refuse()
+            self.metrics.cut_off.labels(refusal.code).inc()
+            log.warning("session cut off", extra={"address": connection.address, "code": refusal.code})
             with contextlib.suppress(ConnectionError, TimeoutError):
-                await asyncio.wait_for(_refuse(socket, group.exceptions[0]), CLOSE_S)
+                await asyncio.wait_for(_refuse(socket, refusal), CLOSE_S)
         except* (ConnectionError, TimeoutError):
             pass  # the client is gone, or does not read
         finally:
-            self._sockets.discard(socket)
-            if request.transport is not None:
-                request.transport.abort()  # unlike close, does not wait for a client that does not read
+            connection.abort()  # unlike close, does not wait for a client that does not read
         return socket
 
     def _check_origin(self, request: web.Request) -> None:
         """Refuse web pages of other sites, which a browser would let connect to a server on its own machine.
 
         A page from this server's address may connect if the address is a number or localhost. Anybody can make another
-        name point to this machine, so such names must be in ``origins``.
-        """
-        origin = request.headers.get("Origin")
-        if origin is None or origin in self.origins:
-            return
-        page = urlsplit(origin)
-        if page.netloc != request.host or not _is_ip_or_localhost(page.hostname or ""):
-            raise web.HTTPForbidden(text=f"pages of {origin} may not connect; start the server with --origin {origin}")
+        name point to this machine, so such names must be in ``origins``. Programs other than browsers send no Origin
+        with a websocket, and may use any name.
 
-    async def _converse(self, socket: web.WebSocketResponse) -> None:
+        Raises:
+            HTTPForbidden: the request's Host or Origin is not allowed.
+        """
+        host, origin = request.headers.get("Host", ""), request.headers.get("Origin")
+        if origin in self.origins or (origin is None and request.path == "/stream"):
+            return
+        names = {_name_of(allowed) for allowed in self.origins}
+        if (name := _name_of(f"//{host}")) not in names and not _is_ip_or_localhost(name):
+            self.metrics.refused.labels("host").inc()
+            problem = f"the server does not know the name {name or 'in Host'}"
+            raise web.HTTPForbidden(text=one_line(f"{problem}; use its address, or start it with --origin URL"))
+        if origin is not None and origin.partition("://")[2] != host:
+            self.metrics.refused.labels("origin").inc()
+            raise web.HTTPForbidden(
+                text=one_line(f"pages of {origin} may not connect; start the server with --origin {origin}")
+            )
+
+    async def _run_session(self, socket: web.WebSocketResponse, connection: Connection) -> None:
         """Run a session, from ``hello`` to ``end``.
 
         Raises:
-            Refusal, ConnectionError, TimeoutError, or a group of them: why it ended early.
+            Refusal, ConnectionError, TimeoutError, in a group: why it ended early.
         """
-        await self._send(socket, {"event": "hello", **self.info})
-        session = await self._configure(socket)
-        self.rounds.sessions.add(session)
+        self._sockets.add(socket)
+        self.metrics.started.inc()
+        began, session = time.monotonic(), None
         try:
-            async with asyncio.TaskGroup() as tasks:  # if one of the two fails, the other is cancelled
-                tasks.create_task(self._send_messages(socket, session))
+            async with asyncio.TaskGroup() as tasks:  # if one of them fails, the others are cancelled
+                watching = tasks.create_task(_wait_for(connection.cut_off))
+                await self._send(socket, {"event": "hello", **self.info})
+                session = await self._configure(socket)
+                self.rounds.sessions[session] = None
+                sending = tasks.create_task(self._send_messages(socket, session))
                 await self._receive_audio(socket, session)
+                await sending
+                watching.cancel()
         finally:
-            self.rounds.sessions.discard(session)
+            self._sockets.discard(socket)
+            audio_s = 0.0
+            if session is not None:
+                self.rounds.sessions.pop(session, None)
+                audio_s = session.received / BYTES_PER_S
+            fields = {"address": connection.address, "seconds": round(time.monotonic() - began, 3), "audio_s": audio_s}
+            log.info("session ended", extra=fields)
 
     async def _configure(self, socket: web.WebSocketResponse) -> Session:
         """Open the session that the client's first message describes."""
-        message = await self._receive(socket)
+        message = await self._receive(socket, min(self.limits.idle_s, self.limits.request_s))
         if isinstance(message, bytes):
             raise Refusal("message", 'audio came first; the first message is {"event": "config"}')
         config = {**self.info["defaults"], **_parse(message, "config")}
@@ -201,34 +260,36 @@ class Server:
         low, high = ENDPOINT_MS
         if endpoint_ms is not None and (type(endpoint_ms) is not int or not low <= endpoint_ms <= high):
             raise Refusal("config", f"endpoint_ms is {str(endpoint_ms)[:40]}; choose {low} to {high}, or null for none")
-        session = Session(self._open(chunk_ms, endpoint_ms), chunk_ms)
+        session = Session(partial(self._open, chunk_ms, endpoint_ms), chunk_ms)
         session.messages.put_nowait({"event": "ready", "chunk_ms": chunk_ms, "endpoint_ms": endpoint_ms})
         return session
 
-    async def _receive(self, socket: web.WebSocketResponse) -> str | bytes:
+    async def _receive(self, socket: web.WebSocketResponse, seconds: float) -> str | bytes:
         try:
-            message = await asyncio.wait_for(socket.receive(), self.limits.idle_s)
+            message = await asyncio.wait_for(socket.receive(), seconds)
         except TimeoutError:
-            raise Refusal("idle", f"nothing came for {self.limits.idle_s:g} s") from None
+            raise Refusal("idle", f"nothing came for {seconds:g} s") from None
         if message.type is WSMsgType.TEXT or message.type is WSMsgType.BINARY:
             return message.data
         raise ConnectionResetError("the client is gone, or sent no websocket message")
 
     async def _receive_audio(self, socket: web.WebSocketResponse, session: Session) -> None:
         """Receive audio until the client ends it, no faster than ``limits.speed`` and than it is computed."""
-        limits, started, received = self.limits, time.monotonic(), 0
+        limits, messages = self.limits, 0
         while not session.ended:
-            message = await self._receive(socket)
+            message = await self._receive(socket, limits.idle_s)
+            messages += 1
+            if messages % MESSAGES_A_TURN == 0:
+                await asyncio.sleep(0)
             if isinstance(message, str):
                 _parse(message, "end")
                 session.ended = True
             elif len(message) % 2:
                 raise Refusal("message", f"{len(message)} bytes of audio; samples have 2 bytes each")
             else:
-                session.audio += message
-                received += len(message)
+                session.receive(message)
             self.rounds.notify()
-            elapsed = time.monotonic() - started
+            received, elapsed = session.received, time.monotonic() - session.began
             if max(received / BYTES_PER_S, elapsed) > limits.session_s:
                 raise Refusal("too_long", f"a session may last {limits.session_s:g} s; begin another")
             ahead = received / BYTES_PER_S - BURST_S - limits.speed * elapsed
@@ -261,8 +322,19 @@ class Server:
         await asyncio.gather(*(asyncio.wait_for(close, CLOSE_S) for close in closing), return_exceptions=True)
 
 
-async def _refuse(socket: web.WebSocketResponse, refusal: BaseException) -> None:
-    assert isinstance(refusal, Refusal)
+def _connection_of(request: web.Request) -> Connection:
+    if request.transport is None:
+        raise ConnectionResetError("the client is gone")
+    connection = request.transport.get_protocol()
+    assert isinstance(connection, Connection)
+    return connection
+
+
+async def _wait_for(future: asyncio.Future[None]) -> None:
+    await asyncio.shield(future)  # stays usable when the waiting is cancelled
+
+
+async def _refuse(socket: web.WebSocketResponse, refusal: Refusal) -> None:
     await socket.send_json({"event": "error", "code": refusal.code, "message": str(refusal)})
     await socket.close(code=refusal.close_code)
 
@@ -277,12 +349,68 @@ def _parse(text: str, event: str) -> dict[str, Any]:
     raise Refusal("message", f'a text message that is not understood; expected {{"event": "{event}"}}')
 
 
+def _name_of(url: str) -> str:
+    """The host in a URL, without its port; empty if there is none."""
+    try:
+        return urlsplit(url).hostname or ""
+    except ValueError:
+        return ""
+
+
 def _is_ip_or_localhost(host: str) -> bool:
     try:
         ipaddress.ip_address(host)
     except ValueError:
         return host == "localhost"
     return True
+
+
+async def _listen(host: str, port: int) -> list[socket.socket]:
+    """Sockets that listen at every address of a name; port 0 takes a free one."""
+    loop, sockets = asyncio.get_running_loop(), []
+    addresses = await loop.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    try:
+        for family, _, _, _, address in dict.fromkeys(addresses):
+            sockets.append(listener := socket.create_server(address[:2], family=family, backlog=BACKLOG))
+            listener.setblocking(False)
+    except OSError:
+        for listener in sockets:
+            listener.close()
+        raise
+    return sockets
+
+
+@contextlib.asynccontextmanager
+async def listening(
+    server: Server, host: str, port: int, tls: ssl.SSLContext | None = None
+) -> AsyncIterator[list[tuple]]:
+    """Serve while the block runs.
+
+    Yields:
+        addresses, as :meth:`socket.socket.getsockname` gives them.
+
+    Raises:
+        OSError: the address is not available.
+    """
+    runner = web.AppRunner(
+        server.application(), access_log=None, shutdown_timeout=CLOSE_S, read_bufsize=READ_BUFFER, lingering_time=0
+    )
+    await runner.setup()
+    assert runner.server is not None
+    sockets: list[socket.socket] = []
+    accepting: list[asyncio.Task[None]] = []
+    try:
+        sockets = await _listen(host, port)
+        accepting = [asyncio.create_task(server.connections.accept(each, runner.server, tls)) for each in sockets]
+        yield [each.getsockname() for each in sockets]
+    finally:
+        for task in accepting:
+            task.cancel()
+        await asyncio.gather(*accepting, return_exceptions=True)
+        for each in sockets:
+            each.close()
+        await runner.cleanup()
+        server.connections.close()
 
 
 async def run(server: Server, host: str, port: int, certificate: Path | None, announce: Callable[[str], None]) -> None:
@@ -304,24 +432,22 @@ async def run(server: Server, host: str, port: int, certificate: Path | None, an
             tls.load_cert_chain(certificate)
         except OSError as error:  # SSLError is one
             raise UserError(f"{certificate}: {error}; expected a PEM file with certificate and key") from error
-    runner = web.AppRunner(server.application(), access_log=None, shutdown_timeout=CLOSE_S)
-    await runner.setup()
-    try:
+    async with contextlib.AsyncExitStack() as stack:
         try:
-            await web.TCPSite(runner, host, port, ssl_context=tls).start()
+            addresses = await stack.enter_async_context(listening(server, host, port, tls))
         except OSError as error:
             raise UserError(f"{host}:{port}: cannot listen there ({error.strerror}); choose another --port") from error
         stop = asyncio.Event()
         for number in (signal.SIGINT, signal.SIGTERM):
             asyncio.get_running_loop().add_signal_handler(number, stop.set)
         shown = f"[{host}]" if ":" in host else host
-        announce(f"{'http' if tls is None else 'https'}://{shown}:{runner.addresses[0][1]}/")
+        announce(f"{'http' if tls is None else 'https'}://{shown}:{addresses[0][1]}/")
         await stop.wait()
-    finally:
-        await runner.cleanup()
 
 
 def serve(server: Server, host: str, port: int, certificate: Path | None, threads: int) -> None:
     """Print the address of the page and :func:`run` the server, with computation on ``threads`` CPU threads."""
+    log_to_stderr()
     torch.set_num_threads(threads)
+    sys.setswitchinterval(SWITCH_S)
     asyncio.run(run(server, host, port, certificate, lambda url: print(f"captions at {url}", flush=True)))

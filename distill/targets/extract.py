@@ -6,9 +6,10 @@ date is not computed again. See :mod:`distill.targets.store` for the files.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -19,6 +20,8 @@ from distill.checkpoints.load import load_network, model_checksum, network_shape
 from distill.errors import UserError
 from distill.files import sha256
 from distill.targets import checks, space, store
+from distill.targets.audio_checksums import AudioChecksums
+from distill.targets.shards import cut, number_of_shards, planned_shards
 from distill.targets.wanted import wanted
 
 MEASURED_MIN = 10.0  # minutes of audio: below this the plan does not predict the time, as measuring takes as long
@@ -51,7 +54,7 @@ class Extraction:
     batch_seconds: float | None = None
     device: str = "auto"
     num_jobs: int = 1
-    # of the audio, by utterance; filled shard by shard, as reading audio takes time
+    # of the audio, by utterance; a job computes only those of its shards, as reading audio takes time
     checksums: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -86,16 +89,51 @@ class Extraction:
         return read_wav_scp(self.wav_scp)
 
     @cached_property
+    def samples(self) -> dict[str, int]:
+        """Samples of every utterance at 16 kHz."""
+        from distill.data.batches import sample_counts
+
+        return sample_counts(self.audio, self.wav_scp.parent / "utt2num_samples")
+
+    @cached_property
+    def milliseconds(self) -> dict[str, int]:
+        """Length of every utterance."""
+        return {utterance: count * 1000 // SAMPLE_RATE for utterance, count in self.samples.items()}
+
+    @cached_property
     def shards(self) -> dict[str, list[str]]:
-        """Utterances by the name of their shard."""
-        return {f"{number:04d}": part for number, part in enumerate(store.shards(self.audio), 1)}
+        """Utterances by the name of their shard, the same ones whatever the number of jobs."""
+
+        def first() -> list[str]:
+            times = list(self.milliseconds.values())
+            count = number_of_shards(len(times), sum(times), self.planned(self.streams, self.dtype))
+            return cut(self.milliseconds, count)
+
+        contents = {"streams": self.streams, "dtype": self.dtype, "hidden_ms": self.what.hidden_ms}
+        return planned_shards(self.output / "shards.json", contents, self.audio, first)
+
+    def planned(self, dimensions: Mapping[str, int], dtype: str) -> int:
+        """Bytes that streams of these dimensions take."""
+        rates = {n: self.what.hidden_ms if n.startswith("hidden_") else self.shape.frame_ms for n in dimensions}
+        streams = {name: (dimension, rates[name]) for name, dimension in dimensions.items()}
+        return space.planned_bytes(list(self.milliseconds.values()), streams, dtype)
 
     def path(self, shard: str) -> Path:
+        """A shard's files without their suffixes."""
         return self.output / "data" / shard
 
+    @cached_property
+    def audio_checksums(self) -> AudioChecksums:
+        """Reader of the audio's checksums, with what earlier runs have left."""
+        caches = sorted(self.output.glob(f"{checks.CACHE}.*"))
+        return AudioChecksums(self.output / checks.CACHE, *caches)
+
+    def read_checksums(self, utterances: Iterable[str]) -> None:
+        """Compute the audio's checksums; :meth:`description` and :meth:`manifest` need them."""
+        self.checksums.update(self.audio_checksums.of({utterance: self.audio[utterance] for utterance in utterances}))
+
     def description(self, utterances: Sequence[str]) -> dict[str, Any]:
-        """What a shard of these utterances is computed from, as its done.json states it."""
-        self.checksums.update((u, store.audio_checksum(self.audio[u])) for u in utterances)
+        """What a shard of these utterances is computed from, as its index states it."""
         return {
             "teacher": self.teacher_checksum,
             "dtype": self.dtype,
@@ -108,9 +146,9 @@ class Extraction:
         }
 
     def manifest(self) -> dict[str, Any]:
-        """Content of manifest.json; :meth:`description` of every shard must have been called."""
+        """Content of manifest.json, but for what the merge adds; the checksums of all audio must have been computed."""
         return {
-            "version": 2,
+            "version": store.VERSION,
             "teacher": self.teacher_checksum,
             "layers": self.what.layers,
             "streams": self.streams,
@@ -168,6 +206,9 @@ def extract_job(extraction: Extraction, job: int | None = None) -> None:
     if extraction.graph_checksum is not None and extraction.graph is not None:
         graph = DenominatorGraph.load(extraction.graph)
     count = sum(len(utterances) for _, utterances in todo)
+    extraction.read_checksums(utterance for _, utterances in todo for utterance in utterances)
+    extraction.output.mkdir(parents=True, exist_ok=True)
+    extraction.audio_checksums.save(extraction.output / f"{checks.CACHE}.{job or 0}")
     with tqdm(total=count, desc=extraction.output.name, unit="utt") as progress:
         for name, utterances in todo:
             description = extraction.description(utterances)
@@ -186,9 +227,13 @@ def extract_job(extraction: Extraction, job: int | None = None) -> None:
 
 def merge(extraction: Extraction) -> None:
     """Join the shards that the jobs wrote; each must be complete and up to date."""
+    extraction.read_checksums(extraction.audio)
     for name, utterances in extraction.shards.items():
         if not store.shard_done(extraction.path(name), extraction.description(utterances)):
             raise UserError(f"{extraction.path(name)}: not complete; run the jobs again, finished shards are kept")
+    extraction.audio_checksums.save(extraction.output / checks.CACHE)
+    for cache in extraction.output.glob(f"{checks.CACHE}.*"):
+        cache.unlink()
     store.merge(extraction.output, list(extraction.shards), extraction.manifest(), extraction.checksums)
     print(f"{extraction.output}: targets of {len(extraction.audio)} utterances, {', '.join(extraction.streams)}")
 
@@ -196,14 +241,18 @@ def merge(extraction: Extraction) -> None:
 def check(extraction: Extraction, verify: bool = False) -> None:
     """Check that every shard is what this extraction would compute, from the audio as it is now, and undamaged.
 
-    Shards that are not lose their done.json, so that the next job computes them again. ``verify`` reads every byte;
-    otherwise files are compared by their sizes.
+    Shards that are not lose their index, so that the next job computes them again. ``verify`` reads every byte of the
+    targets and what the checksums of all audio are made from; otherwise files are compared by their sizes, audio also
+    by its times.
 
     Raises:
         UserError: that names the first shard, or the first merged file, that is damaged or out of date.
     """
     from tqdm import tqdm
 
+    if verify:
+        extraction.audio_checksums = AudioChecksums(trust=False)
+    extraction.read_checksums(extraction.audio)
     problems = []
     shards = tqdm(extraction.shards.items(), desc=extraction.output.name, unit="shard", delay=5)
     for name, utterances in shards:
@@ -214,15 +263,17 @@ def check(extraction: Extraction, verify: bool = False) -> None:
             problem = checks.find_change(path, expected, {u: extraction.checksums[u] for u in utterances})
         if problem is not None:
             problems.append(problem)
-            (path / "done.json").unlink(missing_ok=True)
+            store.index_path(path).unlink(missing_ok=True)
     if problems:
         extraction.discard_manifest()
         more = f" (and {len(problems) - 1} more shards)" if len(problems) > 1 else ""
         raise UserError(f"{problems[0]}{more}; extract again (stage 8), the other shards are kept")
-    names = list(extraction.shards)
-    problem = checks.find_loose_ends(extraction.output, names, extraction.manifest(), extraction.checksums)
+    problem = checks.find_loose_ends(extraction.output, list(extraction.shards), extraction.manifest())
     if problem is not None:
         raise UserError(f"{problem}; extract again (stage 8), every shard is kept")
+    if extraction.audio_checksums.changed:
+        with contextlib.suppress(OSError):  # the targets may be read-only
+            extraction.audio_checksums.save(extraction.output / checks.CACHE)
 
 
 def plan(extraction: Extraction) -> None:
@@ -232,18 +283,9 @@ def plan(extraction: Extraction) -> None:
         UserError: if the disk has less space; it names what would fit.
     """
     what, streams, output = extraction.what, extraction.streams, extraction.output
-    from distill.data.batches import sample_counts
-
-    counts = sample_counts(extraction.audio, extraction.wav_scp.parent / "utt2num_samples")
-    samples = list(counts.values())
-    milliseconds = [count * 1000 // SAMPLE_RATE for count in samples]
-
-    def planned(dimensions: Mapping[str, int], dtype: str) -> int:
-        rates = {n: what.hidden_ms if n.startswith("hidden_") else extraction.shape.frame_ms for n in dimensions}
-        return space.planned_bytes(milliseconds, {n: (d, rates[n]) for n, d in dimensions.items()}, dtype)
-
+    samples, planned = list(extraction.samples.values()), extraction.planned
     needed = planned(streams, extraction.dtype)
-    present = sum(file.stat().st_size for file in (output / "data").glob("*/*.ark"))
+    present = sum(file.stat().st_size for file in (output / "data").glob("*.ark"))
     every_other = {n: d for i, (n, d) in enumerate(streams.items()) if i % 2 or not n.startswith("hidden")}
     smaller = {f"--target_dtype {dtype}": planned(streams, dtype) for dtype in ("float16", "compressed")}
     smaller["every other layer as float16"] = planned(every_other, "float16")
@@ -256,8 +298,8 @@ def plan(extraction: Extraction) -> None:
     )
     sizes = {name: planned({name: dimension}, extraction.dtype) / 1e9 for name, dimension in streams.items()}
     print("  " + ", ".join(f"{name} {size:.3g} GB" for name, size in sizes.items()))
-    missing = [u for name, part in extraction.shards.items() if not (extraction.path(name) / "done.json").exists()
-               for u in part]  # fmt: skip
+    absent = (part for name, part in extraction.shards.items() if not store.index_path(extraction.path(name)).exists())
+    missing = [utterance for part in absent for utterance in part]
     share = len(missing) / len(samples)
     if share * hours * 60 > MEASURED_MIN:
         from distill.checkpoints.device import pick_device

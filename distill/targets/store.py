@@ -1,11 +1,17 @@
-"""Teacher targets on disk: Kaldi arks of a bounded size, one sorted scp for each stream, and a manifest.
+"""Stored targets: a teacher's outputs, which students are trained on instead of running it.
 
-Layout of DIR (one data set):
+Layout of a directory such as dump/targets/train (one data set):
 
     hidden_02.scp, ..., logits.scp   utterance -> ark:offset, float matrices (frames, dimension); written by the merge
     manifest.json                    teacher, audio and format of the targets; written last
     audio.sha256                     utterance -> checksum of its audio
-    data/0001/                       a shard: its arks, their scps and done.json, written last, with their checksums
+    audio.cache                      size and times of the audio files when their checksums were computed
+    data/0001.ark                    a shard: for each utterance a matrix of every stream, one after the other
+    data/0001.idx                    what it was made from, its checksum and where its matrices are; written last
+
+A shard's index begins with a line of JSON. Each further line is an utterance, the offset of its matrix of every stream
+in the order of ``streams``, and the offset where they end. The streams of an utterance are adjacent, so that a training
+reads a shard in few long pieces.
 
 Arks are read and written by kaldiio where it is installed and else by omniio; each reads the other's files.
 """
@@ -13,11 +19,14 @@ Arks are read and written by kaldiio where it is installed and else by omniio; e
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import shutil
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -28,46 +37,23 @@ from distill.errors import UserError
 from distill.files import atomic_write, json_object, text_lines
 
 try:
-    from kaldiio import load_scp, save_ark
+    from kaldiio import save_ark
+    from kaldiio.matio import read_kaldi as read_matrix
 except ImportError:
-    from omniio.kaldi import load_scp, save_ark
+    from omniio.kaldi import read_object as read_matrix
+    from omniio.kaldi import save_ark
 
 # float16 takes 2 bytes a value as Kaldi's 16-bit codes between a matrix's extremes (kTwoByteAuto), since Kaldi's format
 # knows no half precision; compressed takes 1 byte as codes between quantiles of a column (kSpeechFeature).
 COMPRESSION: dict[str, int | None] = {"float32": None, "float16": 3, "compressed": 2}
 NEVER_COMPRESSED = ("posterior_ids", "nbest")
-SHARD_UTTERANCES = 64
-ARK_BYTES = 1 << 30
-CHECKED_BYTES = 1 << 16
+VERSION = 3  # of the layout, in manifest.json
+OPEN_ARKS = 64  # shards that a reader keeps open
 
 
 def hidden_stream(layer: int) -> str:
     """Name of the stream that holds a teacher layer's output, as in hidden_02.scp; layers count from 1."""
     return f"hidden_{layer:02d}"
-
-
-def audio_checksum(location: str) -> str:
-    """SHA-256 (16 hexadecimal digits) of an audio file's size, first and last 64 KiB.
-
-    Its name and time do not count, so copied data still match. ``FILE:OFFSET`` means 64 KiB of an ark from there on.
-    """
-    path, offset = location, 0
-    if not os.path.exists(path) and ":" in path:
-        path, _, digits = location.rpartition(":")
-        offset = int(digits) if digits.isdigit() else 0
-    digest = hashlib.sha256()
-    try:
-        with open(path, "rb") as stream:
-            size = stream.seek(0, os.SEEK_END)
-            stream.seek(offset)
-            digest.update(stream.read(CHECKED_BYTES))
-            if offset == 0 and size > CHECKED_BYTES:
-                stream.seek(max(CHECKED_BYTES, size - CHECKED_BYTES))
-                digest.update(stream.read())
-                digest.update(str(size).encode())
-    except OSError as error:
-        raise UserError(f"{path}: audio cannot be read ({error.strerror}); correct wav.scp") from error
-    return digest.hexdigest()[:16]
 
 
 def read_two_columns(path: str | Path) -> dict[str, str]:
@@ -116,86 +102,102 @@ class Ark:
         return [size, self.crc]
 
 
+def ark_path(shard: Path) -> Path:
+    """File of a shard's matrices; ``shard`` is a path such as data/0001."""
+    return shard.with_name(f"{shard.name}.ark")
+
+
+def index_path(shard: Path) -> Path:
+    """File of a shard's index."""
+    return shard.with_name(f"{shard.name}.idx")
+
+
 class TargetWriter:
     """Write one shard: matrices of several streams for each utterance.
 
-    Used as a context manager. The shard's done.json appears when the block ends without an error; until then the shard
+    Used as a context manager. The shard's index appears when the block ends without an error; until then the shard
     counts as missing and is written again.
 
     Args:
-        directory: of the shard, such as dump/targets/train/data/0001; its content is replaced.
+        shard: such as dump/targets/train/data/0001; its files are replaced.
         dtype: float32, float16 or compressed (see COMPRESSION).
-        about: noted in done.json, for :func:`shard_done`.
-        ark_bytes: a stream goes on in a further ark file when its ark has reached this size.
+        about: noted in the index, for :func:`shard_done`.
     """
 
-    def __init__(self, directory: str | Path, dtype: str, about: Mapping[str, Any], ark_bytes: int = ARK_BYTES) -> None:
-        self.directory = Path(directory)
+    def __init__(self, shard: str | Path, dtype: str, about: Mapping[str, Any]) -> None:
+        self.shard = Path(shard)
         self.compression = COMPRESSION[dtype]
         self.about = dict(about)
-        self.ark_bytes = ark_bytes
-        self.arks: dict[str, Ark] = {}
-        self.finished: dict[str, list[int]] = {}
-        self.numbers: dict[str, int] = {}
-        self.scps: dict[str, dict[str, str]] = {}
+        self.streams: list[str] = []
+        self.offsets: dict[str, list[int]] = {}
 
     def __enter__(self) -> TargetWriter:
-        shutil.rmtree(self.directory, ignore_errors=True)
-        self.directory.mkdir(parents=True)
+        self.shard.parent.mkdir(parents=True, exist_ok=True)
+        index_path(self.shard).unlink(missing_ok=True)
+        self._ark = Ark(ark_path(self.shard))
         return self
 
     def write(self, utterance: str, matrices: Mapping[str, np.ndarray]) -> None:
-        """Add an utterance's (frames, dimension) matrix of every stream."""
-        for stream, matrix in matrices.items():
-            ark = self.arks.get(stream)
-            if ark is None or ark.tell() >= self.ark_bytes:
-                if ark is not None:
-                    self._finish(ark)
-                self.numbers[stream] = self.numbers.get(stream, 0) + 1
-                ark = Ark(self.directory / f"{stream}.{self.numbers[stream]}.ark")
-                self.arks[stream] = ark
-            offset = ark.tell() + len(utterance.encode()) + 1
-            matrix = np.ascontiguousarray(matrix, dtype=np.float32)
+        """Add an utterance's (frames, dimension) matrix of every stream; each utterance has the same streams."""
+        self.streams = self.streams or list(matrices)
+        offsets = self.offsets[utterance] = []
+        for stream in self.streams:
+            key = f"{utterance}/{stream}"
+            offsets.append(self._ark.tell() + len(key.encode()) + 1)
+            matrix = np.ascontiguousarray(matrices[stream], dtype=np.float32)
             method = None if stream in NEVER_COMPRESSED else self.compression
-            save_ark(ark, {utterance: matrix}, compression_method=method)
-            self.scps.setdefault(stream, {})[utterance] = f"{ark.name}:{offset}"
-
-    def _finish(self, ark: Ark) -> None:
-        self.finished[Path(ark.name).name] = ark.finish()
+            save_ark(self._ark, {key: matrix}, compression_method=method)
+        offsets.append(self._ark.tell())
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for ark in self.arks.values():
-            self._finish(ark)
+        ark = self._ark.finish()
         if kind is not None:
             return
-        for stream, scp in self.scps.items():
-            path = self.directory / f"{stream}.scp"
-            write_two_columns(path, scp)
-            self.finished[path.name] = [path.stat().st_size, file_crc(path)]
-        with atomic_write(self.directory / "done.json") as done:
-            content = {**self.about, "streams": sorted(self.scps), "files": self.finished}
-            json.dump(content, done, indent=1, sort_keys=True)
+        lines = (f"{u} {' '.join(map(str, self.offsets[u]))}\n" for u in sorted(self.offsets, key=str.encode))
+        body = "".join(lines).encode()
+        index = [len(body), zlib.crc32(body)]
+        header = json.dumps({**self.about, "streams": self.streams, "ark": ark, "index": index}, sort_keys=True)
+        with atomic_write(index_path(self.shard), "wb") as stream:
+            stream.write(header.encode() + b"\n" + body)
 
 
-def shard_done(directory: str | Path, about: Mapping[str, Any]) -> bool:
-    """Whether a shard is complete and its done.json agrees with ``about``."""
-    done = read_done(Path(directory))
-    return done is not None and all(done.get(key) == value for key, value in about.items())
+def shard_done(shard: str | Path, about: Mapping[str, Any]) -> bool:
+    """Whether a shard is complete and its index agrees with ``about``."""
+    header = read_header(Path(shard))
+    return header is not None and all(header.get(key) == value for key, value in about.items())
 
 
-def read_done(shard: Path) -> dict[str, Any] | None:
-    """Content of a shard's done.json; None if there is none or it cannot be read."""
+def read_header(shard: Path) -> dict[str, Any] | None:
+    """First line of a shard's index; None if there is none or it cannot be read."""
     try:
-        done = json.loads((shard / "done.json").read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError, RecursionError):
+        with open(index_path(shard), "rb") as stream:
+            header = json.loads(stream.readline())
+    except (FileNotFoundError, NotADirectoryError, ValueError, RecursionError):
         return None
-    files = done.get("files") if isinstance(done, dict) else None
-    if not isinstance(files, dict):
+    if not isinstance(header, dict) or not isinstance(header.get("streams"), list):
         return None
-    numbers = [entry if isinstance(entry, list) else [] for entry in files.values()]
-    return done if all(len(pair) == 2 and all(isinstance(x, int) for x in pair) for pair in numbers) else None
+    pairs = [header.get(name) for name in ("ark", "index")]
+    numbers = [pair if isinstance(pair, list) else [] for pair in pairs]
+    return header if all(len(pair) == 2 and all(isinstance(x, int) for x in pair) for pair in numbers) else None
+
+
+def read_index(shard: Path) -> tuple[list[str], list[bytes]]:
+    """Streams of a complete shard and the lines of its index, sorted by utterance.
+
+    Raises:
+        UserError: the index is damaged.
+    """
+    path, header = index_path(shard), read_header(shard)
+    if header is None:
+        raise UserError(f"{path}: missing or damaged; extract again (stage 8)")
+    with open(path, "rb") as stream:
+        stream.readline()
+        body = stream.read()
+    if [len(body), zlib.crc32(body)] != header["index"]:
+        raise UserError(f"{path}: not the lines that were written; extract again (stage 8)")
+    return header["streams"], body.splitlines()
 
 
 def file_crc(path: Path) -> int:
@@ -207,47 +209,142 @@ def file_crc(path: Path) -> int:
     return crc
 
 
-def read_targets(directory: str | Path, stream: str) -> Mapping[str, np.ndarray]:
+class StoredTargets:
+    """Reads the matrices of a data set's shards.
+
+    Args:
+        directory: such as dump/targets/train.
+
+    Attributes:
+        streams: names of the streams.
+        rows: number of each utterance's row in the tables of places.
+        shard: (N,) number of an utterance's shard, from 0 in the order of their names.
+        offsets: (N, streams + 1) where its matrices begin in the shard's ark, and where the last one ends.
+
+    Raises:
+        UserError: there are no targets, or an index is damaged.
+    """
+
+    def __init__(self, directory: str | Path) -> None:
+        shards = sorted(index.with_suffix("") for index in (Path(directory) / "data").glob("*.idx"))
+        if not shards:
+            raise UserError(f"{directory}: no targets; extract them first (stage 8)")
+        self.streams: list[str] = []
+        self.rows: dict[str, int] = {}
+        numbers, offsets = [], []
+        for number, shard in enumerate(shards):
+            streams, lines = read_index(shard)
+            if streams != (self.streams or streams):
+                raise UserError(f"{index_path(shard)}: other streams than the other shards; extract again (stage 8)")
+            self.streams = streams
+            fields = [line.split() for line in lines]
+            for line in fields:
+                self.rows[line[0].decode()] = len(self.rows)
+            numbers.append(np.full(len(fields), number, np.int32))
+            offsets.append(np.array([line[1:] for line in fields], np.int64).reshape(-1, len(streams) + 1))
+        self.shard, self.offsets = np.concatenate(numbers), np.concatenate(offsets)
+        self._arks = [ark_path(shard) for shard in shards]
+        self._open: OrderedDict[int, int] = OrderedDict()  # file descriptor by shard, the last used at the end
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_open": OrderedDict()}
+
+    def __del__(self) -> None:
+        for descriptor in getattr(self, "_open", {}).values():
+            os.close(descriptor)
+
+    def _descriptor(self, shard: int) -> int:
+        if shard not in self._open:
+            if len(self._open) >= OPEN_ARKS:
+                os.close(self._open.popitem(last=False)[1])
+            self._open[shard] = os.open(self._arks[shard], os.O_RDONLY)
+        self._open.move_to_end(shard)
+        return self._open[shard]
+
+    def read(self, utterance: str, stream: int) -> np.ndarray:
+        """An utterance's (frames, dimension) float32 matrix of the stream with this number."""
+        row = self.rows[utterance]
+        start, end = self.offsets[row, stream : stream + 2].tolist()
+        shard = int(self.shard[row])
+        data = os.pread(self._descriptor(shard), end - start, start)
+        if len(data) < end - start:
+            raise UserError(f"{self._arks[shard]}: cut off; extract again (stage 8)")
+        return read_matrix(io.BytesIO(data))
+
+
+class StoredStream(Mapping[str, np.ndarray]):
     """A stream's matrices by utterance, (frames, dimension) float32, each read when it is asked for."""
-    path = Path(directory) / f"{stream}.scp"
-    if not path.is_file():
-        raise UserError(f"{path}: not found; extract the targets first (stage 8)")
-    return load_scp(str(path))
+
+    def __init__(self, targets: StoredTargets, stream: str) -> None:
+        self._targets, self._stream = targets, targets.streams.index(stream)
+
+    def __getitem__(self, utterance: str) -> np.ndarray:
+        return self._targets.read(utterance, self._stream)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._targets.rows)
+
+    def __len__(self) -> int:
+        return len(self._targets.rows)
 
 
-def shards(utterances: Iterable[str], size: int = SHARD_UTTERANCES) -> list[list[str]]:
-    """Cut sorted utterances into shards, the same ones whatever the number of jobs."""
-    ordered = sorted(utterances, key=str.encode)
-    return [ordered[i : i + size] for i in range(0, len(ordered), size)]
+def read_targets(directory: str | Path, stream: str, targets: StoredTargets | None = None) -> StoredStream:
+    """A stream of a data set; ``targets`` are those of the same directory, if they were opened before."""
+    if not (Path(directory) / f"{stream}.scp").is_file():
+        raise UserError(f"{Path(directory) / f'{stream}.scp'}: not found; extract the targets first (stage 8)")
+    targets = targets or StoredTargets(directory)
+    if stream not in targets.streams:
+        raise UserError(f"{directory}: the shards have no stream {stream}; extract again (stage 8)")
+    return StoredStream(targets, stream)
 
 
-def joined_scp(directory: Path, names: Iterable[str], stream: str) -> dict[str, str]:
-    """A stream's utterances and places in the arks of these shards."""
-    joined: dict[str, str] = {}
-    for name in names:
-        joined.update(read_two_columns(directory / "data" / name / f"{stream}.scp"))
-    return joined
+def shards_checksum(directory: Path, names: Iterable[str]) -> str:
+    """SHA-256 of what complete shards hold, by the checksums in their indexes."""
+    headers = ((name, read_header(directory / "data" / name)) for name in names)
+    contents = [[name, header and [header["ark"], header["index"]]] for name, header in headers]
+    return hashlib.sha256(json.dumps(contents).encode()).hexdigest()
 
 
 def merge(directory: str | Path, names: Sequence[str], manifest: Mapping[str, Any], audio: Mapping[str, str]) -> None:
-    """Join the scps of complete shards, check that every utterance is there, and write the manifest last."""
+    """Write the scps of complete shards in one pass, check that every utterance is there, and write the manifest last.
+
+    Args:
+        names: of the shards, whose utterances are sorted, within a shard and from one to the next.
+        manifest: its content but for ``merged``, the checksums of what is written here.
+        audio: checksum of every utterance's audio.
+    """
     directory = Path(directory)
     (directory / "manifest.json").unlink(missing_ok=True)
-    for shard in (directory / "data").iterdir():
-        if shard.name not in names:  # of an earlier, larger data set
-            shutil.rmtree(shard)
+    for entry in (directory / "data").iterdir():
+        if entry.is_dir():  # of an earlier layout
+            shutil.rmtree(entry)
+        elif entry.suffix in (".ark", ".idx") and entry.stem not in names:  # of an earlier, larger data set
+            entry.unlink()
     for old in directory.glob("*.scp"):
         if old.stem not in manifest["streams"]:
             old.unlink()
-    for stream in manifest["streams"]:
-        joined = joined_scp(directory, names, stream)
-        if joined.keys() != audio.keys():
-            lacking = sorted(audio.keys() - joined.keys())
-            raise UserError(f"{directory}: {stream} lacks {len(lacking)} utterances; extract them again (stage 8)")
-        write_two_columns(directory / f"{stream}.scp", joined)
+    files: dict[str, list[int]] = {}
+    written: set[str] = set()
+    with ExitStack() as stack:
+        scps = {s: stack.enter_context(atomic_write(directory / f"{s}.scp")) for s in manifest["streams"]}
+        for name in names:
+            shard = directory / "data" / name
+            streams, lines = read_index(shard)
+            rows = [line.decode().split() for line in lines]
+            written.update(row[0] for row in rows)
+            for stream, scp in scps.items():
+                column, ark = streams.index(stream) + 1, ark_path(shard)
+                scp.write("".join(f"{row[0]} {ark}:{row[column]}\n" for row in rows))
+        if lacking := sorted(audio.keys() - written):
+            raise UserError(
+                f"{directory}: lacks {len(lacking)} utterances such as {lacking[0]}; extract again (stage 8)"
+            )
     write_two_columns(directory / "audio.sha256", audio)
+    for name in (*(f"{stream}.scp" for stream in manifest["streams"]), "audio.sha256"):
+        files[name] = [(directory / name).stat().st_size, file_crc(directory / name)]
+    merged = {"files": files, "shards": shards_checksum(directory, names)}
     with atomic_write(directory / "manifest.json") as stream_out:
-        json.dump(manifest, stream_out, indent=1, sort_keys=True)
+        json.dump({**manifest, "merged": merged}, stream_out, indent=1, sort_keys=True)
 
 
 def audio_list_checksum(audio: Mapping[str, str]) -> str:
@@ -266,4 +363,6 @@ def read_manifest(directory: str | Path) -> dict[str, Any]:
     kinds = {"teacher": str, "audio": str, "streams": dict | list}
     if wrong := [key for key, kind in kinds.items() if not isinstance(manifest.get(key), kind)]:
         raise UserError(f"{path}: not a manifest, {wrong[0]} is missing or damaged; {cure}")
+    if manifest.get("version") != VERSION:
+        raise UserError(f"{path}: targets in the layout of another version; {cure}")
     return manifest

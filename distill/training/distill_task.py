@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 import logging
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -24,10 +25,11 @@ from distill.errors import UserError
 from distill.models.student import Student
 from distill.models.teacher import Teacher
 from distill.targets.checks import check_manifest
-from distill.targets.store import hidden_stream, read_manifest, read_targets
+from distill.targets.store import StoredTargets, hidden_stream, read_manifest, read_targets
 from distill.training.distill_model import DistillModel
 
 MAX_TEACHER_LAYERS = 99
+MASK = "encoder.masked_spec_embed"  # of a teacher with mask_time_prob or mask_feature_prob above 0
 
 
 class DistillTask(ASRTask):
@@ -184,7 +186,7 @@ class DistillTask(ASRTask):
         elif args.init is None:
             logging.info(f"{origin} is a student: none of its weights are copied without --init")
         else:
-            weights = source.network.state_dict()
+            weights = fitted_mask(source.network.state_dict(), model.network.state_dict())
             load_weights(model.network, weights, origin)
             logging.info(f"Initialised all {len(weights)} tensors of the network from {origin}")
             kept = take_fitting(model.criterion, load_criterion(origin))
@@ -199,19 +201,47 @@ class DistillTask(ASRTask):
 
         Without them a missing utterance would be a bare KeyError in a worker, and outdated targets would go unnoticed.
         """
-        paths = {name: path for path, name, _ in iter_options.data_path_and_name_and_type}
+        entries = iter_options.data_path_and_name_and_type
+        paths = {name: path for path, name, _ in entries}
         targets = {name: Path(path) for name, path in paths.items() if name.startswith("teacher_")}
+        directories = sorted({path.parent for path in targets.values()})
         if args.teacher is not None and args.teacher_targets == "stored":
             graph = (args.distill_conf or {}).get("graph")
-            for directory in sorted({path.parent for path in targets.values()}):
-                check_manifest(directory, args.teacher, paths["speech"], graph)
+            on_first_process(
+                lambda: [check_manifest(directory, args.teacher, paths["speech"], graph) for directory in directories]
+            )
+        keys = keys_to_load or ()
         for name, path in paths.items():
-            check_keys(path, name, keys_to_load or ())
-        dataset = super().build_dataset(args, iter_options, keys_to_load)
+            if name not in targets:
+                check_keys(path, keys, present_in(path, name))
+        # ESPnet's own reader would hold a table of each stream, and takes 7 times as long for compressed matrices.
+        others = [entry for entry in entries if entry[1] not in targets]
+        dataset = super().build_dataset(args, replace(iter_options, data_path_and_name_and_type=others), keys_to_load)
+        stored = {directory: StoredTargets(directory) for directory in directories}
         for name, path in targets.items():
-            # ESPnet's own reader takes 7 times as long for compressed matrices, more than a small student's step.
-            dataset.loader_dict[name] = read_targets(path.parent, path.stem)
+            check_keys(path, keys, stored[path.parent].rows)
+            dataset.loader_dict[name] = read_targets(path.parent, path.stem, stored[path.parent])
+            dataset.debug_info[name] = str(path), "kaldi_ark"
         return dataset
+
+
+def on_first_process(check: Callable[[], object]) -> None:
+    """Run a check in the first process of a distributed training; all of them fail if it does.
+
+    Raises:
+        UserError: that of the check.
+    """
+    distributed = torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1
+    problem: list[str | None] = [None]
+    if not distributed or torch.distributed.get_rank() == 0:
+        try:
+            check()
+        except UserError as error:
+            problem = [str(error)]
+    if distributed:
+        torch.distributed.broadcast_object_list(problem, src=0)
+    if problem[0] is not None:
+        raise UserError(problem[0])
 
 
 def stored_hidden_ms(args: argparse.Namespace) -> int | None:
@@ -235,6 +265,13 @@ def audio_level(args: argparse.Namespace, most: int = 100) -> float:
     return float(np.exp(np.mean(np.log(np.maximum(levels, 1e-10))) / 2))
 
 
+def fitted_mask(weights: dict[str, torch.Tensor], of_network: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Weights with the vector of masked frames if the network has one; a teacher that masks nothing has none."""
+    if MASK in of_network:
+        return {MASK: of_network[MASK], **weights}
+    return {name: weight for name, weight in weights.items() if name != MASK}
+
+
 def take_fitting(module: torch.nn.Module, weights: Mapping[str, torch.Tensor]) -> int:
     """Copy the tensors that a module has under the same name and in the same shape; their number."""
     state = module.state_dict()
@@ -243,12 +280,16 @@ def take_fitting(module: torch.nn.Module, weights: Mapping[str, torch.Tensor]) -
     return len(fitting)
 
 
-def check_keys(path: str | Path, name: str, keys: Collection[str]) -> None:
-    """Refuse a Kaldi file of two columns that lacks one of the utterances to train on."""
+def present_in(path: str | Path, name: str) -> set[str]:
+    """Utterances of a Kaldi file of two columns."""
     if not Path(path).is_file():
         raise UserError(f"{path}: not found; it should hold the stream {name}")
     with open(path, encoding="utf-8") as stream:
-        present = {line.split(maxsplit=1)[0] for line in stream if line.strip()}
-    missing = sorted(set(keys) - present)
+        return {line.split(maxsplit=1)[0] for line in stream if line.strip()}
+
+
+def check_keys(path: str | Path, keys: Collection[str], present: Collection[str]) -> None:
+    """Refuse a file that lacks one of the utterances to train on."""
+    missing = sorted(key for key in keys if key not in present)
     if missing:
         raise UserError(f"{path}: lacks {len(missing)} of {len(keys)} utterances, such as {missing[0]}; make it again")

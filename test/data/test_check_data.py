@@ -3,6 +3,7 @@
 import gzip
 import re
 import time
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +12,8 @@ import pytest
 import soundfile
 
 from distill.bin.check_data import main
+from distill.data.check_audio import check_audio
+from distill.errors import UserError
 
 RATE = 16000
 TONE = (0.3 * np.sin(np.arange(1600) / 5)).astype(np.float32)
@@ -173,6 +176,28 @@ def test_a_cut_off_flac_is_found(data, capsys):
     path.write_bytes(path.read_bytes()[:-3000])
     line("wav.scp", "ann-2.wav", "ann-2.flac")(data)
     assert "wav.scp:2: " in refused(capsys, "--data", data)
+
+
+@pytest.mark.parametrize(("form", "subtype"), [("OGG", "OPUS"), ("FLAC", "PCM_16"), ("WAV", "FLOAT")])
+def test_a_long_recording_is_decoded_in_pieces(tmp_path, form, subtype):
+    path, seconds = tmp_path / "long.audio", 200
+    samples = np.tile(TONE, 10 * seconds)
+    with soundfile.SoundFile(path, "w", RATE, 1, format=form, subtype=subtype) as stream:
+        for start in range(0, len(samples), RATE):  # libsndfile's Opus encoder fails on long blocks
+            stream.write(samples[start : start + RATE])
+    tracemalloc.start()
+    assert check_audio(str(path), resample=False) == seconds
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < samples.nbytes / 4
+
+
+def test_a_sample_that_is_not_finite_is_found_behind_the_first_piece(tmp_path):
+    samples = np.zeros(300_000, np.float32)
+    samples[290_000] = np.nan
+    soundfile.write(tmp_path / "long.wav", samples, RATE, subtype="FLOAT")
+    with pytest.raises(UserError, match="sample 290000 is not a finite number"):
+        check_audio(str(tmp_path / "long.wav"), resample=False)
 
 
 @pytest.mark.parametrize(

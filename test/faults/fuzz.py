@@ -105,14 +105,17 @@ def ark(data: bytes, folder: Path) -> None:
 def manifest(data: bytes, folder: Path) -> None:
     from distill.stamps import begin
     from distill.targets.checks import find_change, find_damage, find_loose_ends
-    from distill.targets.store import read_manifest
+    from distill.targets.store import StoredTargets, read_manifest
 
-    for name in ("manifest.json", "done.json", "stamp"):
+    for name in ("manifest.json", "0001.idx", "stamp"):
         (folder / name).write_bytes(data)
     refused(read_manifest, folder)
-    refused(find_damage, folder, True)
-    refused(find_change, folder, {"teacher": "x", "audio": "y"}, {"a": "b"})
-    refused(find_loose_ends, folder, ["0001"], {"streams": ["logits"]}, {"a": "b"})
+    refused(find_damage, folder / "0001", True)
+    refused(find_change, folder / "0001", {"teacher": "x", "audio": "y"}, {"a": "b"})
+    refused(find_loose_ends, folder, ["0001"], {"streams": ["logits"]})
+    (folder / "data").mkdir(exist_ok=True)
+    (folder / "data" / "0001.idx").write_bytes(data)
+    refused(StoredTargets, folder)
     refused(begin, folder / "stamp", "options", [])
 
 
@@ -352,7 +355,8 @@ def seeds() -> dict[str, list[bytes]]:
         b"\\2-grams:\n-0.2 <s> a\n-0.3 a b\n\n\\end\\\n"
     )
     fst = b"0 1 2 2 0.69\n0 2 3 3 1.38\n0 3 4 4 1.38\n1 0 6 6 0\n2 0 6 6 0\n3 0 6 6 0\n0 2.3\n"
-    done = {"teacher": "x", "audio": "y", "files": {"a.ark": [3, 17]}, "streams": ["logits"], "options": ""}
+    done = {"teacher": "x", "audio": "y", "ark": [3, 17], "index": [7, 3105846544], "streams": ["logits"]}
+    done |= {"options": "", "version": 3, "merged": {"files": {"a.scp": [3, 17]}, "shards": "x"}}
     hypothesis = {"utterance": "a", "text": "b c", "audio_s": 1.2, "words": [{"word": "b", "start_s": 0.1}]}
     others = [wav(400, name) for name in ("AIFF", "FLAC", "AU", "RF64", "W64", "CAF", "NIST")]
     others += [wav(400, "OGG", "VORBIS"), wav(400, "OGG", "OPUS")]
@@ -379,7 +383,7 @@ def seeds() -> dict[str, list[bytes]]:
             b"a \0BCM2 " + bytes(4) + b"\0\0\x80?\x02\0\0\0\x02\0\0\0" + bytes(8),
             b"a " + wav(),
         ],
-        "manifest": [json.dumps(done).encode()],
+        "manifest": [json.dumps(done).encode() + b"\na 2 99\n"],
         "hypotheses": [json.dumps(hypothesis).encode() + b"\n"],
         "gigaspeech": [b'{"dataset": "G", "audios": [{"aid": "P1", "segments": [{"sid": "P1_1"}]}, {"aid": "P2"}]}'],
         "config": [network + conf],

@@ -332,7 +332,7 @@ def test_kaldi_directories_in_phones(kaldi: Path, tmp_path: Path) -> None:
     (lang / "phones.txt").write_text("".join(f"{name} {number}\n" for number, name in enumerate(sorted(names))))
     before = {path.name: path.read_text() for path in made.iterdir()}
     lang_options = ["--lang_dir", str(lang), "--token_type", "phn", "--allow_pipes", "true", "--stop_stage", "5"]
-    assert "stage 5: changed since it was last run" in run(recipe, *sources, *lang_options).replace("5_phn", "5")
+    assert "stage 5: changed since it was last run" in run(recipe, *sources, *lang_options).replace(" (phn)", "")
     assert before.keys() == {"tokens.txt", "lexicon.txt"}
     assert before == {path.name: path.read_text() for path in made.iterdir()}
 
@@ -355,10 +355,15 @@ def test_a_corrected_source_is_noticed_and_a_test_set_may_be_named(kaldi: Path, 
     (source / "text").write_text(text.replace(f"{key} {words}", f"{key} nine {words}"))
     again = run(recipe, *options)
     assert f"stage 1: changed since it was last run: {source}/text\n" in again
-    assert "stage 3: format wav.scp\n" in again and again.count("stage 3: done before and unchanged") == 1
-    assert "stage 4: changed since it was last run: stage 3_text\n" in again
+    assert again.count("stage 3: format wav.scp of") == again.count("stage 3: done before and unchanged") == 3
+    assert "stage 4: changed since it was last run: stage 3 (text)\n" in again
     for text in ("data/train/text", "dump/raw/org/train/text", "dump/raw/train/text"):
         assert f"{key} nine {words}" in (recipe / text).read_text().splitlines()
+    # one more test set, whose audio alone is formatted
+    again = run(recipe, *options, "--source_test", f"more={kaldi}/calls")
+    assert again.count("stage 3: done before and unchanged") == 3
+    formatted = {path: (recipe / path).read_text() for path in ("dump/raw/calls/text", "dump/raw/more/text")}
+    assert len(set(formatted.values())) == 1 and (recipe / "dump/raw/more/wav.scp").is_file()
 
 
 def test_an_unlabelled_training_set(kaldi: Path, tmp_path: Path) -> None:
@@ -404,12 +409,12 @@ def test_the_plan_in_the_docs_is_what_a_dry_run_prints(corpus: str, tmp_path: Pa
     recipe = recipe_of(corpus, tmp_path)
     shutil.rmtree(recipe / "conf")
     (recipe / "conf").symlink_to(ROOT / "egs2" / corpus / "asr_distill1/conf")
-    done = subprocess.run(["./run.sh", "--dry_run", "true"], cwd=recipe, capture_output=True, text=True)
+    done = subprocess.run(["./run.sh", "--dry_run", "true", "--ngpu", "4"], cwd=recipe, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("# Plan for ")
     plan = done.stdout.replace("# Plan", "## Plan", 1)
     assert plan in (ROOT / "docs/plan.md").read_text()
-    other = ["./run.sh", "--dry_run", "true", "--student", "conf/students/s5.yaml"]
+    other = ["./run.sh", "--dry_run", "true", "--ngpu", "4", "--student", "conf/students/s5.yaml"]
     smaller = subprocess.run(other, cwd=recipe, capture_output=True, text=True, check=True).stdout
     assert "student: 1." in smaller and "student: 1." not in done.stdout
     assert not (recipe / "exp").exists() and not (recipe / "dump").exists()

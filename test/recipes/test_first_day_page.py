@@ -20,7 +20,7 @@ TINY += " --nj 2 --latencies '160 480'"
 def page_commands() -> list[str]:
     """The page's blocks of commands."""
     blocks = re.findall(r"(?ms)^```bash\n(.*?)^```$", (ROOT / "docs/first-day.md").read_text(encoding="utf-8"))
-    assert len(blocks) == 6 and sum(block.count("./run.sh ") for block in blocks) == 5
+    assert len(blocks) == 7 and sum(block.count("./run.sh ") for block in blocks) == 6
     return blocks
 
 

@@ -215,9 +215,10 @@ def test_a_teacher_of_hugging_faces_format_is_adopted(recipe: Path) -> None:
 
 
 def targets_of(recipe: Path) -> dict[str, bytes]:
-    """Every file of the stored targets but logs and what a scheduler leaves."""
+    """Every file of the stored targets but logs, what a scheduler leaves, and times of the audio files."""
     targets = recipe / "dump/targets"
     paths = [p for p in sorted(targets.rglob("*")) if p.is_file() and p.parent.name not in ("log", "q")]
+    paths = [p for p in paths if p.name != "audio.cache"]
     return {str(path.relative_to(targets)): path.read_bytes() for path in paths}
 
 
@@ -226,20 +227,21 @@ ONLY_8 = ["--stage", "8", "--stop_stage", "8"]
 
 def test_slurm_makes_the_targets_that_run_pl_makes(recipe: Path, slurm: dict[str, str]) -> None:
     before = targets_of(recipe)
-    assert {"train/data/0001/done.json", "train/data/0002/done.json", "valid/manifest.json"} <= before.keys()
+    assert {"train/data/0001.idx", "train/data/0002.idx", "valid/manifest.json"} <= before.keys()
     slurm = {**slurm, "cmd_backend": "slurm"}
     run(recipe, *ONLY_8, "--force_stage", "8", **slurm)
     assert "SLURM_JOB_ID" in (recipe / "dump/targets/train/log/extract.1.log").read_text()
     assert targets_of(recipe) == before
     # A job that fails is told, and what the others made is kept.
-    lost = recipe / "dump/targets/train/data/0002"
-    shutil.rmtree(lost)
-    lost.write_text("no directory can be made here")
+    lost = recipe / "dump/targets/train/data/0002.ark"
+    lost.with_suffix(".idx").unlink()
+    lost.unlink()
+    lost.mkdir()  # no file can be made here
     printed = run(recipe, *ONLY_8, status=2, **slurm)
     assert "extract.2.log" in printed
-    kept = recipe / "dump/targets/train/data/0001/logits.1.ark"
+    kept = recipe / "dump/targets/train/data/0001.ark"
     time_before = kept.stat().st_mtime_ns
-    lost.unlink()
+    lost.rmdir()
     run(recipe, *ONLY_8, **slurm)
     assert targets_of(recipe) == before and kept.stat().st_mtime_ns == time_before
 
@@ -247,7 +249,7 @@ def test_slurm_makes_the_targets_that_run_pl_makes(recipe: Path, slurm: dict[str
 def test_changed_audio_makes_its_shard_again_and_no_other(recipe: Path) -> None:
     before = targets_of(recipe)
     utterance, wav = (recipe / "dump/raw/train/wav.scp").read_text().splitlines()[-1].split()
-    arks = [recipe / f"dump/targets/train/data/000{shard}/logits.1.ark" for shard in (1, 2)]
+    arks = [recipe / f"dump/targets/train/data/000{shard}.ark" for shard in (1, 2)]
     content, times = (recipe / wav).read_bytes(), [ark.stat().st_mtime_ns for ark in arks]
     (recipe / wav).write_bytes(content[:-2000] + bytes(2000))
     assert f"0002: the audio of {utterance} has changed; " in run(recipe, *ONLY_8)

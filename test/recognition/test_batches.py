@@ -16,7 +16,7 @@ import yaml
 from far_device import far_device, to_far
 from tiny_networks import CHANNELS, TEACHER, VOCAB, speech, student, teacher
 
-from distill.bin import decode, make_lm
+from distill.bin import decode, make_lm, utterance_lengths
 from distill.bin.decoding_arguments import decode_conf
 from distill.data import batches
 from distill.data.batches import by_length, sample_counts
@@ -225,6 +225,13 @@ def test_batches_are_full_and_need_little_padding():
     assert by_length({"a": 9, "b": 20, "c": 9, "d": 10}, 100, equal=True) == [["b"], ["d"], ["a", "c"]]
 
 
+def test_lengths_are_written_in_the_order_of_wav_scp_without_opening_audio(tmp_path):
+    (tmp_path / "wav.scp").write_text("b gone.wav\na gone.wav\n")
+    (tmp_path / "utt2num_samples").write_text("a 7\nb 9\n")
+    utterance_lengths.main(["--data", str(tmp_path), "--output", str(tmp_path / "stats/speech_shape")])
+    assert (tmp_path / "stats/speech_shape").read_text() == "b 9\na 7\n"
+
+
 def test_sample_counts_are_those_of_the_table_or_of_the_files(work, tmp_path):
     audio = dict(line.split() for line in (work / "test/wav.scp").read_text().splitlines())
     expected = {f"u{n}": length for n, length in enumerate(LENGTHS)}
@@ -273,7 +280,9 @@ def test_hypotheses_are_kept_for_each_latency_and_set_while_their_inputs_are_unc
     first = files_of(output)
     assert len(first) == 4
     # Another latency, another set, another number of jobs: only what is new
-    assert "2 sets and chunk lengths are recognised already" in decode_sh(work, output, "--chunk-ms", "160 480 full")
+    assert "2 results of a set and chunk length are there already" in decode_sh(
+        work, output, "--chunk-ms", "160 480 full"
+    )
     second = files_of(output)
     assert len(second) == 6 and first.items() <= second.items()
     decode_sh(work, output, "--chunk-ms", "480", "--nj", "3", sets="test other")

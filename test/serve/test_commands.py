@@ -63,7 +63,8 @@ def test_an_interrupt_ends_it_cleanly(server, tmp_path, sent):
     assert "[" in speaking.stderr.readline()  # a partial result
     process.send_signal(sent)
     assert process.wait(10) == 0
-    assert process.stderr.read() == ""
+    (line,) = map(json.loads, process.stderr.read().splitlines())
+    assert (line["level"], line["event"], line["address"]) == ("info", "session ended", "127.0.0.1")
     _, error = speaking.communicate(timeout=10)
     assert speaking.returncode == 2 and "error: " in error and "1001" in error and "Traceback" not in error
 

@@ -11,7 +11,6 @@ from collections.abc import AsyncIterator
 import aiohttp
 import numpy as np
 import pytest
-from aiohttp import web
 from tiny_networks import speech
 
 from distill.errors import UserError
@@ -19,7 +18,7 @@ from distill.serve import rounds
 from distill.serve import server as server_module
 from distill.serve.client import in_real_time, pcm, pieces, recognize
 from distill.serve.rounds import BYTES_PER_S, WAITING_RESULTS
-from distill.serve.server import WAITING_S, Limits, Server
+from distill.serve.server import WAITING_S, Limits, Server, listening
 from distill.streaming import StreamingRecognizer
 
 FAST = 1000.0  # times real time: no pacing
@@ -29,13 +28,8 @@ FAST = 1000.0  # times real time: no pacing
 async def serving(model, **limits) -> AsyncIterator[tuple[Server, str]]:
     """A server on a free port, and the address of its websocket."""
     server = Server(model, limits=Limits(**{"speed": FAST, **limits}))
-    runner = web.AppRunner(server.application(), shutdown_timeout=1)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    try:
-        yield server, f"ws://127.0.0.1:{runner.addresses[0][1]}/stream"
-    finally:
-        await runner.cleanup()
+    async with listening(server, "127.0.0.1", 0) as addresses:
+        yield server, f"ws://127.0.0.1:{addresses[0][1]}/stream"
 
 
 def run(scenario, timeout: float = 60) -> None:
@@ -119,7 +113,7 @@ def memory_mb() -> float:
 
 @pytest.mark.parametrize("size", [1, 2 * 333, 2 * 7680, 10**6], ids=["byte pairs", "small", "chunk", "all"])
 def test_results_are_those_of_the_recognizer(model, size):
-    data = audio(0.5 if size == 1 else 6.2)
+    data = audio(0.02 if size == 1 else 6.2)
     parts = [data[start : start + 2 * size] for start in range(0, len(data), 2 * size)]
 
     async def scenario():
@@ -170,10 +164,10 @@ def test_no_audio_at_all(model):
 
 def test_twenty_clients(model):
     """Each gets its own results, whatever its chunk length and the size of its messages."""
-    clients = [(audio(3 + 0.2 * n, n), (160, 320, 480, 960)[n % 4], 2 * (100 + 777 * n)) for n in range(20)]
+    clients = [(audio(3 + 0.2 * n, n), (160, 320, 480, 960)[n % 4], 2 * (200 + 777 * n)) for n in range(20)]
 
     async def scenario():
-        async with serving(model) as (server, url):
+        async with serving(model, sessions_per_address=20) as (server, url):
             jobs = [
                 finals(url, [data[i : i + size] for i in range(0, len(data), size)], chunk_ms=chunk_ms)
                 for data, chunk_ms, size in clients

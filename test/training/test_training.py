@@ -2,7 +2,6 @@
 
 import itertools
 import os
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -101,6 +100,19 @@ def test_lfmmi_and_init_for_a_teacher(world, teacher, teacher_mmi):
     before, after = load_network(teacher).network.state_dict(), load_network(teacher_mmi).network.state_dict()
     for key, value in before.items():
         torch.testing.assert_close(after[key], value, msg=key)
+
+
+def test_a_teacher_that_masks_time_begins_with_one_that_does_not_and_the_other_way_round(world, teacher):
+    """As in conf/from_scratch: only a teacher that masks has the vector of masked frames."""
+    masks = changed(TEACHER, distill_conf={"target": "none", "weight_ctc": 1.0})
+    masks["network_conf"]["config"]["mask_time_prob"] = 0.05
+    first = world.train("teacher_masks", masks, "--init", str(teacher), "--max_epoch", "1", "--optim_conf", "lr=0.0")
+    second = world.train("teacher_again", TEACHER, "--init", str(first), "--max_epoch", "1", "--optim_conf", "lr=0.0")
+    states = [load_network(directory).network.state_dict() for directory in (teacher, first, second)]
+    assert states[1].keys() - states[0].keys() == {"encoder.masked_spec_embed"} and states[2].keys() == states[0].keys()
+    for key, value in states[0].items():
+        torch.testing.assert_close(states[1][key], value, msg=key)
+        torch.testing.assert_close(states[2][key], value, msg=key)
 
 
 def test_online_and_stored_targets_train_the_same(world, teacher, stored, online):
@@ -356,13 +368,16 @@ def test_bad_input_is_one_line(world, teacher, teacher_mmi, online, stored, caps
         "--init",
         str(world.root / "student_online"),
     )
-    short = world.root / "targets" / "train" / "logits.scp"
-    whole = short.read_text()
-    try:
-        short.write_text("".join(whole.splitlines(keepends=True)[:-1]))
-        assert re.search("logits.scp: lacks 1 of 10", fails("bad5", STUDENT, "--teacher", str(teacher), *stored))
-    finally:
-        short.write_text(whole)
+    for short, message in (
+        (world.root / "train" / "text", "text: lacks 1 of 10"),
+        (world.root / "targets" / "train" / "data" / "0001.idx", "0001.idx: not the lines that were written"),
+    ):
+        whole = short.read_text()
+        try:
+            short.write_text("".join(whole.splitlines(keepends=True)[:-1]))
+            assert message in fails("bad5", STUDENT, "--teacher", str(teacher), *stored)
+        finally:
+            short.write_text(whole)
     assert "another teacher" in fails("bad6", STUDENT, "--teacher", str(teacher_mmi), *stored)
 
 
@@ -387,9 +402,9 @@ def test_extraction_skips_complete_shards_and_goes_on_after_a_kill(
     world, teacher, stored, tmp_path, monkeypatch, capsys
 ):
     from distill.bin import extract_targets
-    from distill.targets import store
+    from distill.targets import shards, store
 
-    monkeypatch.setattr(store.shards, "__defaults__", (3,))
+    monkeypatch.setattr(shards, "SHARD_UTTERANCES", 3)
     options = ["--teacher", str(teacher), "--wav_scp", str(world.root / "train" / "wav.scp"), "--output", str(tmp_path)]
     options += ["--layers", "2,4", "--num_jobs", "2"]
     extract_targets.main([*options, "--plan"])
@@ -400,14 +415,14 @@ def test_extraction_skips_complete_shards_and_goes_on_after_a_kill(
     extract_targets.main([*options, "--job", "1"])
     with pytest.raises(SystemExit):
         extract_targets.main([*options, "--merge"])
-    (tmp_path / "data" / "0003" / "done.json").unlink()  # as if killed in the middle of the third shard
-    times = {p.parent.name: p.stat().st_mtime_ns for p in tmp_path.glob("data/*/logits.1.ark")}
+    (tmp_path / "data" / "0003.idx").unlink()  # as if killed in the middle of the third shard
+    times = {p.stem: p.stat().st_mtime_ns for p in tmp_path.glob("data/*.ark")}
     assert set(times) == {"0001", "0003"}
     for job in ("1", "2"):
         extract_targets.main([*options, "--job", job])
     extract_targets.main([*options, "--merge"])
-    assert (tmp_path / "data/0001/logits.1.ark").stat().st_mtime_ns == times["0001"]
-    assert (tmp_path / "data/0003/logits.1.ark").stat().st_mtime_ns != times["0003"]
+    assert (tmp_path / "data/0001.ark").stat().st_mtime_ns == times["0001"]
+    assert (tmp_path / "data/0003.ark").stat().st_mtime_ns != times["0003"]
     for name in ("hidden_02", "hidden_04", "logits"):
         actual, reference = (store.read_targets(d, name) for d in (tmp_path, world.root / "targets" / "train"))
         assert sorted(actual) == sorted(reference)
@@ -427,16 +442,16 @@ def test_damaged_targets_are_named_and_made_again(
     world, teacher, tmp_path, monkeypatch, capsys, damage, option, expected
 ):
     from distill.bin import extract_targets
-    from distill.targets import store
+    from distill.targets import shards
 
-    monkeypatch.setattr(store.shards, "__defaults__", (3,))
+    monkeypatch.setattr(shards, "SHARD_UTTERANCES", 3)
     options = ["--teacher", str(teacher), "--wav_scp", str(world.root / "train" / "wav.scp"), "--output", str(tmp_path)]
     options += ["--layers", "2,4"]
     extract_targets.main(options)
     extract_targets.main([*options, "--verify"])
-    before = {path: path.read_bytes() for path in sorted(tmp_path.glob("data/*/*.ark"))}
+    before = {path: path.read_bytes() for path in sorted(tmp_path.glob("data/*.ark"))}
     times = {path: path.stat().st_mtime_ns for path in before}
-    broken = tmp_path / "data/0002/hidden_04.1.ark"
+    broken = tmp_path / "data/0002.ark"
     damage(broken)
     capsys.readouterr()
     with pytest.raises(SystemExit):
@@ -446,7 +461,7 @@ def test_damaged_targets_are_named_and_made_again(
     extract_targets.main(options)
     extract_targets.main([*options, "--verify"])
     assert {path: path.read_bytes() for path in before} == before
-    assert {path.parent.name for path in before if path.stat().st_mtime_ns != times[path]} == {"0002"}
+    assert {path.stem for path in before if path.stat().st_mtime_ns != times[path]} == {"0002"}
 
 
 def flip_a_bit(path: Path, position: int) -> None:

@@ -15,7 +15,7 @@ train_set=train valid_set=valid test_sets="test" local_data_opts='' speed_pertur
 min_wav_duration=0.1 max_wav_duration=20 allow_pipes=false unlabelled=false resample=false
 token_type=bpe nbpe=500 lexicon='' lang_dir='' ngram_order=2 ngram_lm=''
 teacher='' from_scratch='' teacher_tokens=false allow_bad_teacher=false
-teacher_init_config='' teacher_init_max_s='' teacher_config=conf/train_teacher.yaml
+teacher_init_config='' teacher_init_max_s='' teacher_config=conf/train_teacher.yaml teacher_args=''
 teacher_targets=stored target_dtype=float32 targets=''
 student='' student_full_config=conf/train_student_full.yaml student_stream_config=conf/train_student_stream.yaml
 student_full_args='' student_stream_args='' stage2_teacher=teacher no_kd=true fixed_chunks=''
@@ -26,7 +26,7 @@ mapfile -t names < <(compgen -v | grep -vxF "${before}"$'\nbefore\nPIPESTATUS') 
 
 . "${steps}/options.sh"
 . "${steps}/stages.sh"
-[ $# -eq 0 ] || fail "distill.sh: unexpected argument '$1'; --help lists the options"
+[ $# -eq 0 ] || fail "run.sh: unexpected argument '$1'; --help lists the options"
 . ./path.sh; . ./cmd.sh
 gpus=$(gpus_here) ngpu=${ngpu:-${gpus}}
 if [ -n "${from_scratch}" ]; then
@@ -38,13 +38,11 @@ if [ -n "${from_scratch}" ]; then
     done
 fi
 for name in "${names[@]}" gpus cuda_cmd; do values+=("${name}=${!name}"); done
-python3 -m distill.bin.check_recipe "${values[@]}" || exit 2
-if ${check}; then exit 0; fi
+python3 -m distill.bin.check_recipe "${values[@]}" || exit 2; if ${check}; then exit 0; fi
 
 # ---------------------------------------------------------------- options that depend on each other
 phones=false ref_tokens='' bpemodel='' vocab='' token_dir=data/token_list/${token_type}
-train_text=text lm_text=lm_train.txt # what the networks are trained on
-lexicon_option=() lexicon_files=() spelling=()
+train_text=text lm_text=lm_train.txt lexicon_option=() lexicon_files=() spelling=()
 if [ "${token_type}" = bpe ]; then
     token_dir=data/token_list/bpe_unigram${nbpe}
     bpemodel=${token_dir}/bpe.model vocab=${nbpe}
@@ -72,6 +70,7 @@ if [ -n "${student}" ]; then
 fi
 if ${dry_run}; then
     "${steps}/plan.sh" --teacher "${teacher}" --teacher-init-config "${teacher_init_config}" --vocab "${vocab}" \
+        --token-list "${token_list}" --utt2num-samples "${dumpdir}/raw/org/${train_set}/utt2num_samples" \
         --teacher-targets "${teacher_targets}" --ngpu $((ngpu * num_nodes)) --latencies "$(wc -w <<< "${latencies}")" \
         --plan-options "${plan_options}" "${teacher_config}" "${student_full_config}" "${student_stream_config}"
     exit 0
@@ -83,12 +82,10 @@ if [ -n "${speed_perturb_factors}" ]; then train_set=${train_set}_sp; fi
 train_dir=${raw}/${train_set} valid_dir=${raw}/${valid_set} test_dirs=()
 for set in ${test_sets}; do test_dirs+=("${raw}/${set}"); done
 if [ "${teacher_targets}" = stored ] && [ -z "${targets}" ]; then
-    extract_targets=true targets=${dumpdir}/targets
-    if [ "${expdir}" != exp ]; then targets+=_${expdir##*/}; fi
+    extract_targets=true targets=${dumpdir}/targets; if [ "${expdir}" != exp ]; then targets+=_${expdir##*/}; fi
 fi
 stamps=${expdir}/.stages data_stamps=${dumpdir}/.stages
-mkdir -p "${stamps}" "${data_stamps}"
-lock "${expdir}" "${dumpdir}"
+mkdir -p "${stamps}" "${data_stamps}"; lock "${expdir}" "${dumpdir}"
 # ---------------------------------------------------------------- data
 prepare_data() {
     local checks=(--resample "${resample}" --allow_pipes "${allow_pipes}")
@@ -106,7 +103,7 @@ espnet_data() {
         --audio_format "${audio_format}" --fs 16k --feats_type raw --lm_train_text \
         "$(if ${unlabelled}; then echo "${raw}/org/${train_set}"; else echo "data/${original_train_set}"; fi)/text" \
         --min_wav_duration "${min_wav_duration}" --max_wav_duration "${max_wav_duration}" \
-        --token_type "${token_type/phn/word}" --nbpe "${nbpe}" --use_lm false --asr_config none
+        --token_type "${token_type/phn/word}" --nbpe "${nbpe}" --use_lm false --asr_config none "${@:2}"
 }
 make_tokens() {
     espnet_data 5
@@ -127,11 +124,14 @@ if wanted 2 && [ -n "${speed_perturb_factors}" ]; then
     run_stage "${data_stamps}/2" "speed perturbation" "${speed_perturb_factors}" "" "${data_stamps}/1" -- espnet_data 2
 fi
 if wanted 3; then
-    sets=("data/${train_set}" "data/${valid_set}" "${test_dirs[@]/#"${raw}"/data}")
-    mapfile -t inputs < <(existing_files "${sets[*]}" "wav.scp segments utt2spk")
-    run_stage "${data_stamps}/3" "format wav.scp" "${audio_format} ${speed_perturb_factors} ${test_sets} ${how}" "" \
-        local/data.sh "${tables[@]}" "${inputs[@]}" -- espnet_data 3
-    mapfile -t inputs < <(existing_files "${sets[*]}" text)
+    how="${audio_format} ${speed_perturb_factors} $(other_words "${local_data_opts}")"
+    for sets in "${train_set} ${valid_set}" ${test_sets}; do # a further test set does not format the others again
+        stamp=${data_stamps}/3 only=(--test_sets "${sets#"${train_set} "}")
+        case "${sets}" in *" "*) ;; *) stamp+=_${sets} only+=(--skip_train true) ;; esac
+        mapfile -t inputs < <(existing_files "${sets}" "wav.scp segments utt2spk" data/)
+        run_stage "${stamp}" "format wav.scp of ${sets}" "${how}" "" local/data.sh "${inputs[@]}" -- espnet_data 3 "${only[@]}"
+    done
+    mapfile -t inputs < <(existing_files "${train_set} ${valid_set} ${test_sets}" text data/)
     run_stage "${data_stamps}/3_text" "transcripts" "" "" "${data_stamps}/3" "${inputs[@]}" -- take_texts "${raw}" \
         "${inputs[@]}"
     if ${unlabelled}; then
@@ -164,10 +164,9 @@ fi
 # ---------------------------------------------------------------- training
 # Lengths of every utterance, for batching; one set of them serves every training.
 collect_stats() {
-    run_stage "${stamps}/9" "collect statistics" "${token_type}" "${expdir}/stats" "${train_dir}/wav.scp" \
+    run_stage "${stamps}/9" "collect statistics" "" "${expdir}/stats" "${train_dir}/wav.scp" \
         "${train_dir}/${train_text}" "${valid_dir}/wav.scp" "${valid_dir}/${train_text}" "${token_list}" -- \
-        "${steps}/collect_stats.sh" "${tokens[@]}" --train-text "${train_text}" "${teacher_config}" "${train_dir}" \
-        "${valid_dir}" "${expdir}/stats"
+        "${steps}/collect_stats.sh" "${train_dir}" "${valid_dir}" "${expdir}/stats"
 }
 # train SYSTEM CONFIG [options of local/train.sh]
 train() {
@@ -187,12 +186,13 @@ elif wanted 7; then
     init=() inputs=("${teacher_config}" "${stamps}/6" "${stamps}/9")
     if [ -n "${teacher_init_config}" ]; then
         run_stage "${stamps}/7_init" "train the teacher, first with ${teacher_init_config}" \
-            "${seed} ${teacher_init_max_s}" "${expdir}/teacher_init" "${teacher_init_config}" "${stamps}/9" -- \
-            train teacher_init "${teacher_init_config}" --max-seconds "${teacher_init_max_s}"
+            "${seed} ${teacher_init_max_s}${teacher_args:+ ${teacher_args}}" "${expdir}/teacher_init" \
+            "${teacher_init_config}" "${stamps}/9" -- train teacher_init "${teacher_init_config}" \
+            --max-seconds "${teacher_init_max_s}" --train-args "${teacher_args}"
         init=(--init "${expdir}/teacher_init") inputs+=("${stamps}/7_init")
     fi
-    run_stage "${stamps}/7" "train the teacher with ${teacher_config}" "${seed}" "${expdir}/teacher" "${inputs[@]}" -- \
-        train teacher "${teacher_config}" "${init[@]}"
+    run_stage "${stamps}/7" "train the teacher with ${teacher_config}" "${seed}${teacher_args:+ ${teacher_args}}" \
+        "${expdir}/teacher" "${inputs[@]}" -- train teacher "${teacher_config}" "${init[@]}" --train-args "${teacher_args}"
 fi
 if wanted 7; then
     run_stage "${stamps}/7_valid" "errors of the teacher on ${valid_set}" "${scoring} ${allow_bad_teacher}" "" \

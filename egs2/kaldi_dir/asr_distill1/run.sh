@@ -9,7 +9,7 @@ while [ $# -gt 0 ]; do
     case "$1" in
         --source_train) train=$2; shift 2 ;;
         --source_valid) valid=$2; shift 2 ;;
-        --source_test) tests=$2; shift 2 ;;
+        --source_test) tests+=" $2"; shift 2 ;;
         *) options+=("$1"); shift ;;
     esac
 done
