@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -215,7 +214,7 @@ def checked(kind: type[Conf], section: str, values: Any) -> Conf:
         return _checker(kind).validate_python(values)  # type: ignore[arg-type]
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        fields = {field.name for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
+        fields = {name for name in kind.__annotations__ if not name.startswith("_")}
         key = first["loc"][0] if first["loc"] else None
         if first["type"] in ("unexpected_keyword_argument", "invalid_key"):
             raise UserError(f"{section}: no key {key!r}; it has {', '.join(sorted(fields))}") from None
