@@ -44,7 +44,10 @@ setup(
         "kaldiio": ["kaldiio"],  # reads and writes Kaldi archives in omniio's place where it is installed
         "demo": ["espeakng-loader==0.2.4"],
         "deploy": ["onnx", "onnxruntime", "sherpa_onnx"],  # export, the recogniser without torch, the phone's runtime
-        "decode": ["kaldi_decoder", "kaldifst", "kaldilm"],  # WFST and n-gram language models
-        "test": ["hypothesis", "import-linter", "mypy", "psutil", "pytest", "pytest-xdist", "ruff", "types-PyYAML"],
+        "decode": ["kaldi_decoder", "kaldifst", "numba"],  # WFST and n-gram language models
+        "test": [
+            *("hypothesis", "import-linter", "kaldilm", "mypy", "psutil", "pytest", "pytest-xdist", "ruff"),
+            "types-PyYAML",
+        ],
     },
 )

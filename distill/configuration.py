@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias, TypeVar
 
-from pydantic import ConfigDict, Field, Strict, TypeAdapter, ValidationError
+import pydantic
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from distill.errors import UserError
 from distill.files import atomic_write, read_yaml, yaml_text
@@ -20,10 +21,10 @@ TEACHER_FRAME_MS = 20
 MAX_CHUNK_MS, MAX_LEFT_MS = 60_000, 600_000  # beyond these the caches of a stream would fill the memory
 
 # Types of configuration values, as YAML has them: "1e-3" is no number and 1 is not true. No number is infinite or NaN.
-Int: TypeAlias = Annotated[int, Strict()]
-Float: TypeAlias = Annotated[float, Strict()]
+Int: TypeAlias = Annotated[int, pydantic.Strict()]
+Float: TypeAlias = Annotated[float, pydantic.Strict()]
 Number: TypeAlias = Int | Float
-Flag: TypeAlias = Annotated[bool, Strict()]
+Flag: TypeAlias = Annotated[bool, pydantic.Strict()]
 Share: TypeAlias = Annotated[Float, Field(ge=0, le=1)]
 Positive: TypeAlias = Annotated[Int, Field(ge=1)]
 NotNegative: TypeAlias = Annotated[Float, Field(ge=0)]
@@ -102,9 +103,14 @@ class ChunkConf:
         if not 0 < low <= high <= MAX_CHUNK_MS:
             raise UserError(f"chunk_conf.chunk_ms: {self.chunk_ms} must be above 0 and at most {MAX_CHUNK_MS}")
 
+    @property
+    def range_ms(self) -> tuple[float, float]:
+        """Shortest and longest chunk of the training."""
+        return _range("chunk_conf.chunk_ms", self.chunk_ms)
+
     def range_in_frames(self, frame_ms: int) -> tuple[int, int]:
         """Shortest and longest chunk in frames: the multiples of ``frame_ms`` within the range."""
-        low, high = _range("chunk_conf.chunk_ms", self.chunk_ms)
+        low, high = self.range_ms
         first, last = -int(-low // frame_ms), int(high // frame_ms)
         if first > last:
             raise UserError(f"chunk_conf.chunk_ms: {self.chunk_ms} holds no multiple of the student's {frame_ms} ms")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -105,7 +106,7 @@ def search_factory(conf: DecodeConf, token_list: Sequence[str], config: Mapping[
 
 def graph_builder(conf: DecodeConf, token_list: Sequence[str], config: Mapping[str, Any]) -> GraphBuilder:
     """The builder of graphs from the settings' n-gram and lexicon; arguments as of :func:`search_factory`."""
-    require("kaldi_decoder", "kaldifst", "kaldilm", extra="decode")
+    require("kaldi_decoder", "kaldifst", "numba", extra="decode")
     from distill.decode.tlg_graph import GraphBuilder, read_lexicon, spell
     from distill.lfmmi.ngram import arpa_entries
 
@@ -116,7 +117,8 @@ def graph_builder(conf: DecodeConf, token_list: Sequence[str], config: Mapping[s
     elif token_type == "phn" and conf.lm_unit == "word":
         raise UserError("decoder wfst: a model of phones needs a lexicon; give --lexicon FILE")
     else:
-        words = [entry[1][0] for entry in arpa_entries(conf.lm) if len(entry[1]) == 1]
+        unigrams = takewhile(lambda entry: len(entry[1]) == 1, arpa_entries(conf.lm))  # the rest may be millions
+        words = [entry[1][0] for entry in unigrams]
         kind = "word" if conf.lm_unit == "token" else token_type
         lexicon = spell(words, token_list, kind, config.get("bpemodel"))
     return GraphBuilder(conf.lm, lexicon, token_list, words_are_tokens=conf.lm_unit == "token")

@@ -81,7 +81,14 @@ def open_recognizer(
     if int8:
         raise UserError(f"--int8: {model} is not an export; stage 15 makes one")
     torch.set_num_threads(threads)
-    return StreamingRecognizer.from_pretrained(model, chunk_ms, endpoint_ms, decoding=decoding)
+    recognizer = StreamingRecognizer.from_pretrained(model, chunk_ms, endpoint_ms, decoding=decoding)
+    low, high = recognizer.trained_ms or (chunk_ms, chunk_ms)
+    if not low <= chunk_ms <= high:
+        print(
+            f"warning: --chunk_ms {chunk_ms}: the model was trained with chunks of {low:g} to {high:g} ms",
+            file=sys.stderr,
+        )
+    return recognizer
 
 
 def pieces(file: str, at_once: bool = False) -> Iterator[np.ndarray]:

@@ -63,6 +63,7 @@ class StreamingRecognizer:
         self._state: StreamState | None = None
         self._new_state: Callable[[], StreamState] | None = None
         chunk_conf = read_conf(ChunkConf, "chunk_conf", config.get("chunk_conf") or None)
+        self.trained_ms = None if chunk_conf is None else chunk_conf.range_ms  # shortest and longest chunk
         if chunk_ms is not None:
             frame_ms = network.encoder_frame_ms
             chunk_frames = frames_of_chunk(chunk_ms, frame_ms)

@@ -284,3 +284,10 @@ def test_results_that_are_none_are_refused_in_one_line(exp, tmp_path, capsys, ch
     with pytest.raises(SystemExit):
         pack.main(["--model", str(exp / "student_stream"), *options])
     assert "bench.json: not the measurements of an experiment" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("chunk_ms", "warns"), [("160", False), ("960", False), ("1200", True), ("80", True)])
+def test_chunks_unlike_those_of_the_training_are_warned_of(packed, exp, capsys, chunk_ms, warns):
+    transcribe.main(["--model", str(packed), "--chunk_ms", chunk_ms, str(exp / "wavs/0.wav")])
+    warning = f"warning: --chunk_ms {chunk_ms}: the model was trained with chunks of 160 to 960 ms"
+    assert (warning in capsys.readouterr().err) == warns
