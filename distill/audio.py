@@ -9,14 +9,15 @@ from typing import BinaryIO
 
 import numpy as np
 
+from distill.containers import check_format, check_whole
 from distill.errors import UserError
 from distill.files import text_lines
 
 SAMPLE_RATE = 16000  # Hz, of everything that a model reads
+# A network that sees all of an utterance at once takes memory that grows with it, and time that grows faster.
+MOST_AT_ONCE_S = 120
 BLOCK = 1 << 20  # samples per channel that are read at a time
 _ARK = re.compile(r"(.+\.ark):(\d+)$")
-# Lengths in the header of a WAV file written to a pipe, where the real length was not known yet.
-_UNKNOWN_SIZES = range(0x7FFFF000, 0x100000000)
 
 
 def read_audio(path: str | Path, sample_rate: int = SAMPLE_RATE) -> np.ndarray:
@@ -39,7 +40,7 @@ def read_audio(path: str | Path, sample_rate: int = SAMPLE_RATE) -> np.ndarray:
     if ark:
         rate, samples = _read_ark(str(path))
     else:
-        check_riff(file)
+        check_whole(file)
         rate, samples = _read_file(file)
     cure = f"convert it: sox {_shell(file)} -r {sample_rate} -c 1 OUT.wav"
     if samples.ndim > 1 and samples.shape[1] > 1:
@@ -53,6 +54,22 @@ def read_audio(path: str | Path, sample_rate: int = SAMPLE_RATE) -> np.ndarray:
     if len(bad):
         raise UserError(f"{path}: sample {bad[0]} is not a finite number ({len(bad)} such); write the file again")
     return samples
+
+
+def check_at_once(samples: int, where: str) -> None:
+    """Refuse an utterance that is too long to be computed at once.
+
+    Args:
+        where: beginning of the error message, such as the utterance.
+
+    Raises:
+        UserError: it has more samples than :data:`MOST_AT_ONCE_S`.
+    """
+    if samples > MOST_AT_ONCE_S * SAMPLE_RATE:
+        raise UserError(
+            f"{where}: at least {samples / SAMPLE_RATE:.0f} s, but at most {MOST_AT_ONCE_S} s are computed at once, as "
+            "with full context; cut it, or recognise it in chunks with a streaming student"
+        )
 
 
 def from_pcm(data: bytes) -> np.ndarray:
@@ -84,6 +101,7 @@ def _read_file(path: Path) -> tuple[int, np.ndarray]:
 
     try:
         with soundfile.SoundFile(path) as stream:
+            check_format(path, stream.format)
             # Block by block: a damaged header may promise more than fits into memory.
             blocks = [stream.read(BLOCK, dtype="float32", always_2d=True)]
             while len(blocks[-1]) == BLOCK:
@@ -97,30 +115,6 @@ def _read_file(path: Path) -> tuple[int, np.ndarray]:
     if len(samples) < promised:
         raise UserError(f"{path}: is cut off after {len(samples)} of {promised} samples; copy it again")
     return rate, samples
-
-
-def check_riff(path: Path) -> None:
-    """Refuse a WAV file that is shorter than its header says; libsndfile would read what is there without a warning.
-
-    Files that are not WAV pass.
-
-    Raises:
-        UserError: the file is truncated, within its header or within its samples.
-    """
-    size = path.stat().st_size
-    with open(path, "rb") as stream:
-        start = stream.read(12)
-        if start[:4] != b"RIFF" or start[8:] != b"WAVE":
-            return
-        while len(header := stream.read(8)) == 8:
-            length = int.from_bytes(header[4:], "little")
-            here = stream.tell()
-            if header[:4] == b"data":
-                if here + length > size and length not in _UNKNOWN_SIZES:
-                    raise UserError(f"{path}: is cut off, {size - here} of {length} bytes of audio; copy it again")
-                return
-            stream.seek(here + length + length % 2)
-    raise UserError(f"{path}: is cut off within its header, there is no audio data; copy it again")
 
 
 def _read_ark(entry: str) -> tuple[int, np.ndarray]:

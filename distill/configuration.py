@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias, TypeVar
 
-from pydantic import ConfigDict, Field, Strict, TypeAdapter, ValidationError
+import pydantic
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from distill.errors import UserError
 from distill.files import atomic_write, read_yaml, yaml_text
@@ -21,10 +21,10 @@ TEACHER_FRAME_MS = 20
 MAX_CHUNK_MS, MAX_LEFT_MS = 60_000, 600_000  # beyond these the caches of a stream would fill the memory
 
 # Types of configuration values, as YAML has them: "1e-3" is no number and 1 is not true. No number is infinite or NaN.
-Int: TypeAlias = Annotated[int, Strict()]
-Float: TypeAlias = Annotated[float, Strict()]
+Int: TypeAlias = Annotated[int, pydantic.Strict()]
+Float: TypeAlias = Annotated[float, pydantic.Strict()]
 Number: TypeAlias = Int | Float
-Flag: TypeAlias = Annotated[bool, Strict()]
+Flag: TypeAlias = Annotated[bool, pydantic.Strict()]
 Share: TypeAlias = Annotated[Float, Field(ge=0, le=1)]
 Positive: TypeAlias = Annotated[Int, Field(ge=1)]
 NotNegative: TypeAlias = Annotated[Float, Field(ge=0)]
@@ -220,7 +220,7 @@ def checked(kind: type[Conf], section: str, values: Any) -> Conf:
         return _checker(kind).validate_python(values)  # type: ignore[arg-type]
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        fields = {field.name for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
+        fields = {name for name in kind.__annotations__ if not name.startswith("_")}
         key = first["loc"][0] if first["loc"] else None
         if first["type"] in ("unexpected_keyword_argument", "invalid_key"):
             raise UserError(f"{section}: no key {key!r}; it has {', '.join(sorted(fields))}") from None

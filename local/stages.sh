@@ -51,7 +51,11 @@ quietly() {
     shift
     mkdir -p "$(dirname "${output}")"
     "$@" > "${output}" 2>&1 && return 0
-    reason=$(grep -E "[Ee]rror|No space left|not found" "${output}" | tail -n 1) || true
+    # A full disk comes first, as it breaks whatever else is in the log, and may have left no room for that either.
+    reason=$(grep -E "No space left|Disk quota exceeded" "${output}" | tail -n 1) || true
+    [ -n "${reason}" ] || [ "$(df --output=avail -k "${output}" | tail -n 1)" -ge 64 ] || reason="No space left on device"
+    [ -z "${reason}" ] || fail "${output}: failed: ${reason}; make room on that disk and run the same command again"
+    reason=$(grep -E "[Ee]rror|not found" "${output}" | tail -n 1) || true
     reason=${reason:-$(tail -n 1 "${output}")}
     case "${reason}" in *"Vocabulary size too high"*) reason+=" (--nbpe; or take --token_type char)" ;; esac
     fail "${output}: failed: ${reason}"

@@ -1,5 +1,6 @@
 """Good audio is read as it is, bad audio is refused in one line that names the file and the cure."""
 
+import re
 import sys
 
 import numpy as np
@@ -8,6 +9,8 @@ import pytest
 import soundfile
 
 from distill.audio import read_audio, read_wav_scp
+from distill.containers import ogg_checksum
+from distill.data.check_audio import check_audio
 from distill.errors import UserError
 
 SAMPLES = (0.5 * np.sin(np.arange(1600) / 5)).astype(np.float32)
@@ -83,6 +86,86 @@ def test_truncated_data(tmp_path, name):
     soundfile.write(path, SAMPLES, 16000)
     path.write_bytes(path.read_bytes()[:-500])
     assert "cut off" in refused(path)
+
+
+LONG = (0.3 * np.random.default_rng(0).standard_normal(48000)).astype(np.float32)
+FORMATS = {
+    "WAV": "PCM_16", "WAVEX": "PCM_16", "RF64": "PCM_16", "W64": "PCM_16", "AIFF": "PCM_16", "AU": "PCM_16",
+    "CAF": "PCM_16", "NIST": "PCM_16", "FLAC": "PCM_16", "OGG": "VORBIS", "OPUS": "OPUS", "MP3": "MPEG_LAYER_III",
+}  # fmt: skip
+
+
+def stored(path, name: str) -> bytes:
+    """Three seconds of noise in a format; it is read as it is."""
+    container = "OGG" if name == "OPUS" else name
+    soundfile.write(path, LONG, 16000, format=container, subtype=FORMATS[name])
+    assert len(read_audio(path)) == check_audio(str(path), False) * 16000 == len(LONG)
+    return path.read_bytes()
+
+
+@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("share", [0.999, 0.9, 0.5, 0.1])
+def test_a_file_that_is_cut_off_anywhere(tmp_path, name, share):
+    path = tmp_path / "a.audio"
+    content = stored(path, name)
+    path.write_bytes(content[: int(share * len(content))])
+    refused(path)
+    with pytest.raises(UserError):
+        check_audio(str(path), False)
+
+
+@pytest.mark.parametrize("name", [name for name in FORMATS if name not in ("MP3", "NIST")])
+@pytest.mark.parametrize("factor", [0.02, 0.5, 0.95, 1.05, 2, 100])
+def test_a_header_whose_length_is_a_lie(tmp_path, name, factor):
+    path = tmp_path / "a.audio"
+    content = bytearray(stored(path, name))
+    plain = 2 * len(LONG)
+    places = {
+        "W64": (content.find(b"data\xf3") + 16, 8, "little", plain + 24), "RF64": (28, 8, "little", plain),
+        "AIFF": (content.find(b"COMM") + 10, 4, "big", len(LONG)), "AU": (8, 4, "big", plain),
+        "CAF": (content.find(b"data") + 4, 8, "big", plain + 4), "FLAC": (22, 4, "big", len(LONG)),
+    }  # fmt: skip
+    if name in ("OGG", "OPUS"):  # the time of the last page, with a checksum to match
+        last = content.rindex(b"OggS")
+        time = int.from_bytes(content[last + 6 : last + 14], "little")
+        content[last + 6 : last + 14] = int(time * factor).to_bytes(8, "little")
+        content[last + 22 : last + 26] = bytes(4)
+        content[last + 22 : last + 26] = ogg_checksum(bytes(content[last:])).to_bytes(4, "little")
+    else:
+        at, size, order, value = places.get(name, (content.find(b"data") + 4, 4, "little", plain))
+        assert int.from_bytes(content[at : at + size], order) == value
+        content[at : at + size] = int(value * factor).to_bytes(size, order)
+    path.write_bytes(content)
+    if name in ("OGG", "OPUS") and factor == 0.95:
+        assert len(read_audio(path)) < len(LONG)  # so the end of a last page is cut where it is wanted
+    else:
+        refused(path)
+
+
+def test_an_ogg_file_with_a_gap_or_a_flipped_bit(tmp_path):
+    path = tmp_path / "a.ogg"
+    content = stored(path, "OGG")
+    pages = [found.start() for found in re.finditer(b"OggS", content)]
+    path.write_bytes(content[: pages[2]] + content[pages[3] :])
+    assert "does not follow" in refused(path)
+    path.write_bytes(content[: pages[3] + 60] + bytes([content[pages[3] + 60] ^ 1]) + content[pages[3] + 61 :])
+    assert "is damaged" in refused(path)
+
+
+def test_chunks_and_tags_behind_the_audio_are_no_fault(tmp_path):
+    path = tmp_path / "a.wav"
+    for name in ("WAV", "AIFF", "FLAC"):
+        content = stored(path, name)
+        for more in (b"TAG" + bytes(125), b"LIST\x04\0\0\0abcd" if name == "WAV" else b"", bytes(100)):
+            path.write_bytes(content + more)
+            assert len(read_audio(path)) == len(LONG)
+
+
+@pytest.mark.parametrize("name", ["VOC", "AVR", "PAF", "SD2", "MAT5"])
+def test_a_format_whose_end_cannot_be_told_is_refused(tmp_path, name):
+    path = tmp_path / "a.audio"
+    soundfile.write(path, LONG, 16000, format=name, subtype="PCM_16" if name != "MAT5" else "DOUBLE")
+    assert f"is {name}, in which a truncated file looks like a whole one; convert it" in refused(path)
 
 
 def test_not_audio(tmp_path):

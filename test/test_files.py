@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import platform
 import signal
@@ -11,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from distill.files import atomic_write
+from distill.errors import UserError
+from distill.files import atomic_write, read_json, read_yaml, yaml_object, yaml_text
 
 KILLED = """
 import sys, time
@@ -61,3 +63,74 @@ def test_other_files_and_other_hosts_are_left_alone(tmp_path: Path) -> None:
     with atomic_write(tmp_path / "text") as stream:
         stream.write("whole")
     assert names(tmp_path) == {"text", *others}
+
+
+def laughs() -> str:
+    """9^9 entries in 500 bytes, by aliases of aliases."""
+    lines = ["a: &a [x, x, x, x, x, x, x, x, x]"]
+    for before, now in zip("abcdefgh", "bcdefghi", strict=True):
+        lines.append(f"{now}: &{now} [{', '.join([f'*{before}'] * 9)}]")
+    return "\n".join(lines)
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        (laughs(), "a.yaml:1: .*an anchor"),
+        ("a: 1\nb: *a\n", "a.yaml:2: .*an alias"),
+        ("<<: {a: 1}\n", "a merge key"),
+        ("a: !!python/name:os.system ''\n", "a tag"),
+        ("a: !!set {b, c}\n", "a tag"),
+        ("a: " + "[" * 30 + "]" * 30, "nested more than 20 deep"),
+        ("a: [" + "1, " * 200_001 + "]", "more than 200000 values"),
+        (f"a: {'x' * 10_001}", "more than 10000 characters"),
+        (f"a: {'9' * 41}", "too many digits"),
+        ("- a\n", "not a map"),
+        ("a: {b\n", "not YAML"),
+        ("a: 1\n---\nb: 2\n", "another document"),
+    ],
+)
+def test_yaml_is_refused_before_it_is_expanded(tmp_path, text, reason):
+    (tmp_path / "a.yaml").write_text(text)
+    with pytest.raises(UserError, match=reason) as caught:
+        read_yaml(tmp_path / "a.yaml", "the cure")
+    assert str(caught.value).endswith("the cure") and "\n" not in str(caught.value)
+
+
+def test_yaml_that_is_written_is_read():
+    tokens = [
+        "<<",
+        "=",
+        "yes",
+        "1",
+        "1e-5",
+        "2001-01-01",
+        "|",
+        "~",
+        "null",
+        "#",
+        "- a",
+        "&a",
+        "*a",
+        "!x",
+        "\u2028",
+        "𠮷",
+    ]
+    shared = [1, 2.5]
+    content = {"tokens": tokens, "a": shared, "b": shared, "c": None, "d": {"e": True, "f": -3}}
+    text = yaml_text(content)
+    assert "&" not in text.replace("'&a'", "") and yaml_object(text, "a.yaml", "") == content
+    assert yaml_object("day: 2001-01-01\n", "a.yaml", "") == {"day": "2001-01-01"}
+
+
+def test_a_file_that_is_too_long_is_not_read(tmp_path):
+    with open(tmp_path / "a.json", "wb") as stream:
+        stream.truncate(1 << 40)
+    with pytest.raises(UserError, match="a.json: has more than 16 MB"):
+        read_json(tmp_path / "a.json", "the cure")
+
+
+def test_a_full_disk_names_the_file(tmp_path):
+    with pytest.raises(OSError) as caught, atomic_write(tmp_path / "a.txt"):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert caught.value.filename == str(tmp_path / "a.txt")

@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from distill.audio import SAMPLE_RATE, check_riff, read_audio
+from distill.audio import SAMPLE_RATE, read_audio
+from distill.containers import check_format, check_whole
 from distill.errors import UserError
 
 PIECE = 1 << 18  # samples that are decoded at a time
@@ -50,11 +51,12 @@ def check_audio(path: str, resample: bool) -> float:
         else:
             hint = "correct the path"
         raise UserError(f"{path}: no such audio file; {hint}")
-    check_riff(file)
+    check_whole(file)
     try:
         info = soundfile.info(path)
     except (soundfile.LibsndfileError, RuntimeError):
         raise UserError(f"{path}: cannot be read as audio; {_how_to_read(file)}") from None
+    check_format(file, info.format)
     if info.channels != 1:
         raise UserError(f"{path}: {info.channels} channels; convert it: sox {shlex.quote(path)} -c 1 OUT.wav")
     if info.samplerate != SAMPLE_RATE and not resample:

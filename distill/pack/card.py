@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple, NotRequired, TypedDict
 
 import yaml
 
-from distill.scoring.tables import format_interval, in_one_unit
+from distill.configuration import Float, Int, checked
+from distill.errors import UserError
+from distill.files import yaml_text
+from distill.scoring.tables import format_interval, in_one_unit, literal
 
 UNSTATED = (
     "The licence of these weights was not stated when they were packed. They derive from the training data and from "
@@ -20,6 +25,34 @@ METHODS = {
     "student_full_no_kd": "A small recogniser, full context, trained without a teacher.",
     "student_stream": "A small streaming recogniser, distilled from a wav2vec 2.0 in two stages.",
 }
+
+
+class Delay(TypedDict):
+    """What the card uses of a row of the latencies in bench.json."""
+
+    chunk_ms: Int
+    wait_worst_ms: Float
+    wait_mean_ms: Float
+    compute_median_ms: Float
+    delay_median_ms: NotRequired[Float | None]
+
+
+class Bench(TypedDict):
+    """What the card uses of bench.json."""
+
+    latency: NotRequired[list[Delay] | None]
+
+
+def check_bench(bench: dict[str, Any], path: Path) -> None:
+    """Check what the card uses of the content of bench.json.
+
+    Raises:
+        UserError: something is missing, or of another type.
+    """
+    try:
+        checked(Bench, "", bench)
+    except UserError as error:
+        raise UserError(f"{path}: not the measurements of an experiment: {error}; run stage 14 again") from None
 
 
 class Licence(NamedTuple):
@@ -61,7 +94,8 @@ def model_card(
     title = system if results is None else f"{system} of {results['recipe']}"
     about = front_matter(title, system, licence, language, rows, (results or {}).get("recipe"))
     lines = ["---", about, *(["library_name: transformers"] if for_transformers else []), "---", ""]
-    lines += [f"# {title}", "", METHODS.get(system, METHODS["student_stream"]), ""]
+    rows = literal(rows)
+    lines += [f"# {literal(title)}", "", METHODS.get(system, METHODS["student_stream"]), ""]
     lines += facts(config, params, rows, system)
     lines += [
         "",
@@ -81,8 +115,18 @@ def model_card(
     ]
     if config is not None:
         shown = {key: value for key, value in config.items() if key != "token_list"}
-        text = yaml.safe_dump(shown, sort_keys=False, allow_unicode=True)
-        lines += ["", "## Configuration", "", "<details><summary>expand</summary>", "", "```yaml", text + "```", ""]
+        text = yaml_text(shown)
+        fence = "`" * (max([2, *map(len, re.findall("`+", text))]) + 1)  # longer than any in the text
+        lines += [
+            "",
+            "## Configuration",
+            "",
+            "<details><summary>expand</summary>",
+            "",
+            f"{fence}yaml",
+            text + fence,
+            "",
+        ]
         lines += ["</details>"]
     lines += ["", f"The method is that of {PAPER}, as far as it is published."]
     return "\n".join(lines) + "\n"

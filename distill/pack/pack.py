@@ -9,7 +9,7 @@ from typing import Any
 from distill import __version__
 from distill.checkpoints.archive import write_archive
 from distill.errors import UserError
-from distill.pack.card import UNSTATED, Licence, model_card
+from distill.pack.card import UNSTATED, Licence, check_bench, model_card
 from distill.pack.contents import (
     Members,
     export_members,
@@ -19,6 +19,7 @@ from distill.pack.contents import (
     training_members,
 )
 from distill.pack.transformers_directory import write_directory
+from distill.scoring.tables import check_results
 
 
 def pack(
@@ -53,6 +54,10 @@ def pack(
         raise UserError(f"--output {output}: must end in .zip")
     licence = Licence(license, _licence_text(license, license_file))
     results_content, bench_content = (None if path is None else read_json(path) for path in (results, bench))
+    if results_content is not None and results is not None:
+        check_results(results_content, results)
+    if bench_content is not None and bench is not None:
+        check_bench(bench_content, bench)
     for row in (results_content or {}).get("rows", []):
         row.pop("speakers", None)  # names of speakers stay private
 

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from distill.audio import SAMPLE_RATE, read_wav_scp
+from distill.audio import MOST_AT_ONCE_S, SAMPLE_RATE, check_at_once, read_wav_scp
 from distill.checkpoints.device import (
     HostCopies,
     batch_seconds_on,
@@ -171,6 +171,8 @@ class Setting:
         It has the seconds of computation as ``compute_s``. The second value are its (T, V) log-posteriors.
         """
         session = self._session
+        if not session.streaming:
+            check_at_once(len(audio), utterance)
         if not self._warm:  # the first one's time would include the allocation of memory
             session.accept_waveform(torch.zeros(SAMPLE_RATE))
             session.finish()
@@ -235,11 +237,12 @@ def decode_set(work: SetToDecode, sample: int, progress: tqdm) -> None:
     batches = by_length(counts, most, equal=padding_matters(network))
     computed: tuple[Batch, HostCopies[tuple]] | None = None
     for batch in read_batches(missing, batches, readers_for(device)):
-        if len(batch.audio[0]) > most:
-            for setting, file in files.items():
-                if batch.utterances[0] not in file.done:
-                    file.write(setting.row_alone(batch.utterances[0], batch.audio[0])[0])
-                    progress.update()
+        if len(batch.audio[0]) > min(most, MOST_AT_ONCE_S * SAMPLE_RATE):  # the longest of them
+            for utterance, samples in zip(batch.utterances, batch.audio, strict=True):
+                for setting, file in files.items():
+                    if utterance not in file.done:
+                        file.write(setting.row_alone(utterance, samples)[0])
+                        progress.update()
             continue
         # The device computes this batch while the one before is decoded here.
         following = batch, start_batch(work, batch, alone)

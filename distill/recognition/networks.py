@@ -7,6 +7,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
+from distill.audio import check_at_once
 from distill.checkpoints.load import LoadedNetwork
 from distill.configuration import ChunkConf, frames_of_chunk, read_conf
 from distill.data.batches import Batch
@@ -40,7 +41,12 @@ def batch_log_posteriors(
     """(B, T, V) natural log-posteriors on the network's device, and (B,) frames on the host, for each of the chunks.
 
     A student's front end, the largest part of those with a CNN, is computed once for all of them.
+
+    Raises:
+        UserError: an utterance is too long to be computed at once.
     """
+    for utterance, samples in zip(batch.utterances, batch.audio, strict=True):
+        check_at_once(len(samples), utterance)
     # Lengths stay on the host, which then need not ask the device for them.
     speech, lengths = send(batch.speech, next(network.parameters()).device), batch.lengths
     if isinstance(network, Teacher):

@@ -52,7 +52,7 @@ def transcribe(
     for file in files:
         recognizer.reset()
         any_final = False
-        for piece in pieces(file):
+        for piece in pieces(file, at_once=not recognizer.streaming):
             for result in recognizer.accept_waveform(piece):
                 printer.show(result, file=file)
                 any_final |= result["event"] == "final"
@@ -91,13 +91,19 @@ def open_recognizer(
     return recognizer
 
 
-def pieces(file: str) -> Iterator[np.ndarray]:
-    """Samples (n,) of a file, or of stdin (``-``) as they arrive, in pieces of 10 ms."""
-    from distill.audio import from_pcm, raw_pieces, read_audio
+def pieces(file: str, at_once: bool = False) -> Iterator[np.ndarray]:
+    """Samples (n,) of a file, or of stdin (``-``) as they arrive, in pieces of 10 ms.
+
+    Args:
+        at_once: they are kept and computed at once, so that a long file is refused.
+    """
+    from distill.audio import check_at_once, from_pcm, raw_pieces, read_audio
 
     if file == "-":
         yield from map(from_pcm, raw_pieces(sys.stdin.buffer, PIECE))
         return
     audio = read_audio(file)
+    if at_once:
+        check_at_once(len(audio), file)
     for start in range(0, len(audio), PIECE):
         yield audio[start : start + PIECE]

@@ -25,7 +25,7 @@ from distill.decode.settings import DECODERS
 from distill.errors import UserError
 from distill.files import atomic_write
 from distill.scoring.significance import bootstrap, matched_pairs
-from distill.scoring.tables import FIXED, PUBLISHED, paper_table, results_page, warnings
+from distill.scoring.tables import FIXED, PUBLISHED, literal, paper_table, results_page, warnings
 
 SYSTEMS = ("teacher", "student_full", "student_full_no_kd", "student_stream")
 
@@ -47,6 +47,7 @@ def write_results(expdir: Path, test_sets: str, recipe: str) -> None:
     page = results_page(json.loads((expdir / "results.json").read_text(encoding="utf-8")))
     with atomic_write(expdir / "RESULTS.md") as stream:
         stream.write(page)
+    rows = literal(rows)
     for line in warnings(rows):
         print(f"warning: {line}")
     if word_rows := [row for row in rows if row["wer"] is not None]:

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from pathlib import Path
+from typing import Any, NotRequired, TypedDict
+
+from distill.configuration import Float, Int, Positive, checked
+from distill.errors import UserError, printable
 
 FIXED = "student_stream_fixed"  # followed by the chunk in ms: students trained for that chunk length alone
 MOST_SPEAKERS = 20  # in a table
@@ -13,13 +17,71 @@ PUBLISHED = {"latency_ms": 480, "relative_loss_low": 9.0, "relative_loss_high": 
 TOO_MANY_ERRORS = 60.0  # % from which a system recognises so little that comparing it means nothing
 
 Row = dict[str, Any]
+Score = TypedDict("Score", {"sub": Int, "del": Int, "ins": Int, "units": Int, "err": Float})
+MARKDOWN = str.maketrans({"<": "&lt;", ">": "&gt;", "&": "&amp;", **{mark: f"\\{mark}" for mark in "\\`*|[]"}})
+
+
+class ResultRow(TypedDict):
+    """What a model card uses of a row of results.json; a row has more."""
+
+    system: str
+    test_set: str
+    decoder: str
+    latency_ms: Int | None
+    wer: Float | None
+    params: Positive
+    scores: NotRequired[dict[str, Score]]
+    relative_loss: NotRequired[Float | None]
+    wer_low: NotRequired[Float | None]
+    wer_high: NotRequired[Float | None]
+    ter_low: NotRequired[Float | None]
+    ter_high: NotRequired[Float | None]
+
+
+class Results(TypedDict):
+    """Contents of results.json."""
+
+    recipe: str
+    rows: list[ResultRow]
+
+
+def check_results(results: dict[str, Any], path: Path) -> None:
+    """Check what is used of the content of results.json.
+
+    Raises:
+        UserError: something is missing, or of another type.
+    """
+    try:
+        checked(Results, "", results)
+        rows = results["rows"]
+        in_tokens = all(row["wer"] is None for row in rows)
+        if in_tokens and not all(
+            "ter" in row.get("scores", {}) and {"ter_low", "ter_high"} <= row.keys() for row in rows
+        ):
+            raise UserError("rows: one is scored neither in words nor in tokens")
+    except UserError as error:
+        raise UserError(f"{path}: not the results of an experiment: {error}; run stage 13 again") from None
+
+
+def literal(value: Any) -> Any:
+    """Texts within results, such as names of speakers, so that Markdown and a terminal show them as they are."""
+    if isinstance(value, str):
+        return printable(value).translate(MARKDOWN)
+    if isinstance(value, Mapping):
+        return {literal(key): literal(item) for key, item in value.items()}
+    return [literal(item) for item in value] if isinstance(value, list) else value
+
+
+def code(value: object) -> str:
+    """A value in Markdown's code."""
+    return f"`{printable(str(value)).replace('`', chr(39))}`"
 
 
 def results_page(results: dict[str, Any]) -> str:
     """Text of RESULTS.md from the content of results.json."""
-    rows = results["rows"]
-    lines = [f"# Results of {results['recipe']}", ""]
-    lines += [f"- {name}: `{value}`" for name, value in results["environment"].items()]
+    rows = literal(results["rows"])
+    lines = [f"# Results of {literal(results['recipe'])}", ""]
+    lines += [f"- {literal(name)}: {code(value)}" for name, value in results["environment"].items()]
     lines += ["", introduction(rows)]
     lines += [line for warning in warnings(rows) for line in ("", f"**Warning:** {warning}")]
     if word_rows := [row for row in rows if row["wer"] is not None]:
@@ -48,8 +110,8 @@ def introduction(rows: list[Row]) -> str:
     if with_lm := [row for row in rows if row["decoder"] != "greedy"]:
         text = (
             "Decoders: greedy; beam, CTC prefix beam search; wfst, a graph of tokens, lexicon and n-gram. Their "
-            f"n-gram is `{with_lm[0].get('lm')}`; its weight and the bonus per word were chosen on the validation set "
-            "(`tuned.json` of each system). A system is compared with the teacher of the same decoder."
+            f"n-gram is {code(with_lm[0].get('lm'))}; its weight and the bonus per word were chosen on the validation "
+            "set (`tuned.json` of each system). A system is compared with the teacher of the same decoder."
         )
     if any(row.get("scoring") == "gigaspeech" for row in rows):
         text += " Scored as GigaSpeech is: hyphens split, fillers (UH, UM ...) and tags not counted."

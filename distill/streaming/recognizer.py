@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from distill.audio import SAMPLE_RATE
+from distill.audio import SAMPLE_RATE, check_at_once
 from distill.configuration import ChunkConf, frames_of_chunk, read_conf
 from distill.decode.greedy import GreedySearch
 from distill.decode.hypothesis import Hypothesis, Search
@@ -135,13 +135,14 @@ class StreamingRecognizer:
 
         Raises:
             ValueError: the samples are not a vector of floats.
-            UserError: a sample is not a finite number.
+            UserError: a sample is not a finite number, or there is more audio than full context takes.
             RuntimeError: the stream has ended.
         """
         piece = self._check(samples)
         self._decoder.receive(len(piece))
         if self._state is not None:
             return self._accept_logits(self._student.stream(piece[None], self._state)[0])
+        check_at_once(self._decoder.samples, "audio")
         self._audio.append(piece)
         if self.chunk_ms is None:
             return []

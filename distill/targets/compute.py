@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from distill.audio import SAMPLE_RATE, read_audio
+from distill.audio import SAMPLE_RATE, check_at_once, read_audio
 from distill.checkpoints.device import HostCopies, inference, padding_matters, readers_for
 from distill.checkpoints.load import load_network
 from distill.data.batches import Batch, by_length, read_batches, sample_counts
@@ -56,6 +56,8 @@ def teacher_outputs(teacher: Any, batch: Batch, what: Wanted, graph: Any) -> dic
     The sequences of ``nbest`` are ``nbest tokens``, ``nbest lengths`` and ``nbest weights``, see
     :func:`best_sequences`.
     """
+    for utterance, samples in zip(batch.utterances, batch.audio, strict=True):
+        check_at_once(len(samples), utterance)
     with inference(teacher):
         output = teacher(send(batch.speech, next(teacher.parameters()).device), batch.lengths)
     with torch.no_grad():

@@ -1,45 +1,28 @@
-"""What is printed while a recording is recognised."""
-
-from __future__ import annotations
+"""Results on a terminal."""
 
 import json
 
+import pytest
+
 from distill.decode.display import ResultPrinter
+from distill.errors import UserError, cli
+
+BAD = "a\x1b]0;title\x07\x9b2J\u202eb\x7f"
 
 
-def result(event: str, text: str, audio_s: float) -> dict:
-    return {"event": event, "text": text, "audio_s": audio_s}
+@pytest.mark.parametrize("as_json", [False, True])
+@pytest.mark.parametrize("event", ["final", "partial"])
+def test_nothing_that_a_terminal_obeys_is_printed(capsys, as_json, event):
+    result = {"event": event, "text": BAD, "audio_s": 1.0, "tokens": [{"token": BAD}]}
+    ResultPrinter(as_json).show(result, file=f"{BAD}.wav")
 
+    @cli
+    def main() -> None:
+        raise UserError(BAD)
 
-RESULTS = [
-    result("partial", "", 0.1), result("partial", "go", 0.5), result("partial", "go", 1.0),
-    result("partial", "go left", 1.5), result("final", "go left", 2.0), result("partial", "go", 2.5),
-]  # fmt: skip
-
-
-def test_a_partial_text_is_printed_once_and_a_final_one_on_stdout(capsys):
-    printer = ResultPrinter(as_json=False)
-    for one in RESULTS:
-        printer.show(one, file="some.wav")
+    with pytest.raises(SystemExit):
+        main()
     printed = capsys.readouterr()
-    assert printed.out == "some.wav go left\n"
-    assert printed.err == "[   0.50 s] go\n[   1.50 s] go left\n[   2.50 s] go\n"
-
-
-def test_a_terminal_shows_the_latest_partial_text_on_one_line(capsys, monkeypatch):
-    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
-    printer = ResultPrinter(as_json=False)
-    for one in RESULTS[:5]:
-        printer.show(one)
-    printed = capsys.readouterr()
-    assert printed.out == "go left\n"
-    assert printed.err == "\r\033[K[   0.50 s] go\r\033[K[   1.50 s] go left\r\033[K"
-
-
-def test_as_json_every_result_is_a_line(capsys):
-    printer = ResultPrinter(as_json=True)
-    for one in RESULTS:
-        printer.show(one, file="some.wav")
-    printed = capsys.readouterr()
-    assert [json.loads(line) for line in printed.out.splitlines()] == [{"file": "some.wav", **one} for one in RESULTS]
-    assert printed.err == ""
+    assert not set(printed.out + printed.err) & set("\x1b\x07\x9b\u202e\x7f")
+    if as_json:
+        assert json.loads(printed.out)["file"].endswith(".wav")

@@ -1,7 +1,9 @@
+import shutil
 import subprocess
 import sys
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from tiny_exports import FRONT_ENDS, TOKENS, audio, config, export, student
@@ -140,3 +142,30 @@ def test_what_is_not_there_is_named(tmp_path):
 def test_the_recogniser_needs_no_torch():
     program = "import sys; sys.modules['torch'] = None; import distill.export.recognizer"
     subprocess.run([sys.executable, "-c", program], check=True)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("chunk", "-1"), ("chunk", None), ("tail", str(10**12)), ("hop", "0"), ("samples", "12"), ("leading", "x"),
+        ("chunk_ms", "160"), ("frame_ms", "40"), ("sample_rate", "8000"), ("token_type", "letters"), ("tokens", "5"),
+        ("tokens", '["a"]'), ("tokens", '["\\u001b", "a", "b", "c", "d", "e", "f", "g", "h", "i", "j"]'),
+    ],
+)  # fmt: skip
+def test_metadata_that_are_not_the_networks_are_refused(tmp_path, key, value):
+    model = onnx.load(export("cnn") / "student_480ms.onnx")
+    values = {entry.key: entry.value for entry in model.metadata_props} | {key: value}
+    del model.metadata_props[:]
+    onnx.helper.set_model_props(model, {name: text for name, text in values.items() if text is not None})
+    onnx.save(model, tmp_path / "student_480ms.onnx")
+    with pytest.raises(UserError, match="student_480ms.onnx: (not an exported model|is a model for)"):
+        OnnxRecognizer.from_pretrained(tmp_path, 480)
+
+
+def test_another_model_in_its_place_is_refused(tmp_path):
+    shutil.copy(export("cnn", 160) / "student_160ms.onnx", tmp_path / "student_480ms.onnx")
+    with pytest.raises(UserError, match="is a model for chunks of 160 ms"):
+        OnnxRecognizer.from_pretrained(tmp_path, 480)
+    shutil.copy(export("cnn") / "sherpa_480ms.onnx", tmp_path / "student_480ms.onnx")
+    with pytest.raises(UserError, match="not an exported model"):
+        OnnxRecognizer.from_pretrained(tmp_path, 480)

@@ -375,7 +375,8 @@ def seeds() -> dict[str, list[bytes]]:
     done = {"teacher": "x", "audio": "y", "ark": [3, 17], "index": [7, 3105846544], "streams": ["logits"]}
     done |= {"options": "", "version": 3, "merged": {"files": {"a.scp": [3, 17]}, "shards": "x"}}
     hypothesis = {"utterance": "a", "text": "b c", "audio_s": 1.2, "words": [{"word": "b", "start_s": 0.1}]}
-    aiff = [wav(400, "AIFF"), wav(400, "FLAC"), wav(400, "AU"), wav(400, "OGG", "VORBIS")]
+    others = [wav(400, name) for name in ("AIFF", "FLAC", "AU", "RF64", "W64", "CAF", "NIST")]
+    others += [wav(400, "OGG", "VORBIS"), wav(400, "OGG", "OPUS")]
     network = b"network: student\ntoken_list: ['<blank>', a, '<sos/eos>']\ntoken_type: char\n"
     conf = b"network_conf: {front_end: fbank, front_end_conf: {channels: 8}, width: 8, layers: 1, heads: 1, ffn: 8}\n"
     chunks = b"chunk_conf: {chunk_ms: [160, 480], hop: 0.5, left_ms: 2000}\nbest_model_criterion: [[valid, ter, min]]\n"
@@ -393,7 +394,7 @@ def seeds() -> dict[str, list[bytes]]:
         "lang_dir": [join([b"<eps> 0\nSIL 1\nAH_S 2\n", b"<eps> <eps> SIL\na a AH_S\n", b"a\n", b"SIL\n"])],
         "arpa": [arpa_text],
         "openfst": [fst],
-        "audio": [wav(), wav(400, "WAV", "FLOAT"), *aiff],
+        "audio": [wav(), wav(400, "WAV", "FLOAT"), *others],
         "ark": [
             b"a \0BFM \x04\x02\0\0\0\x04\x02\0\0\0" + bytes(16),
             b"a \0BCM2 " + bytes(4) + b"\0\0\x80?\x02\0\0\0\x02\0\0\0" + bytes(8),
@@ -452,6 +453,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("target", choices=TARGETS)
     parser.add_argument("--seconds", type=int, default=600, help="(default: 600)")
+    parser.add_argument("--timeout", type=int, default=5, help="most seconds for one input (default: 5)")
     args = parser.parse_args()
     logging.disable()
     sys.path.append(str(Path(__file__).parents[1] / "helpers"))
@@ -473,7 +475,7 @@ def main() -> None:
         most = resident_mb() + 1024
         options = [
             f"-max_total_time={args.seconds}",
-            "-timeout=5",
+            f"-timeout={args.timeout}",
             f"-rss_limit_mb={most:.0f}",
             f"-max_len={max(4096, 2 * max(map(len, first)))}",
         ]

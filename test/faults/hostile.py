@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from importlib import import_module
 
-MODULES = ("hostile_server",)  # each has SECTIONS: functions by name
+MODULES = ("hostile_models", "hostile_audio", "hostile_server")  # each has SECTIONS: functions by name
 
 
 def sections() -> dict[str, Callable[[float], list[str]]]:

@@ -13,7 +13,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-MOST_S, MOST_MB = 5.0, 1024.0  # of one command, beyond what its imports need
+MOST_S, MOST_MB = 5.0, 1024.0  # of one command: computation, and memory beyond what its imports need
+PATIENCE = 6  # a command that takes so many times longer by the clock hangs; on a busy machine it waits for others too
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,8 @@ class Outcome:
     Attributes:
         status: exit status, negative for a signal.
         output, errors: bytes of stdout and stderr.
-        seconds: it took.
+        seconds: of computation.
+        hung: it was ended.
         megabytes: its memory grew by at most this much.
     """
 
@@ -31,11 +33,12 @@ class Outcome:
     output: bytes
     errors: bytes
     seconds: float
+    hung: bool
     megabytes: float
 
 
 def run(main: Callable[[list[str]], None], arguments: Sequence[str], folder: Path, most_s: float = MOST_S) -> Outcome:
-    """Run a command's ``main`` in a fork of this process, which has its imports already; end it after ``most_s``."""
+    """Run a command's ``main`` in a fork of this process, which has its imports already; it may compute ``most_s``."""
     stdout, stderr = folder / "stdout", folder / "stderr"
     sys.stdout.flush()
     sys.stderr.flush()
@@ -62,18 +65,19 @@ def run(main: Callable[[list[str]], None], arguments: Sequence[str], folder: Pat
             sys.stderr.flush()
         finally:
             os._exit(status)
+    hung = False
     while True:
         ended, state, usage = os.wait4(child, os.WNOHANG)
         if ended:
             break
-        if time.monotonic() - started > most_s:
+        if hung := time.monotonic() - started > PATIENCE * most_s:
             os.kill(child, signal.SIGKILL)
             _, state, usage = os.wait4(child, 0)
             break
         time.sleep(0.005)
-    seconds = time.monotonic() - started
+    seconds = usage.ru_utime + usage.ru_stime
     grown = max(0.0, usage.ru_maxrss / 1024 - before)
-    return Outcome(os.waitstatus_to_exitcode(state), stdout.read_bytes(), stderr.read_bytes(), seconds, grown)
+    return Outcome(os.waitstatus_to_exitcode(state), stdout.read_bytes(), stderr.read_bytes(), seconds, hung, grown)
 
 
 def resident_mb() -> float:
@@ -91,8 +95,10 @@ def faults(outcome: Outcome, most_s: float = MOST_S) -> list[str]:
     """What is wrong with how a command ended: it must succeed, or refuse its input in one line with status 2."""
     wrong = []
     errors = outcome.errors.decode("utf-8", "replace")
-    if outcome.seconds > most_s:
-        wrong.append(f"took more than {most_s:g} s")
+    if outcome.hung:
+        wrong.append("hangs")
+    elif outcome.seconds > most_s:
+        wrong.append(f"computes for more than {most_s:g} s")
     elif b"Traceback" in outcome.errors:
         wrong.append(f"traceback, {errors.strip().splitlines()[-1][:200]}")
     elif outcome.status not in (0, 2):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -238,6 +239,51 @@ def test_bad_options_are_one_line(tmp_path, capsys, monkeypatch, options, printe
     assert end.value.code == 2
     assert printed in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+def test_names_and_values_in_a_card_are_shown_as_they_are(exp, tmp_path):
+    """Results and configuration cannot leave their place in the card."""
+    model = tmp_path / "student_stream"
+    shutil.copytree(exp / "student_stream", model)
+    config = yaml.safe_load((model / "config.yaml").read_text())
+    config |= {"optim": "x\n```\n</details><script>", "optim_conf": {"a": "````"}}
+    (model / "config.yaml").write_text(yaml.safe_dump(config))
+    results = json.loads((exp / "results.json").read_text())
+    results["recipe"] = "a\n# b <script> [x](y)"
+    results["rows"] = [{**row, "test_set": "test | <script>"} for row in results["rows"]]
+    (tmp_path / "results.json").write_text(json.dumps(results))
+    options = ["--results", str(tmp_path / "results.json"), "--output", str(tmp_path / "x.zip")]
+    pack.main(["--model", str(model), *options])
+    with zipfile.ZipFile(tmp_path / "x.zip") as archive:
+        card = archive.read("README.md").decode()
+    _, front, body = card.split("---\n", 2)
+    assert yaml.safe_load(front)["model-index"][0]["name"].endswith(results["recipe"])
+    before, code, after = body.split("`````")
+    assert code.startswith("yaml\n") and "</details><script>" in code
+    assert "<script>" not in before + after and "\n# b" not in before and "\\[x\\](y)" in before
+    assert "test \\| &lt;script&gt;" in before
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"rows": 5}, {"rows": [1]}, {"rows": [{"system": "teacher"}]}, {"recipe": 5}, {"recipe": None},
+        {"rows": [{"system": "teacher", "test_set": "t", "decoder": "x", "latency_ms": 1, "wer": None, "params": 1}]},
+        {"rows": [{"system": "teacher", "test_set": "t", "decoder": "x", "latency_ms": "1", "wer": 1, "params": 1}]},
+    ],
+)  # fmt: skip
+def test_results_that_are_none_are_refused_in_one_line(exp, tmp_path, capsys, change):
+    results = {**json.loads((exp / "results.json").read_text()), **change}
+    (tmp_path / "results.json").write_text(json.dumps(results))
+    options = ["--results", str(tmp_path / "results.json"), "--output", str(tmp_path / "x.zip")]
+    with pytest.raises(SystemExit) as end:
+        pack.main(["--model", str(exp / "student_stream"), *options])
+    assert end.value.code == 2 and "results.json: not the results of an experiment" in capsys.readouterr().err
+    (tmp_path / "bench.json").write_text('{"latency": [{"chunk_ms": "x"}]}')
+    options = ["--bench", str(tmp_path / "bench.json"), "--output", str(tmp_path / "x.zip")]
+    with pytest.raises(SystemExit):
+        pack.main(["--model", str(exp / "student_stream"), *options])
+    assert "bench.json: not the measurements of an experiment" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("chunk_ms", "warns"), [("160", False), ("960", False), ("1200", True), ("80", True)])

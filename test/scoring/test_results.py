@@ -47,6 +47,26 @@ def test_speeds_on_different_devices_are_not_compared(tmp_path):
     assert [(row["device"], row["rtf_utterances"]) for row in rows] == [("NVIDIA H200", 2), ("cpu", 2)]
 
 
+def test_names_and_values_are_shown_as_they_are(tmp_path, capsys):
+    """Markdown, HTML and a terminal take nothing in them for their own."""
+    make(tmp_path, "teacher", "decode_full", [[5, 1], [5, 0]], None)
+    make(tmp_path, "student_stream", "decode_480ms", [[5, 1], [5, 1]], 480, decoder="beam")
+    bad = "<img src=x> | `code` [a](http://b)\n# title \x1b[2J"
+    for path in tmp_path.glob("*/*/test"):
+        about, score = path / "about.json", path / "score_wer/score.json"
+        about.write_text(json.dumps({**json.loads(about.read_text()), "device": bad, "lm": bad}))
+        speakers = {bad: [5, 1], "bob": [5, 1]}
+        score.write_text(json.dumps({**json.loads(score.read_text()), "speakers": speakers}))
+    results.main(["--expdir", str(tmp_path), "--test_sets", "test", "--recipe", bad])
+    text = (tmp_path / "RESULTS.md").read_text()
+    assert "\x1b" not in text and "\n# title" not in text and "\x1b" not in capsys.readouterr().out
+    outside_code = "".join(text.split("`")[::2])
+    assert "<img" not in outside_code and "](http" not in outside_code.replace("\\]", "")
+    (row,) = [line for line in text.splitlines() if line.startswith("| &lt;img")]
+    (head,) = [line for line in text.splitlines() if line.startswith("| speaker")]
+    assert row.replace("\\|", "").count("|") == head.count("|"), "no cell more than the head has"
+
+
 def test_rows_and_table(tmp_path, capsys):
     make(tmp_path, "teacher", "decode_full", [[5, 1], [5, 0], [10, 1]], None)
     make(tmp_path, "student_stream", "decode_960ms", [[5, 1], [5, 1], [10, 1]], 960)
