@@ -52,7 +52,9 @@ quietly() {
     mkdir -p "$(dirname "${output}")"
     "$@" > "${output}" 2>&1 && return 0
     reason=$(grep -E "[Ee]rror|No space left|not found" "${output}" | tail -n 1) || true
-    fail "${output}: failed: ${reason:-$(tail -n 1 "${output}")}"
+    reason=${reason:-$(tail -n 1 "${output}")}
+    case "${reason}" in *"Vocabulary size too high"*) reason+=" (--nbpe; or take --token_type char)" ;; esac
+    fail "${output}: failed: ${reason}"
 }
 
 # existing_files "DIR..." "NAME..." [PREFIX]: those of the named files in PREFIXDIR that exist, a line each; a directory
