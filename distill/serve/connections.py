@@ -94,7 +94,9 @@ class FrameReader:
         self._payload = 0  # bytes of the frame that are still to come
 
     def read(self, data: bytes, most: float) -> int:
-        """Number of small frames that begin in the next bytes of a stream; stops counting above ``most``.
+        """Number of small frames that begin in the next bytes of a stream.
+
+        Above ``most`` it stops, and the rest of the bytes is not read.
 
         Raises:
             Refusal: a frame is not masked.
@@ -112,6 +114,8 @@ class FrameReader:
             self.closing |= first & 0x0F == 8
             frames += payload < SMALL_FRAME
             position += header + payload
+        if frames > most:
+            return frames
         if position < end:
             self._header, position = data[position:], end
         self._payload = position - end

@@ -76,6 +76,10 @@ def test_errors_are_one_line(server, model, tmp_path):
     for arguments, words in [
         (["--model", model, "--port", port], "choose another --port"),
         (["--model", tmp_path], "config.yaml: not found"),
+        (["--model", model, "--port", "70000"], "a port is a number from 0 to 65535"),
+        (["--model", model, "--port", "-1"], "a port is a number from 0 to 65535"),
+        *((["--model", model, "--session_s", value], "give positive numbers") for value in ("nan", "inf", "-1")),
+        (["--model", model, "--sessions", "0"], "give positive numbers"),
         (["--model", model, "--chunk_ms", "33"], "not a positive multiple"),
         (["--model", model, "--port", "0", "--certificate", tmp_path / "bad.pem"], "expected a PEM file"),
         (["--model", model, "--port", "0", "--certificate", tmp_path / "none.pem"], "expected a PEM file"),
