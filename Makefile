@@ -1,6 +1,7 @@
 # make demo    environment, then a synthesised corpus from data to a table of results
 # make test    environment, then linters and tests
 # make audit   known vulnerabilities of the pinned packages
+# make sbom    a bill of materials of the environment (CycloneDX), and its licences
 # make env     the environment and ESPnet's scripts alone
 # make python  prints the interpreter of the environment (make -s python), and builds it first if need be
 # make env-k2, make python-k2    the same for the environment that holds k2, the judge of the LF-MMI
@@ -11,7 +12,7 @@
 # make bench-gpu   speed on a CUDA device; writes docs/performance-gpu.md
 # make clean   removes what the recipes of this clone made; the environment stays
 SHELL := /bin/bash
-.PHONY: demo test test-gpu lint audit env python env-k2 python-k2 clean bench bench-gpu
+.PHONY: demo test test-gpu lint audit sbom env python env-k2 python-k2 clean bench bench-gpu
 
 demo: env
 	@cd egs2/demo/asr_distill1 && ./run.sh
@@ -36,6 +37,9 @@ lint: env
 
 audit:
 	@utils/audit.sh
+
+sbom:
+	@utils/sbom.sh
 
 env:
 	@utils/make_env.sh > /dev/null

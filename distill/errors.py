@@ -81,18 +81,27 @@ def cli(main: Callable[..., None]) -> Callable[..., None]:
             print(f"error: {printable(' '.join(str(error).split()))}", file=sys.stderr)
             sys.exit(2)
         except BrokenPipeError:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is left in the buffer goes nowhere
+            drop_unwritten_output()
             sys.exit(128 + signal.SIGPIPE)
         except OSError as error:
             if error.errno not in CURES:
                 raise
             where = printable(f"{error.filename}: ") if error.filename is not None else ""
             print(f"error: {where}{error.strerror}; {CURES[error.errno]}", file=sys.stderr)
+            drop_unwritten_output()
             sys.exit(2)
         except KeyboardInterrupt:
             sys.exit(128 + signal.SIGINT)
 
     return wrapped
+
+
+def drop_unwritten_output() -> None:
+    """Send what is left of stdout to /dev/null if it cannot be written, which else would fail again at the end."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
 def forbid_unsafe_loading() -> None:
@@ -113,7 +122,8 @@ def open_standard_streams() -> None:
                 os.fstat(descriptor)
             except OSError:  # else a file that is opened later would get this number, and what is printed
                 null = os.open(os.devnull, os.O_RDWR)  # usually has the number already
-                os.dup2(null, descriptor, inheritable=True)
+                os.dup2(null, descriptor)
+                os.set_inheritable(descriptor, True)
             setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):

@@ -56,7 +56,9 @@ quietly() {
     [ -n "${reason}" ] || [ "$(df --output=avail -k "${output}" | tail -n 1)" -ge 64 ] || reason="No space left on device"
     [ -z "${reason}" ] || fail "${output}: failed: ${reason}; make room on that disk and run the same command again"
     reason=$(grep -E "[Ee]rror|not found" "${output}" | tail -n 1) || true
-    fail "${output}: failed: ${reason:-$(tail -n 1 "${output}")}"
+    reason=${reason:-$(tail -n 1 "${output}")}
+    case "${reason}" in *"Vocabulary size too high"*) reason+=" (--nbpe; or take --token_type char)" ;; esac
+    fail "${output}: failed: ${reason}"
 }
 
 # existing_files "DIR..." "NAME..." [PREFIX]: those of the named files in PREFIXDIR that exist, a line each; a directory

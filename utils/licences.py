@@ -1,6 +1,8 @@
-"""Write the table of docs/licences.md: the licence of every package that setup.py names.
+"""Write the table of docs/licences.md, or report the licences of all packages of the environment.
 
-    PYTHONPATH=. python utils/licences.py
+    PYTHONPATH=. python utils/licences.py             writes the table: every package that setup.py names
+    PYTHONPATH=. python utils/licences.py --report    prints all of requirements.txt by licence; status 1 if the page
+                                                      does not name one that is copyleft or proprietary
 
 The licences are those of the packages' own metadata, so the script runs in the project's environment.
 test/docs/test_licences.py fails when the page no longer holds what this script would write.
@@ -8,8 +10,11 @@ test/docs/test_licences.py fails when the page no longer holds what this script 
 
 from __future__ import annotations
 
+import argparse
 import re
 import runpy
+import sys
+from collections.abc import Iterable
 from importlib import metadata
 from pathlib import Path
 from unittest import mock
@@ -23,10 +28,13 @@ BY_HAND = {
     "kaldiio": "**evaluation licence of NTT**, not open source",
     "sentencepiece": "Apache-2.0 (as its repository states; the wheel names none)",
     "espeakng-loader": "none stated; **contains espeak-ng, GPL-3.0-or-later**",
+    "ctc-segmentation": "Apache-2.0 (its LICENSE file)",
+    "cuda-toolkit": "none stated (only requires NVIDIA's packages)",
 }
 # What a wheel contains besides the package itself.
 CONTENTS = {
     "soundfile": "its wheel contains libsndfile, LGPL-2.1-or-later",
+    "av": "its wheel contains FFmpeg with x264 and x265, GPL-2.0-or-later",
     "torch": "its Linux wheel requires NVIDIA's packages, see below",
 }
 SHORT = {
@@ -42,6 +50,7 @@ SHORT = {
     "LicenseRef-NVIDIA-Proprietary": "proprietary (NVIDIA)",
     "Python Software Foundation License": "Matplotlib licence (PSF style)",
 }
+RESTRICTED = re.compile(r"GPL|proprietary|not open source")  # copyleft or proprietary
 
 
 def dependencies() -> dict[str, list[str]]:
@@ -70,7 +79,7 @@ def licence(package: str) -> str:
     about = metadata.metadata(package)
     classifiers = [line.split(" :: ")[-1] for line in about.get_all("Classifier", []) if line.startswith("License")]
     field = about.get("License") or ""
-    if "\n" in field:  # the whole text of the licence
+    if "\n" in field or field == "UNKNOWN":  # the whole text of the licence, or none
         field = ""
     stated = about.get("License-Expression") or field or " or ".join(classifiers)
     if not stated:
@@ -79,16 +88,23 @@ def licence(package: str) -> str:
     return f"{short}; {CONTENTS[package]}" if package in CONTENTS else short
 
 
-def nvidia_packages() -> dict[str, str]:
-    """Licence of every package of NVIDIA's in requirements.txt, by name."""
-    names = re.findall(r"(?m)^((?:nvidia|cuda)-[\w-]+)==", (ROOT / "requirements.txt").read_text(encoding="utf-8"))
-    stated = {}
-    for name in names:
-        try:
-            stated[name] = licence(name)
-        except ValueError:
-            stated[name] = "none stated (only requires the others)"
-    return stated
+def pinned() -> list[str]:
+    """Names of all packages in requirements.txt."""
+    return re.findall(r"(?m)^([\w.-]+)==", (ROOT / "requirements.txt").read_text(encoding="utf-8"))
+
+
+def by_licence(packages: Iterable[str]) -> dict[str, list[str]]:
+    """Packages by their licence."""
+    found: dict[str, list[str]] = {}
+    for name in packages:
+        found.setdefault(licence(name), []).append(name)
+    return dict(sorted(found.items()))
+
+
+def unnamed(page: str) -> list[str]:
+    """Packages of requirements.txt that are copyleft or proprietary and that a page does not name."""
+    words = set(re.findall(r"[\w.-]+", page.lower()))
+    return [name for name in pinned() if RESTRICTED.search(licence(name)) and name.lower() not in words]
 
 
 def table() -> str:
@@ -98,10 +114,8 @@ def table() -> str:
         lines.append(f"| {name} | {licence(name)} | {', '.join(extras)} |")
     lines += ["", "NVIDIA's packages, which torch's Linux wheel for x86-64 requires:", ""]
     lines += ["| licence | packages |", "|---|---|"]
-    by_licence: dict[str, list[str]] = {}
-    for name, stated in nvidia_packages().items():
-        by_licence.setdefault(stated, []).append(name)
-    lines += [f"| {stated} | {', '.join(names)} |" for stated, names in sorted(by_licence.items())]
+    nvidia = [name for name in pinned() if name.startswith(("nvidia-", "cuda-"))]
+    lines += [f"| {stated} | {', '.join(names)} |" for stated, names in by_licence(nvidia).items()]
     return "\n".join(lines) + "\n"
 
 
@@ -112,5 +126,17 @@ def with_table(page: str) -> str:
     return f"{before}{BEGIN}\n{table()}\n{END}{after}"
 
 
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--report", action="store_true", help="print all packages by licence instead")
+    if parser.parse_args().report:
+        for stated, names in by_licence(pinned()).items():
+            print(f"{stated}: {', '.join(names)}")
+        if missing := unnamed(PAGE.read_text(encoding="utf-8")):
+            sys.exit(f"error: {PAGE}: does not name {', '.join(missing)}; read their licences and name them there")
+    else:
+        PAGE.write_text(with_table(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
+
+
 if __name__ == "__main__":
-    PAGE.write_text(with_table(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
+    main()

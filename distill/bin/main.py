@@ -17,8 +17,7 @@ Train; a recipe (egs2/*/asr_distill1/run.sh) calls these in order
   prepare_gigaspeech, prepare_speechocean762, prepare_fsdd    likewise
   prepare_synth    data directories of synthesised speech
   import_data      data directories from Kaldi data directories elsewhere
-  check_data       find faults in data directories before training
-  utterance_lengths    number of samples of each utterance, for batches
+  check_data, utterance_lengths    faults in data directories; samples of each utterance
   phone_tokens     token list and texts in phones, from a lexicon
   adopt_teacher    make a teacher of a model that was fine-tuned elsewhere
   make_graph       denominator graph of LF-MMI
@@ -40,7 +39,7 @@ import importlib
 import sys
 from pathlib import Path
 
-NO_COMMANDS = ("__init__", "arguments", "decoding_arguments", "main")
+NO_COMMANDS = ("__init__", "arguments", "decoding_arguments", "main", "option_strings")
 
 
 def main(argv: list[str] | None = None) -> None:

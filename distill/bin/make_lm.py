@@ -10,7 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from distill.bin.arguments import new_parser
-from distill.decode.lm import estimate_lm
+from distill.decode.estimate_lm import estimate_lm
 from distill.errors import cli
 
 

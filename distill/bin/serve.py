@@ -28,7 +28,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--origin", nargs="+", default=[], metavar="URL", help="pages from elsewhere that may connect")
     parser.add_argument("--certificate", type=Path, metavar="PEM", help="certificate and key, for https")
     parser.add_argument("--sessions", type=int, default=64, help="clients at a time (default: 64)")
-    parser.add_argument("--sessions_per_address", type=int, default=16, help="of one address (default: 16)")
+    parser.add_argument("--sessions_per_address", type=int, default=12, help="clients of one address (default: 12)")
     parser.add_argument("--session_s", type=float, default=3600, help="longest session (default: 3600)")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads of the computation (default: 1)")
     args = parser.parse_args(argv)

@@ -1,17 +1,15 @@
-"""Back-off n-gram language models in ARPA format: scores for decoding, and estimation from text."""
+"""Back-off n-gram language models in ARPA format: scores for decoding."""
 
 from __future__ import annotations
 
 import math
 from array import array
-from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
 from distill.errors import UserError
-from distill.files import atomic_write, text_lines
 from distill.lfmmi.ngram import arpa_entries
 
 UNKNOWN = ("<unk>", "<UNK>")
@@ -150,73 +148,3 @@ class NgramLM:
             state = int(self.suffix[state])
         after = node if node < self.leaves else int(self.suffix[node])
         return total + float(self.log_p[node]), after
-
-
-def write_arpa(sentences: Iterable[Sequence[str]], order: int, path: Path) -> int:
-    """Estimate an n-gram on sentences of words and write it as an ARPA file.
-
-    Interpolated Witten-Bell discounting (Witten & Bell, 1991), as in :func:`distill.lfmmi.ngram.from_text`. The
-    back-off weight of a history h is n(h) / (c(h) + n(h)), where c(h) words follow it, n(h) of them different. <unk> is
-    a word with count 0.
-
-    Returns:
-        number of n-grams.
-
-    Raises:
-        UserError: the order is not positive, or there are no sentences.
-    """
-    if order < 1:
-        raise UserError(f"n-gram order {order}: must be at least 1")
-    counts: list[dict[tuple[str, ...], dict[str, int]]] = [defaultdict(lambda: defaultdict(int)) for _ in range(order)]
-    for sentence in sentences:
-        padded = ("<s>", *sentence, "</s>")
-        for end in range(1, len(padded)):
-            for length in range(min(order, end + 1)):
-                counts[length][padded[end - length : end]][padded[end]] += 1
-    if not counts[0]:
-        raise UserError("no sentences to estimate an n-gram from")
-    words = sorted({*counts[0][()], "<unk>", "</s>"})
-    probability: dict[tuple[str, ...], float] = {}
-    lines: list[list[str]] = []
-
-    def backoff(history: tuple[str, ...]) -> str:
-        after = counts[len(history)].get(history) if len(history) < order else None
-        return f"\t{math.log10(len(after) / (sum(after.values()) + len(after))):.7f}" if after else ""
-
-    for length, histories in enumerate(counts):
-        level, section = {}, []
-        if length == 0:
-            section.append(f"-99\t<s>{backoff(('<s>',))}")
-        for history in sorted(histories):
-            after = histories[history]
-            total, kinds = sum(after.values()), len(after)
-            for word in sorted(after) if length else words:
-                lower = probability[*history[1:], word] if length else 1 / len(words)
-                ngram = (*history, word)
-                level[ngram] = (after.get(word, 0) + kinds * lower) / (total + kinds)
-                section.append(f"{math.log10(level[ngram]):.7f}\t{' '.join(ngram)}{backoff(ngram)}")
-        probability = level
-        if section:  # an order higher than the longest sentence has no n-grams
-            lines.append(section)
-    with atomic_write(path) as stream:
-        stream.write("\\data\\\n")
-        stream.writelines(f"ngram {length}={len(section)}\n" for length, section in enumerate(lines, 1))
-        for length, section in enumerate(lines, 1):
-            stream.write(f"\n\\{length}-grams:\n" + "\n".join(section) + "\n")
-        stream.write("\n\\end\\\n")
-    return sum(map(len, lines))
-
-
-def read_sentences(text: Path) -> Iterator[list[str]]:
-    """Yield the words of every line of a Kaldi ``text`` file, without the utterance id."""
-    for number, line in text_lines(text, "give a Kaldi text file"):
-        fields = line.split()
-        if len(fields) < 2:
-            raise UserError(f"{text}:{number}: no text after the utterance id; remove the line")
-        yield fields[1:]
-
-
-def estimate_lm(text: Path, order: int, output: Path) -> None:
-    """Write a word n-gram of a Kaldi text file as an ARPA file, and print a line about it."""
-    count = write_arpa(read_sentences(text), order, output)
-    print(f"{output}: {order}-gram of {text}, {count} n-grams")

@@ -54,7 +54,7 @@ class Limits:
     """
 
     sessions: int = 64
-    sessions_per_address: int = 16
+    sessions_per_address: int = 12
     pending: int = 128
     request_s: float = 10
     session_s: float = 3600

@@ -31,9 +31,9 @@ from distill.serve.refusal import Refusal
 from distill.streaming.recognizer import StreamingRecognizer, accept_together
 
 BYTES_PER_S = 2 * SAMPLE_RATE
-WAITING_RESULTS = 50  # a session with this many unsent results is not computed until some are sent
+WAITING_RESULTS = 8  # a session with this many unsent results is not computed until some are sent
 AHEAD_S, LATE_S = 1, 1  # a session further ahead of real time, or with more audio that waits, is not live
-NOT_LIVE_AT_ONCE = 2  # sessions in a round beside live ones
+NOT_LIVE_AT_ONCE = 1  # sessions in a round while there are live ones, which may have to wait for it
 STUCK_S = 10  # a round that takes longer is not healthy
 
 log = logging.getLogger(__name__)

@@ -60,7 +60,7 @@ BURST_S = 10  # this much audio may come at any speed
 CLOSE_S = 2  # time for a client to answer that its connection is closed
 TEXT_LENGTH = 4096  # characters of a message
 MESSAGES_A_TURN = 50  # are taken from one session before others have their turn
-READ_BUFFER = 1 << 16  # bytes of messages that wait to be taken
+READ_BUFFER = 1 << 14  # bytes of messages that wait to be taken
 SWITCH_S = 0.0005  # for which one thread may keep the other waiting (Python's default: 0.005)
 
 log = logging.getLogger(__name__)

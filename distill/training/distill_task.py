@@ -27,6 +27,7 @@ from distill.models.teacher import Teacher
 from distill.targets.checks import check_manifest
 from distill.targets.store import StoredTargets, hidden_stream, read_manifest, read_targets
 from distill.training.distill_model import DistillModel
+from distill.training.within_epoch import DistillTrainer
 
 MAX_TEACHER_LAYERS = 99
 MASK = "encoder.masked_spec_embed"  # of a teacher with mask_time_prob or mask_feature_prob above 0
@@ -40,6 +41,7 @@ class DistillTask(ASRTask):
     """
 
     class_choices_list = [preprocessor_choices]
+    trainer = DistillTrainer
 
     @classmethod
     def add_task_arguments(cls, parser: argparse.ArgumentParser) -> None:
@@ -65,6 +67,12 @@ class DistillTask(ASRTask):
         )
         group.add_argument(
             "--distill_conf", action=NestedDictAction, default={}, help="weights and targets of the loss"
+        )
+        group.add_argument(
+            "--batches_per_checkpoint",
+            type=int,
+            default=2000,
+            help="batches after which a checkpoint is written within an epoch; 0: only at its end",
         )
         group.add_argument("--chunk_conf", action=NestedDictAction, default=None, help="attention chunks of a student")
         group.add_argument("--augment_conf", action=NestedDictAction, default=None, help="gain and noise in training")

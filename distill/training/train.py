@@ -5,6 +5,8 @@ from __future__ import annotations
 import ctypes
 import gc
 
+from distill.errors import UserError
+
 
 def keep_memory() -> None:
     """Let the C library keep memory that tensors give back, up to 2 GB, instead of returning it at every step.
@@ -30,14 +32,24 @@ def skip_type_checks() -> None:
 
 
 def train(cmd: list[str] | None = None) -> None:
-    """Train as ESPnet's command line ``cmd`` says, None for the process's own."""
+    """Train as ESPnet's command line ``cmd`` says, None for the process's own.
+
+    Raises:
+        UserError: a checkpoint holds more than tensors and numbers, so that loading it could run code.
+    """
     skip_type_checks()
     # ESPnet, torch and what they import are a million objects that never become garbage: the collector would look
     # through them again and again, now and in training.
     gc.disable()
+    from espnet2.torch_utils.safe_torch_load import UnsafeLoadRefusedError
+
     from distill.training.distill_task import DistillTask
 
     gc.freeze()
     gc.enable()
     keep_memory()
-    DistillTask.main(cmd=cmd)
+    try:
+        DistillTask.main(cmd=cmd)
+    except UnsafeLoadRefusedError as error:
+        what = str(error).partition("\n")[0]
+        raise UserError(f"{what}; loading it could run code; remove it to train without it") from error

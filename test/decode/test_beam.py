@@ -11,10 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from distill.decode.beam import SETTLE_EVERY, BeamSearch, Fusion
+from distill.decode.estimate_lm import write_arpa
 from distill.decode.greedy import greedy
 from distill.decode.hotwords import Hotwords
 from distill.decode.hypothesis import words_of
-from distill.decode.lm import NgramLM, write_arpa
+from distill.decode.lm import NgramLM
 from distill.errors import UserError
 
 WORDS = ["<blank>", "a", "b", "zebra"]  # the n-gram does not know the last

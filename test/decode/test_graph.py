@@ -14,7 +14,7 @@ import torch
 from composed_graph import composed
 
 from distill.decode import graph_file, tlg_graph
-from distill.decode.lm import write_arpa
+from distill.decode.estimate_lm import write_arpa
 from distill.decode.tlg_graph import GraphBuilder
 from distill.decode.wfst import WfstSearch
 

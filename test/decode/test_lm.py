@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import math
+import random
+import tracemalloc
+from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from distill.decode.lm import NgramLM, write_arpa
+from distill.decode import estimate_lm
+from distill.decode.estimate_lm import write_arpa
+from distill.decode.lm import NgramLM
 from distill.errors import UserError
 from distill.lfmmi import DenominatorGraph
+from distill.lfmmi.ngram import arpa_entries
 
 SENTENCES = [["a", "b", "c"], ["a", "b"], ["c"], ["a", "c", "a", "b"], ["a", "a"]]
 
@@ -113,3 +120,50 @@ def test_order_and_text_are_checked(tmp_path):
     with pytest.raises(UserError, match="no sentences"):
         write_arpa([], 2, tmp_path / "lm.arpa")
     assert not list(tmp_path.iterdir())
+
+
+def test_from_a_large_text_what_occurs_once_is_left_out_and_every_history_has_a_distribution(tmp_path, monkeypatch):
+    generator = random.Random(0)
+    sentences = [generator.choices("abcdef", weights=range(1, 7), k=generator.randint(1, 9)) for _ in range(60)]
+    whole = write_arpa(sentences, 4, tmp_path / "whole.arpa")
+    monkeypatch.setattr(estimate_lm, "CUT_OFF_WORDS", 100)
+    assert write_arpa(sentences, 4, tmp_path / "lm.arpa") < whole
+    times = Counter(
+        tuple(padded[end - n : end])
+        for sentence in sentences
+        for padded in [["<s>", *sentence, "</s>"]]
+        for end in range(2, len(padded) + 1)
+        for n in range(2, min(end, 4) + 1)
+    )
+    listed = {words for _, words, _, _ in arpa_entries(tmp_path / "lm.arpa") if len(words) > 1}
+    assert listed == {words for words, count in times.items() if len(words) == 2 or count > 1}
+    lm = NgramLM(tmp_path / "lm.arpa")
+    for sentence in sentences:
+        state = lm.start
+        for word in sentence:
+            state = lm.score(state, word)[1]
+            total = sum(math.exp(lm.score(state, w)[0]) for w in [*"abcdef", "<unk>"]) + math.exp(lm.end(state))
+            assert total == pytest.approx(1.0, abs=1e-4)
+
+
+def test_a_text_that_is_too_large_asks_for_an_n_gram(tmp_path, monkeypatch):
+    monkeypatch.setattr(estimate_lm, "MAX_WORDS", 20)
+    with pytest.raises(UserError, match="more than 20 words are too many to count here; give --lm FILE.arpa"):
+        write_arpa(SENTENCES * 3, 2, tmp_path / "lm.arpa")
+
+
+def test_memory_for_a_word_of_text_is_bounded(tmp_path):
+    """Tuples in dictionaries took about 600 bytes for each word."""
+    generator = np.random.default_rng(0)
+    words = [f"w{n}" for n in range(5000)]
+    sentences = [[words[int(n)] for n in row] for row in generator.zipf(1.2, (4000, 25)) % 5000]
+    tracemalloc.start()
+    write_arpa(iter(sentences), 3, tmp_path / "lm.arpa")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 150 * 100_000 + 30_000_000  # and what is written at a time
+
+
+def test_places_of_millions_of_n_grams_have_64_bits(tmp_path):
+    write_arpa(SENTENCES, 3, tmp_path / "lm.arpa")
+    assert NgramLM(tmp_path / "lm.arpa")._find(np.zeros((4, 2), np.int32)).dtype == np.int64

@@ -11,7 +11,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from distill.decode.lm import NgramLM, write_arpa
+from distill.decode.estimate_lm import write_arpa
+from distill.decode.lm import NgramLM
 from distill.decode.settings import DecodeConf, graph_builder
 from distill.decode.tlg_graph import GraphBuilder, read_lexicon, spell
 from distill.decode.wfst import WfstSearch

@@ -197,7 +197,9 @@ def check(command: Command) -> None:
     elif program.startswith("$distill/local/"):
         name = program.removeprefix("$distill/local/")
         assert {word for word in rest if word.startswith("--")} <= options_of_script(name), command
-    elif "$distill/local/" in command.block and re.match(r"\w+=", program):  # a variable of the block
+    elif (
+        re.match(r"\w+=(?!\$\()", program) and f"${program.partition('=')[0]}" in command.block
+    ):  # a variable of the block
         assert not rest, command
     elif program.startswith("egs2/"):
         assert (ROOT / program).is_file(), command
@@ -211,7 +213,7 @@ def modules() -> list[str]:
     files = [
         path
         for path in ROOT.glob("distill/bin/*.py")
-        if path.stem not in ("__init__", "arguments", "decoding_arguments", "main")
+        if path.stem not in ("__init__", "arguments", "decoding_arguments", "main", "option_strings")
     ]
     names = [f"distill.bin.{path.stem}" for path in files]
     return sorted(names, key=lambda name: (name == "distill.bin.train", name))

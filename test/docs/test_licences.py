@@ -30,6 +30,13 @@ def test_copyleft_and_proprietary_packages_are_named():
     assert "libsndfile, LGPL-2.1-or-later" in table
 
 
+def test_the_page_names_every_package_that_is_copyleft_or_proprietary():
+    page = licences.PAGE.read_text(encoding="utf-8")
+    assert len(licences.pinned()) > 150 and licences.unnamed(page) == []
+    without = page.replace("soxr", "").replace("nvidia-nccl-cu13", "").replace("**av**", "")
+    assert licences.unnamed(without) == ["av", "nvidia-nccl-cu13", "soxr"]
+
+
 def test_the_toolkit_is_under_the_apache_licence():
     text = (licences.ROOT / "LICENSE").read_text(encoding="utf-8")
     assert "Apache License" in text and "Version 2.0, January 2004" in text and "END OF TERMS AND CONDITIONS" in text

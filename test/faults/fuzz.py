@@ -260,6 +260,23 @@ def websocket(data: bytes, folder: Path) -> None:
         assert str(refusal).isprintable() and len(str(refusal)) < 200
 
 
+def frames(data: bytes, folder: Path) -> None:
+    """Bytes of a client after the handshake, whole and in pieces: counted alike, and passed on unless refused."""
+    from distill.serve.connections import FrameReader
+    from distill.serve.refusal import Refusal
+
+    def read(size: int) -> tuple[int | str, bool]:
+        reader, count = FrameReader(), 0
+        try:
+            for start in range(0, len(data), size):
+                count += reader.read(data[start : start + size], len(data))
+        except Refusal as refusal:
+            return str(refusal), False
+        return count, reader.closing
+
+    assert read(len(data) or 1) == read(1) == read(7)
+
+
 def refused(read: Callable[..., object], *arguments: object) -> None:
     """Call it; a refusal is one line."""
     from distill.errors import UserError
@@ -398,6 +415,14 @@ def seeds() -> dict[str, list[bytes]]:
         "packed": [zipped()],
         "packed_meta": [packed_about()],
         "websocket": [b'{"event": "config", "chunk_ms": 160, "endpoint_ms": null}'],
+        "frames": [
+            b"\x82\x84maskabcd\x89\x80mask"
+            + b"\x81\xfe\x00\x80mask"
+            + bytes(128)
+            + b"\x88\xff"
+            + bytes(7)
+            + b"\x01maska"
+        ],
     }
 
 
@@ -405,7 +430,7 @@ TARGETS: dict[str, Target] = {
     function.__name__: function
     for function in (
         data_dir, tables, lang_dir, arpa, openfst, audio, ark, manifest, hypotheses, gigaspeech, config, built,
-        plain_yaml, metadata, hugging_face, weights, packed, packed_meta, websocket,
+        plain_yaml, metadata, hugging_face, weights, packed, packed_meta, websocket, frames,
     )
 }  # fmt: skip
 

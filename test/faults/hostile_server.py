@@ -185,10 +185,11 @@ class Measured(NamedTuple):
 @contextlib.contextmanager
 def attacking(name: str | None, host: str, source: str, connections: int) -> Iterator[None]:
     """A process that attacks, or one that is only as busy."""
-    command = [sys.executable, __file__, "--attack_only", name or "", "--host", host, "--attacker", source]
-    command += ["--connections", str(connections)]
     if name is None:
         command = [sys.executable, "-c", "while True: pass"]
+    else:
+        command = [sys.executable, __file__, name, "--host", host, "--attacker", source]
+        command += ["--connections", str(connections)]
     process = subprocess.Popen(command, env={**os.environ, "PYTHONPATH": str(ROOT)})
     try:
         yield
@@ -276,22 +277,25 @@ def compare(name: str, seconds: float, source: str, connections: int = CONNECTIO
     return problems
 
 
+def section(name: str, seconds: float) -> list[str]:
+    """One attack, from another address than the client's; see :func:`compare`."""
+    return compare(name, max(5.0, seconds / 2 - 4), "127.0.0.2")  # twice, and the start of a server
+
+
+SECTIONS: dict[str, Callable[[float], list[str]]] = {f"server_{name}": partial(section, name) for name in ATTACKS}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("attacks", nargs="*", choices=[[], *ATTACKS], help="(default: all)")
-    parser.add_argument("--seconds", type=float, default=15, help="of each attack (default: 15)")
-    parser.add_argument("--connections", type=int, default=CONNECTIONS)
+    parser.add_argument("attack", choices=ATTACKS)
+    parser.add_argument("--seconds", type=float, default=15, help="of the attack (default: 15)")
+    parser.add_argument("--connections", type=int, default=CONNECTIONS, help=f"(default: {CONNECTIONS})")
     parser.add_argument("--attacker", default="127.0.0.2", help="address of the attacker (default: 127.0.0.2)")
-    parser.add_argument("--attack_only", choices=ATTACKS, help=argparse.SUPPRESS)
-    parser.add_argument("--host", help=argparse.SUPPRESS)
+    parser.add_argument("--host", help="HOST:PORT of a server that runs; nothing is measured, and the attack goes on")
     args = parser.parse_args()
-    if args.attack_only:
-        asyncio.run(attack(args.attack_only, args.host, args.attacker, args.connections))
-    started, problems = time.monotonic(), []
-    for name in args.attacks or ATTACKS:
-        problems += compare(name, args.seconds, args.attacker, args.connections)
-    print(f"{time.monotonic() - started:.0f} s")
-    if problems:
+    if args.host:
+        asyncio.run(attack(args.attack, args.host, args.attacker, args.connections))
+    if problems := compare(args.attack, args.seconds, args.attacker, args.connections):
         sys.exit("\n".join(problems))
 
 

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_graphs import dense_witten_bell, enumerate_paths, random_text, written_out
 
-from distill.decode.lm import write_arpa
+from distill.decode.estimate_lm import write_arpa
 from distill.lfmmi import DenominatorGraph, denominator_score
 from distill.lfmmi.backoff import Factored, RankOne
 from distill.lfmmi.backoff_factors import _tree_nodes

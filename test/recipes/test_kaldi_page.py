@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from distill.decode.lm import write_arpa
+from distill.decode.estimate_lm import write_arpa
 
 ROOT = Path(__file__).parents[2]
 RATE = 16000

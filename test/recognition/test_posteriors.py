@@ -20,7 +20,7 @@ from tiny_networks import CHANNELS, TEACHER, VOCAB, speech, student, teacher
 
 from distill.audio import read_audio
 from distill.checkpoints.load import LoadedNetwork, load_network
-from distill.decode.lm import write_arpa
+from distill.decode.estimate_lm import write_arpa
 from distill.decode.settings import DecodeConf
 from distill.errors import UserError
 from distill.recognition.networks import chunk_of

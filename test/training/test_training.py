@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +16,7 @@ from tiny_training import STUDENT, TEACHER, TOKENS, changed, speech_of
 
 from distill.checkpoints.load import checkpoint_path, load_network, network_shape
 from distill.configuration import DistillConf
-from distill.errors import UserError
+from distill.errors import UNSAFE, UserError
 from distill.targets import store
 from distill.training.distill_model import DistillModel
 from distill.training.loss_terms import normalise_frames
@@ -163,6 +164,30 @@ def test_loss_terms_match_numpy(world, teacher, online):
     stats = reporter(online)[2]["valid"]
     assert stats["loss_hidden"] == pytest.approx(np.mean(hidden), rel=1e-3)
     assert stats["loss_logits"] == pytest.approx(np.mean(logits), rel=1e-3)
+
+
+class RunsCode:
+    """What a pickle does when it is loaded."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.path),)
+
+
+@pytest.mark.parametrize("variable", UNSAFE)
+def test_a_checkpoint_runs_no_code_whatever_the_environment_allows(world, monkeypatch, capsys, tmp_path, variable):
+    output = world.train("teacher_with_code", TEACHER, "--max_epoch", "1")
+    torch.save({"model": RunsCode(tmp_path / "ran")}, output / "checkpoint.pth")
+    monkeypatch.setenv(variable, "1")
+    with pytest.raises(SystemExit) as end:
+        world.train("teacher_with_code", TEACHER, "--max_epoch", "2")
+    assert end.value.code == 2 and not (tmp_path / "ran").exists() and variable not in os.environ
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith(("note:", "error:"))]
+    assert lines[0] == f"note: {variable} is ignored: it would let a checkpoint run code"
+    assert len(lines) == 2 and f"{output}/checkpoint.pth" in lines[1] and "could run code" in lines[1]
+    shutil.rmtree(output)
 
 
 def test_resume_goes_on_as_if_never_stopped(world, teacher, online):
