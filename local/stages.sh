@@ -53,7 +53,7 @@ quietly() {
     "$@" > "${output}" 2>&1 && return 0
     # A full disk comes first, as it breaks whatever else is in the log, and may have left no room for that either.
     reason=$(grep -E "No space left|Disk quota exceeded" "${output}" | tail -n 1) || true
-    [ -n "${reason}" ] || [ "$(df --output=avail -k "${output}" | tail -n 1)" -ge 64 ] || reason="No space left on device"
+    [ -n "${reason}" ] || [ "$(df --output=avail -k "${output}" | tail -n 1)" -ge 1024 ] || reason="No space left on device"
     [ -z "${reason}" ] || fail "${output}: failed: ${reason}; make room on that disk and run the same command again"
     reason=$(grep -E "[Ee]rror|not found" "${output}" | tail -n 1) || true
     reason=${reason:-$(tail -n 1 "${output}")}

@@ -148,6 +148,8 @@ def test_an_ogg_file_with_a_gap_or_a_flipped_bit(tmp_path):
     pages = [found.start() for found in re.finditer(b"OggS", content)]
     path.write_bytes(content[: pages[2]] + content[pages[3] :])
     assert "does not follow" in refused(path)
+    path.write_bytes(content[: pages[-1]])
+    assert "last Ogg page is missing" in refused(path)
     path.write_bytes(content[: pages[3] + 60] + bytes([content[pages[3] + 60] ^ 1]) + content[pages[3] + 61 :])
     assert "is damaged" in refused(path)
 

@@ -169,3 +169,9 @@ def test_another_model_in_its_place_is_refused(tmp_path):
     shutil.copy(export("cnn") / "sherpa_480ms.onnx", tmp_path / "student_480ms.onnx")
     with pytest.raises(UserError, match="not an exported model"):
         OnnxRecognizer.from_pretrained(tmp_path, 480)
+    other = onnx.load(export("cnn", 160) / "student_160ms.onnx")  # with the metadata that belong in this place
+    del other.metadata_props[:]
+    other.metadata_props.extend(onnx.load(export("cnn") / "student_480ms.onnx").metadata_props)
+    onnx.save(other, tmp_path / "student_480ms.onnx")
+    with pytest.raises(UserError, match="its inputs are not those of a step"):
+        OnnxRecognizer.from_pretrained(tmp_path, 480)

@@ -9,11 +9,15 @@ exceeded, one line each. The status is 1 if there are any.
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import time
 from collections.abc import Callable
 from importlib import import_module
+from pathlib import Path
 
+sys.path.append(str(Path(__file__).parents[1] / "helpers"))
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # commands run in forks, which threads of this process would not survive
 MODULES = ("hostile_models", "hostile_audio", "hostile_server")  # each has SECTIONS: functions by name
 
 

@@ -5,20 +5,15 @@ PYTHONPATH=. python test/faults/hostile_audio.py --seconds 60
 
 from __future__ import annotations
 
-import argparse
 import random
-import sys
 import tempfile
 import time
 from pathlib import Path
 
 import numpy as np
+import small_models
 import soundfile
 from verdict import faults, run
-
-sys.path.append(str(Path(__file__).parents[1] / "helpers"))
-
-import small_models
 
 from distill.bin import check_data, transcribe
 
@@ -104,15 +99,3 @@ def endless(seconds: float) -> list[str]:
 
 
 SECTIONS = {"cut off audio": cut_off, "endless audio": endless}
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", type=float, default=60)
-    args = parser.parse_args()
-    if wrong := [fault for section in SECTIONS.values() for fault in section(args.seconds)]:
-        sys.exit("\n".join(wrong))
-
-
-if __name__ == "__main__":
-    main()

@@ -4,19 +4,17 @@ Each case damages one part of a small model and gives it to every command that o
 end with status 2 and one line, within five seconds and a gigabyte, and write nothing that a terminal would obey. What
 is not harmless must be refused by one of them.
 
-    PYTHONPATH=. python test/faults/hostile_models.py config.yaml       the cases whose names have this word
+    PYTHONPATH=. python test/faults/hostile.py models
 """
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import json
 import os
 import pickle
 import random
 import shutil
-import sys
 import tempfile
 import time
 import zipfile
@@ -712,13 +710,13 @@ class Hostile:
         return wrong
 
 
-def check_all(seconds: float, wanted: str = "") -> list[str]:
-    """What is wrong with how the cases end whose names have a word; as many as so many seconds allow.
+def check_all(seconds: float) -> list[str]:
+    """What is wrong with how the cases end, as many as so many seconds allow.
 
     Without time for all of them, they are spread over all.
     """
     wrong, started, done = [], time.monotonic(), 0
-    chosen = [case for case in cases() if wanted in case.name]
+    chosen = list(cases())
     random.Random(0).shuffle(chosen)
     with tempfile.TemporaryDirectory() as folder:
         hostile = Hostile(Path(folder))
@@ -732,16 +730,3 @@ def check_all(seconds: float, wanted: str = "") -> list[str]:
 
 
 SECTIONS = {"models": check_all}
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("word", nargs="?", default="", help="only cases whose names have it")
-    parser.add_argument("--seconds", type=float, default=600)
-    args = parser.parse_args()
-    if wrong := check_all(args.seconds, args.word):
-        sys.exit("\n".join(wrong))
-
-
-if __name__ == "__main__":
-    main()
