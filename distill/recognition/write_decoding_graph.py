@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import kaldifst
+
 from distill.checkpoints.load import read_config
 from distill.decode.settings import DecodeConf, graph_builder
 from distill.files import atomic_write, name_beside
@@ -31,7 +33,8 @@ def write_decoding_graph(model_dir: Path, conf: DecodeConf, output: Path) -> int
             stream.writelines(f"{symbol} {label}\n" for label, symbol in enumerate(symbols))
     beside = name_beside(output / "TLG.fst")
     try:
-        graph.fst.write(str(beside))
+        # Not every program reads the constant kind that our decoder maps into memory
+        kaldifst.StdVectorFst(graph.fst).write(str(beside))
         os.replace(beside, output / "TLG.fst")
     finally:
         beside.unlink(missing_ok=True)

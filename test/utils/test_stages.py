@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+FULL_DISK = "No space left on device; make room on that disk and run the same command again"
 ROOT = Path(__file__).parents[2]
 BEGIN = """
 set -euo pipefail
@@ -29,7 +30,11 @@ def test_output_of_other_toolkits_goes_to_a_log(tmp_path):
 @pytest.mark.parametrize(
     ("command", "message"),
     [
-        ("echo one; echo OSError: No space left on device; echo three; exit 1", "OSError: No space left on device"),
+        ("echo one; echo OSError: No space left on device; echo three; exit 1", f"OSError: {FULL_DISK}"),
+        (
+            "echo Vocabulary size too high 500 error; exit 1",
+            "Vocabulary size too high 500 error (--nbpe; or take --token_type char)",
+        ),
         ("echo one; echo two; exit 3", "two"),
         ("exit 1", ""),
     ],

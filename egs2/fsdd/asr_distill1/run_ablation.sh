@@ -53,7 +53,7 @@ one_teacher=false
 also=
 threads=1
 
-. ../../../local/options.sh
+. "$(dirname "$(readlink -f path.sh)")/../../../local/options.sh"
 . ./path.sh
 [ $# -eq 0 ] || { echo "error: run_ablation.sh: unexpected argument '$1'; --help lists the options" >&2; exit 2; }
 for name in ${conditions}; do
