@@ -175,6 +175,12 @@ def test_what_is_no_option_is_one_line(arguments, message):
     assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1 and message in done.stderr
 
 
+def test_sections_inside_options_are_checked(recipe):
+    (line,) = check(student_full_args="--max_epoch 2 --distill_conf alhpa=0.5")
+    assert line.startswith("--student_full_args --max_epoch 2 --distill_conf alhpa=0.5: distill_conf: ")
+    assert check(student_full_args="--distill_conf alpha=0.5") == []
+
+
 def test_values_are_taken_as_they_are(tmp_path):
     """No part of a value is run, and values may begin with two dashes."""
     script = tmp_path / "script.sh"

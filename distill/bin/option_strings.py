@@ -10,7 +10,9 @@ from distill.bin.arguments import add_computation, new_parser
 from distill.bin.decoding_arguments import add_decoding
 from distill.bin.pack import pack_parser
 from distill.bin.plan import plan_parser
+from distill.configuration import read_conf
 from distill.errors import UserError
+from distill.preflight.configurations import SECTIONS
 
 
 def decoding_parser() -> argparse.ArgumentParser:
@@ -50,6 +52,8 @@ def string_problems(options: Mapping[str, str]) -> Iterator[str]:
 
         parser.error = fail  # type: ignore[method-assign]
         try:
-            parser.parse_args(options[name].split())
+            given = parser.parse_args(options[name].split())
+            for section, kind in SECTIONS.items() if command == "train" else ():
+                read_conf(kind, section, getattr(given, section))
         except UserError as error:
             yield f"--{name} {options[name]}: {error}; python -m distill.bin.{command} --help lists what there is"

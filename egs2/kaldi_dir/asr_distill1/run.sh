@@ -3,10 +3,17 @@
 #   ./run.sh --source_train /corpus/train --source_valid /corpus/dev --source_test "/corpus/test_a clean=/corpus/test_b"
 set -euo pipefail
 
-train='' valid='' tests='' options=()
+train='' valid='' tests='' options=() missing=false
 while [ $# -gt 0 ]; do
     [ $# -gt 1 ] || case "$1" in --source_*) echo "error: $1: needs a value; README.md says which" >&2; exit 2 ;; esac
     case "$1" in
+        -h | --help)
+            echo "Beside the options below: --source_train DIR, --source_valid DIR (default: speakers of the former),"
+            echo "--source_test DIR or NAME=DIR, which may be repeated"
+            echo
+            options+=(--help)
+            shift
+            ;;
         --source_train) train=$2; shift 2 ;;
         --source_valid) valid=$2; shift 2 ;;
         --source_test) tests+=" $2"; shift 2 ;;
@@ -14,12 +21,16 @@ while [ $# -gt 0 ]; do
     esac
 done
 for directory in ${train} ${valid} ${tests}; do
-    [ -d "${directory#*=}" ] || { echo "error: ${directory#*=}: no such directory; correct the --source option" >&2; exit 2; }
+    if [ ! -d "${directory#*=}" ]; then
+        echo "error: ${directory#*=}: no such directory; correct the --source option" >&2
+        missing=true options+=(--check true) # what else is wrong is listed as well
+    fi
 done
 names=
 for directory in ${tests}; do # DIR, named after its last part, or NAME=DIR
     case "${directory}" in *=*) names+="${directory%%=*} " ;; *) names+="$(basename "${directory}") " ;; esac
 done
+if ${missing}; then exec > /dev/null; fi
 
 ./distill.sh \
     --train_set train --valid_set valid --test_sets "${names:-test}" \
@@ -29,3 +40,4 @@ done
     --student conf/students/s3.yaml --no_kd false \
     --nj 8 \
     "${options[@]}"
+if ${missing}; then exit 2; fi
