@@ -126,7 +126,8 @@ summary() {
         "exported: $1/export"; do
         if [ -e "${made#*: }" ]; then echo "  ${made}"; fi
     done
-    if [ "${stop_stage}" -lt 16 ]; then echo "  next: --stage $((stop_stage + 1)) --stop_stage 16"; fi
+    if [ "${stop_stage}" -ge 16 ]; then return 0; fi
+    echo "  next: --stage $((stop_stage + 1)) --stop_stage 16$(if [ "$1" != exp ]; then echo " --expdir $1"; fi)"
 }
 
 # lock EXPDIR DUMPDIR: one run at a time in each of them; whoever a killed run left behind counts as one. The lock on

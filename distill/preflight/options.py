@@ -99,7 +99,8 @@ def check_values(options: Options) -> Iterator[tuple[str, str]]:
     for name in ("test_sets", "latencies", "fixed_chunks", "export_chunks", "decoders"):
         parts = options[name].split()
         for part in sorted({part for part in parts if parts.count(part) > 1}):
-            yield name, f"--{name} {options[name]}: {part} is given twice; give it once"
+            cure = ", or under another name (kaldi_dir: --source_test NAME=DIR)" if name == "test_sets" else ""
+            yield name, f"--{name} {options[name].strip()}: {part} is given twice; give it once{cure}"
 
 
 def _is_number(text: str) -> bool:

@@ -63,6 +63,8 @@ def test_what_a_run_has_made_and_what_comes_next(tmp_path):
     assert lines[0] == "finished stages 1 to 13 in 2 min 5 s"
     assert lines[1:] == ["  results: exp/RESULTS.md", "  next: --stage 14 --stop_stage 16"]
     assert "next" not in run(tmp_path, "stage=16 stop_stage=16; summary exp").stdout
+    other = run(tmp_path, "stage=1 stop_stage=13; summary exp_rehearsal").stdout
+    assert other.endswith("  next: --stage 14 --stop_stage 16 --expdir exp_rehearsal\n")
 
 
 @pytest.mark.parametrize("status", [0, 1])
