@@ -15,7 +15,7 @@ from distill.training.distill_task import DistillTask
 
 MOST_WAITS = 3  # in a step, whatever it is trained on
 AUGMENTED = {
-    "augment_conf": {"gain_db": 6, "noise_snr_db": [10, 40], "prob": 0.7},
+    "augment_conf": {"gain_db": 6, "noise_snr_db": [10, 40], "prob": 0.7, "silence_s": 2.0},
     "mask_conf": {"times_per_s": 8.0},
 }
 FBANK = {"front_end": "fbank", "front_end_conf": {"channels": 16}}
