@@ -214,7 +214,7 @@ def print_plan(
     trainings = []
     if not adopted:
         if teacher_init_config is not None:
-            name = f"teacher, first its prediction layer ({teacher_init_config.name})"
+            name = f"teacher, first training ({teacher_init_config.name})"
             first = for_processes(read_training_config(teacher_init_config), max(1, ngpu))
             trainings.append(Training("7", name, first, teacher, {"teacher, forward": teacher.macs}))
         name = f"teacher ({teacher_config.name})"

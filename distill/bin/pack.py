@@ -35,7 +35,10 @@ def pack_parser() -> argparse.ArgumentParser:
     parser.add_argument("--license_file", type=Path, help="its text (default: a sentence)")
     parser.add_argument("--language", help="ISO 639 code, such as en, for the model card")
     parser.add_argument(
-        "--format", choices=("zip", "transformers"), default="zip", help="transformers: a directory (default: zip)"
+        "--format",
+        choices=("zip", "transformers"),
+        default="zip",
+        help="transformers: a directory, without --export (default: zip)",
     )
     parser.add_argument("--output", type=Path, required=True, help="file to write, FILE.zip, or the directory")
     return parser

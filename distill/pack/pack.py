@@ -49,7 +49,7 @@ def pack(
     if model is None and export is None:
         raise UserError("pack: give --model, --export or both")
     if format == "transformers" and (model is None or export is not None):
-        raise UserError("pack: --format transformers takes --model DIR alone; an export has its own place")
+        raise UserError("--format transformers: needs --model DIR, and has no place for an --export")
     if format == "zip" and output.suffix != ".zip":
         raise UserError(f"--output {output}: must end in .zip")
     licence = Licence(license, _licence_text(license, license_file))
@@ -86,10 +86,16 @@ def pack(
         has_onnx=export is not None,
         for_transformers=format == "transformers",
     )
-    if format == "transformers" and model is not None:
-        write_directory(model, {"README.md": card.encode(), "LICENSE.txt": members["LICENSE.txt"]}, output)
-        return
     members["README.md"] = card.encode()
+    if format == "transformers" and config is not None:
+        places = {
+            "README.md": "",
+            "LICENSE.txt": "",
+            "model.safetensors": f"exp/{system}/",
+            "tokens.txt": f"exp/{system}/",
+        }
+        write_directory(config, {name: members[place + name] for name, place in places.items()}, output)
+        return
     write_archive(output, members, meta)
     print(f"{output}: {system}, {output.stat().st_size / 1e6:.1f} MB in {len(members) + 1} members")
 

@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from distill import __version__
 from distill.audio import SAMPLE_RATE
 from distill.configuration import ChunkConf, read_conf
 from distill.errors import UserError
-from distill.pack.contents import Members, json_bytes, training_members, without_paths
+from distill.pack.contents import Members, json_bytes
 
 STREAM_MS = 480  # chunk length at which a streaming student recognises, if config.json does not say otherwise
 MODELLING = '''"""Loads the model through the Python package distillw2v2, which must be installed."""
@@ -54,29 +55,24 @@ def tokenizer_files(tokens: Sequence[str], token_type: str) -> dict[str, bytes]:
     return {"tokenizer.json": tokenizer.to_str().encode(), "tokenizer_config.json": json_bytes(config)}
 
 
-def write_directory(model: Path, texts: Members, output: Path) -> None:
-    """Write weights, configuration, tokenizer, feature extractor, modelling file and model card into a new directory.
+def write_directory(config: Mapping[str, Any], members: Members, output: Path) -> None:
+    """Write weights, configuration, tokenizer, feature extractor and modelling file into a new directory.
 
     Args:
-        model: directory of a training, or a packed model.
-        texts: README.md, the model card, and LICENSE.txt.
+        config: of the training.
+        members: model.safetensors, tokens.txt, README.md (the model card) and LICENSE.txt.
         output: the directory; it must be empty or not there.
 
     Raises:
-        UserError: the model cannot be loaded, or the directory holds something.
+        UserError: the directory holds something.
     """
-    from distill.checkpoints.load import load_network
-
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise UserError(f"--output {output}: is there already; give a new directory")
-    network, tokens, config = load_network(model)
-    of_training = training_members(model, config, network)
-    chunk = read_conf(ChunkConf, "chunk_conf", config.get("chunk_conf") or None)
+    tokens = config["token_list"]
+    streams = read_conf(ChunkConf, "chunk_conf", config.get("chunk_conf") or None) is not None
     training = {key: config[key] for key in ("network", "network_conf", "chunk_conf") if config.get(key)}
     files: Members = {
-        "model.safetensors": of_training["model.safetensors"],
-        "tokens.txt": of_training["tokens.txt"],
-        **texts,
+        **members,
         "modeling_distillw2v2.py": MODELLING.encode(),
         "config.json": json_bytes(
             {
@@ -88,10 +84,10 @@ def write_directory(model: Path, texts: Members, output: Path) -> None:
                 },
                 "distillw2v2": __version__,
                 "dtype": "float32",
-                "training": without_paths(training),
+                "training": training,
                 "vocab_size": len(tokens),
                 "pad_token_id": 0,
-                "chunk_ms": None if chunk is None else STREAM_MS,
+                "chunk_ms": STREAM_MS if streams else None,
             }
         ),
         "preprocessor_config.json": json_bytes(
@@ -119,4 +115,4 @@ def write_directory(model: Path, texts: Members, output: Path) -> None:
         raise
     megabytes = sum(path.stat().st_size for path in output.iterdir()) / 1e6
     loaded = f"AutoModelForCTC.from_pretrained({json.dumps(str(output))}, trust_remote_code=True)"
-    print(f"{output}: {model.resolve().name}, {megabytes:.1f} MB; {loaded} loads it")
+    print(f"{output}: {megabytes:.1f} MB; {loaded} loads it")

@@ -126,7 +126,10 @@ def test_the_tokenizer_writes_text_as_the_decoders_do(data, token_type):
 def test_what_cannot_be_written_is_one_line(systems, capsys):
     for options, message in (
         (["--model", str(systems / "cnn"), "--output", str(systems / "hf/cnn")], "is there already"),
-        (["--export", str(systems / "cnn"), "--output", str(systems / "new")], "--format transformers takes --model"),
+        (
+            ["--export", str(systems / "cnn"), "--output", str(systems / "new")],
+            "--format transformers: needs --model DIR, and has no place",
+        ),
     ):
         with pytest.raises(SystemExit) as stopped:
             pack.main(["--format", "transformers", *options])
