@@ -19,9 +19,9 @@ set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 cd "${root}"
 packed=${root}/tools/gpu
-# Of ESPnet's requirements those that distill imports and a PyTorch image lacks; test/utils/test_gpu_offline.py checks it
-packages=(cffi editdistance espnet humanfriendly kaldiio librosa omniio pycparser pytorch-ranger soundfile soxr
-    torch-complex torch-optimizer typeguard)
+# Of the requirements those that distill imports and a PyTorch image lacks; test/utils/test_gpu_offline.py checks it
+packages=(annotated-types cffi editdistance espnet humanfriendly kaldiio librosa omniio pycparser pydantic pydantic-core
+    pytorch-ranger soundfile soxr torch-complex torch-optimizer typeguard typing-inspection)
 part_bytes=$((15 * 1024 * 1024)) # of a network's archive
 parts_at_most=3                  # beside log.txt, report.md and three files of figures
 
