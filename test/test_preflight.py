@@ -175,6 +175,15 @@ def test_what_is_no_option_is_one_line(arguments, message):
     assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1 and message in done.stderr
 
 
+def test_from_scratch_leaves_a_configuration_that_is_given(tmp_path):
+    """The others are those of conf/from_scratch, which are there and right."""
+    command = ["./distill.sh", "--from_scratch", "small", "--teacher_config", "mine.yaml", "--check", "true"]
+    command += ["--expdir", str(tmp_path / "exp")]
+    done = subprocess.run(command, cwd=TEMPLATE, capture_output=True, text=True)
+    assert done.returncode == 2 and done.stderr.count("error: ") == 1, done.stderr
+    assert "--teacher_config mine.yaml: not found" in done.stderr
+
+
 def test_sections_inside_options_are_checked(recipe):
     (line,) = check(student_full_args="--max_epoch 2 --distill_conf alhpa=0.5")
     assert line.startswith("--student_full_args --max_epoch 2 --distill_conf alhpa=0.5: distill_conf: ")
