@@ -73,8 +73,8 @@ class Progress:
         self._doubted = True
         return (
             f"{100 * rate:.0f} % token errors on the validation set after {self.epochs_done:.0f} of {self.max_epoch} "
-            "epochs: the network puts out next to nothing but blanks; take more epochs or a lower learning rate, and for "
-            "a teacher shorter utterances at first (--teacher_init_max_s)"
+            "epochs: the network puts out next to nothing but blanks; take more epochs or a lower learning rate, and "
+            "for a teacher shorter utterances at first (--teacher_init_max_s)"
         )
 
     @property
