@@ -154,6 +154,13 @@ def follow(log: Path, begin: int, progress: Progress, running: Callable[[], bool
                 time.sleep(POLL_SECONDS)
 
 
+ENDED_BY = {  # exit statuses of programs that a signal has ended
+    128 + signal.SIGHUP: "ended by SIGHUP, as its terminal was closed",
+    128 + signal.SIGTERM: "ended by SIGTERM",
+    128 + signal.SIGKILL: "killed, perhaps for want of memory",
+}
+
+
 def watch(command: list[str], log: Path, max_epoch: int | None = None) -> int:
     """Run a training, append its output to a log file and show its progress; if it fails, print the end of the log.
 
@@ -181,6 +188,11 @@ def watch(command: list[str], log: Path, max_epoch: int | None = None) -> int:
     except KeyboardInterrupt:
         process.wait()  # the training got the terminal's interrupt as well
         raise
-    if process.returncode:
+    status = process.returncode if process.returncode >= 0 else 128 - process.returncode
+    if status in ENDED_BY:
+        print(
+            f"error: {log}: the training was {ENDED_BY[status]}; the same command goes on from there", file=sys.stderr
+        )
+    elif status:
         print(last_lines(log, begin, 15), file=sys.stderr)
-    return process.returncode if process.returncode >= 0 else 128 - process.returncode
+    return status

@@ -2,6 +2,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from distill.progress import Progress, watch
 
 LOG = """[host] 2026-01-01 (abs_task:1) INFO: [train] mini-batch sizes summary: N-batch=40, mean=4.0, min=4, max=4
@@ -32,6 +34,13 @@ def test_watch_passes_on_failure_and_shows_why(tmp_path):
     crash = subprocess.run([*command, "raise ValueError('boom')"], capture_output=True, text=True, timeout=60)
     assert crash.returncode == 1 and "boom" in crash.stderr and "no such teacher" not in crash.stderr
     assert "doing" in log.read_text() and "boom" in log.read_text()
+
+
+@pytest.mark.parametrize(("signal", "reason"), [("TERM", "ended by SIGTERM"), ("KILL", "killed, perhaps for want")])
+def test_watch_names_the_signal_that_ended_a_training(tmp_path, capsys, signal, reason):
+    assert watch(["sh", "-c", f"echo of no interest; kill -{signal} $$"], tmp_path / "log") in (137, 143)
+    printed = capsys.readouterr().err
+    assert f"error: {tmp_path}/log: the training was {reason}" in printed and "of no interest" not in printed
 
 
 def test_watch_succeeds(tmp_path):

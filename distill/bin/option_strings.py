@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import difflib
 import io
+import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import NoReturn
 
@@ -51,8 +53,12 @@ def string_problems(options: Mapping[str, str]) -> Iterator[str]:
         for action in parser._actions:
             action.required = False
 
-        def fail(message: str) -> NoReturn:
-            raise UserError(message)
+        known = sorted(parser._option_string_actions)
+
+        def fail(message: str, known: list[str] = known) -> NoReturn:
+            wrong = re.search("unrecognized arguments: (--[^ ]+)", message)
+            near = difflib.get_close_matches(wrong[1], known, n=1) if wrong else []
+            raise UserError(message + (f" ({near[0]}?)" if near else ""))
 
         parser.error = fail  # type: ignore[method-assign]
         try:
