@@ -90,8 +90,8 @@ class Progress:
         return self.max_epoch or 0
 
     def summary(self) -> str:
-        """Losses by name, those of the validation set first."""
-        order = sorted(self.shown, key=lambda name: (not name.startswith("valid"), name))
+        """Token error rate and losses by name, the former and those of the validation set first."""
+        order = sorted(self.shown, key=lambda name: (name != "valid ter", not name.startswith("valid"), name))
         return ", ".join(f"{name} {self.shown[name]}" for name in order)
 
 
@@ -187,6 +187,7 @@ def watch(command: list[str], log: Path, max_epoch: int | None = None) -> int:
         follow(log, begin, Progress(max_epoch), lambda: process.poll() is None)
     except KeyboardInterrupt:
         process.wait()  # the training got the terminal's interrupt as well
+        print(f"\n{log}: interrupted; the same command goes on from there", file=sys.stderr)
         raise
     status = process.returncode if process.returncode >= 0 else 128 - process.returncode
     if status in ENDED_BY:

@@ -21,7 +21,7 @@ def test_progress_reads_the_trainers_log():
         "INFO: 3epoch results: [train] loss=2.000, time=1 second, [valid] loss=1.500, ter=0.250, time=1 second"
     )
     assert progress.epochs_done == 3
-    assert progress.summary() == "valid loss 1.500, valid ter 0.250, train loss 2.000, train loss_mmi 1.000"
+    assert progress.summary() == "valid ter 0.250, valid loss 1.500, train loss 2.000, train loss_mmi 1.000"
 
 
 def test_watch_passes_on_failure_and_shows_why(tmp_path):

@@ -7,6 +7,7 @@ import contextlib
 import difflib
 import io
 import re
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from typing import NoReturn
 
@@ -46,9 +47,13 @@ COMMANDS: dict[str, tuple[str, Callable[[], argparse.ArgumentParser]]] = {
 
 def string_problems(options: Mapping[str, str]) -> Iterator[str]:
     """Options inside options that their command does not have, or whose values it refuses; one line each."""
+    announced = False
     for name, (command, make_parser) in COMMANDS.items():
         if not options[name].split():
             continue
+        if command == "train" and not announced:
+            announced = True
+            print("checking the options of trainings, which takes some seconds", file=sys.stderr)
         parser = make_parser()
         for action in parser._actions:
             action.required = False
