@@ -165,6 +165,14 @@ class _PlainDumper(yaml.SafeDumper):
     def ignore_aliases(self, data: Any) -> bool:
         return True
 
+    def represent_text(self, text: str) -> yaml.Node:
+        """Line ends of Unicode are escaped in double quotes alone; elsewhere they would be read as a space."""
+        style = '"' if any(end in text for end in "\r\x85\u2028\u2029") else None
+        return self.represent_scalar("tag:yaml.org,2002:str", text, style)
+
+
+_PlainDumper.add_representer(str, _PlainDumper.represent_text)
+
 
 def yaml_text(content: Any, **how: Any) -> str:
     """Maps and lists of plain values in YAML; ``how`` as of yaml.dump."""

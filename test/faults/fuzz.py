@@ -453,9 +453,13 @@ def read_in_time(name: str, data: bytes, most_s: float) -> None:
         TimeoutError: it computed for longer.
     """
     started = time.process_time()
-    read_one(name, data)
-    if (seconds := time.process_time() - started) > most_s:
-        raise TimeoutError(f"computes for {seconds:.1f} s")
+    try:
+        read_one(name, data)
+        if (seconds := time.process_time() - started) > most_s:
+            raise TimeoutError(f"computes for {seconds:.1f} s")
+    except BaseException:  # libFuzzer's copy is lost when the interpreter ends slowly
+        (FOUND / name / f"crash-{hashlib.sha1(data).hexdigest()}").write_bytes(data)
+        raise
 
 
 def words(data: Iterable[bytes]) -> str:
