@@ -15,7 +15,7 @@ from typing import IO, Any
 
 import yaml
 
-from distill.errors import UserError
+from distill.errors import CURES, UserError
 
 MAX_TEXT = 16 << 20  # bytes of a file that describes a model
 # A configuration is a few nested maps and lists; its longest list are the tokens.
@@ -32,6 +32,12 @@ def naming(path: str | Path) -> Iterator[None]:
     except OSError as error:
         if error.filename is None:
             error.filename = str(path)
+        raise
+    except Exception as error:
+        # torch.save raises an error of its own when the file could not be written.
+        reason = error.__context__
+        if isinstance(reason, OSError) and reason.errno in CURES:
+            raise OSError(reason.errno, reason.strerror, str(path)) from error
         raise
 
 
