@@ -175,8 +175,9 @@ def make_room(place: Path) -> None:
 def one_error(printed: str) -> str:
     """The line that tells what is wrong, of which there is one."""
     assert "Traceback" not in printed, printed[-3000:]
-    (line,) = {line for line in printed.replace("\r", "\n").splitlines() if line.startswith("error:")}
-    return line
+    lines = {line for line in printed.replace("\r", "\n").splitlines() if line.startswith("error:")}
+    assert len(lines) == 1, printed[-3000:]
+    return lines.pop()
 
 
 def size_of(folder: Path) -> int:
