@@ -341,13 +341,13 @@ class OnnxRecognizer:
             raise ValueError(f"expected (n,) floating-point samples in [-1, 1], got {piece.shape} {piece.dtype}")
         if not np.isfinite(piece).all():
             raise UserError("audio: holds samples that are not finite numbers; check where it comes from")
-        self._decoder.receive(len(piece))
+        self._decoder.receive(piece)
         log_probs = self._stream.accept(piece.astype(np.float32))
         return self._decoder.accept(log_probs, self.model.chunk * self.model.logits_per_frame)
 
     def finish(self) -> Result:
         """End the stream and return its last final result. :meth:`reset` begins a new stream."""
-        self._decoder.receive(0)
+        self._decoder.receive(np.zeros(0))
         return self._decoder.finish(self._stream.finish())
 
 

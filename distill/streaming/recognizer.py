@@ -139,7 +139,7 @@ class StreamingRecognizer:
             RuntimeError: the stream has ended.
         """
         piece = self._check(samples)
-        self._decoder.receive(len(piece))
+        self._decoder.receive(piece.numpy())
         if self._state is not None:
             return self._accept_logits(self._student.stream(piece[None], self._state)[0])
         check_at_once(self._decoder.samples, "audio")
@@ -154,7 +154,7 @@ class StreamingRecognizer:
 
     def finish(self) -> Result:
         """End the stream and return its last final result. :meth:`reset` begins a new stream."""
-        self._decoder.receive(0)
+        self._decoder.receive(np.zeros(0))
         if not self._decoder.samples:
             return self._decoder.finish()
         if self._state is None:
@@ -209,7 +209,7 @@ def accept_together(
     for number, (session, samples) in enumerate(zip(sessions, checked, strict=True)):
         state = session._state
         assert state is not None
-        session._decoder.receive(len(samples))
+        session._decoder.receive(samples.numpy())
         state.samples = torch.cat((state.samples, samples[None]), 1)
         key = (id(session.network), state.chunk_frames, state.left_frames, state.lookahead_frames)
         batches.setdefault(key, []).append((number, state))
