@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import io
 from collections.abc import Callable, Iterator, Mapping
 from typing import NoReturn
 
@@ -23,7 +25,9 @@ def decoding_parser() -> argparse.ArgumentParser:
 
 
 def training_parser() -> argparse.ArgumentParser:
-    from distill.training.distill_task import DistillTask  # which takes seconds to import
+    # Takes seconds to import, and ESPnet prints on stderr that an optional package is not installed
+    with contextlib.redirect_stderr(io.StringIO()):
+        from distill.training.distill_task import DistillTask
 
     return DistillTask.get_parser()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import tempfile
 import warnings
 from collections.abc import Mapping, Sequence
@@ -76,18 +77,27 @@ def quantized(model: onnx.ModelProto) -> onnx.ModelProto:
     products = [n for n in model.graph.node if n.op_type in ("MatMul", "Gemm") and weights & set(n.input[1:2])]
     kept = [node.name for node in products if node.op_type == "MatMul"]
     kept.append(f"{products[-1].name}_MatMul")  # onnxruntime renames it before it looks up these names
-    with tempfile.TemporaryDirectory() as folder:
-        output = Path(folder, "int8.onnx")
-        quantize_dynamic(
-            model,
-            output,
-            op_types_to_quantize=["MatMul"],
-            nodes_to_exclude=kept,
-            weight_type=QuantType.QInt8,
-            reduce_range=True,
-            per_channel=True,
-        )
-        return onnx.load(output)
+    root = logging.getLogger()
+
+    def not_advice(record: logging.LogRecord) -> bool:  # to preprocess the model, which changes nothing here
+        return "pre-processing" not in record.getMessage()
+
+    root.addFilter(not_advice)
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            output = Path(folder, "int8.onnx")
+            quantize_dynamic(
+                model,
+                output,
+                op_types_to_quantize=["MatMul"],
+                nodes_to_exclude=kept,
+                weight_type=QuantType.QInt8,
+                reduce_range=True,
+                per_channel=True,
+            )
+            return onnx.load(output)
+    finally:
+        root.removeFilter(not_advice)
 
 
 def metadata(

@@ -71,8 +71,9 @@ fi
 if ${dry_run}; then
     exec "${steps}/plan.sh" --teacher "${teacher}" --teacher-init-config "${teacher_init_config}" --vocab "${vocab}" \
         --token-list "${token_list}" --utt2num-samples "${dumpdir}/raw/org/${train_set}/utt2num_samples" \
+        --test-utt2num-samples "$(existing_files "${test_sets}" utt2num_samples "${dumpdir}/raw/" | paste -s -d ' ')" \
         --teacher-targets "${teacher_targets}" --target-dtype "${target_dtype}" --ngpu $((ngpu * num_nodes)) \
-        --latencies "$(wc -w <<< "${latencies}")" --plan-options "${plan_options}" \
+        --latencies "$(wc -w <<< "${latencies}")" --no-kd "${no_kd}" --plan-options "${plan_options}" \
         "${teacher_config}" "${student_full_config}" "${student_stream_config}"
 fi
 jobs=(--nj "${nj}" --ngpu $((ngpu * num_nodes))) # of extraction and recognition: with GPUs one on each, by cuda_cmd
@@ -318,8 +319,7 @@ if wanted 13; then
     for system in "${systems[@]}"; do
         for decoder in ${decoders}; do inputs+=("${stamps}/12_${system}${decoder/#/_}"); done
     done
-    inputs=("${inputs[@]/%_greedy/}" "${test_dirs[@]/%//text}")
-    if ${phones}; then inputs+=("${test_dirs[@]/%//text.phn}"); fi
+    inputs=("${inputs[@]/%_greedy/}" "${test_dirs[@]/%//text}" ${ref_tokens:+"${test_dirs[@]/%//${ref_tokens}}"})
     run_stage "${stamps}/13" "score" "${test_sets} ${scoring}" "" "${inputs[@]}" -- score_all
 fi
 if wanted 14; then

@@ -17,6 +17,10 @@ while [ $# -gt 0 ]; do
         --source_train) train=$2; shift 2 ;;
         --source_valid) valid=$2; shift 2 ;;
         --source_test) tests+=" $2"; shift 2 ;;
+        --source_*)
+            echo "error: $1: no such option; --source_train, --source_valid or --source_test" >&2
+            exit 2
+            ;;
         *) options+=("$1"); shift ;;
     esac
 done
@@ -26,6 +30,16 @@ for directory in ${train} ${valid} ${tests}; do
         missing=true options+=(--check true) # what else is wrong is listed as well
     fi
 done
+if [ -n "${train}${valid}${tests}" ]; then
+    for option in train test; do
+        given=${train}
+        if [ "${option}" = test ]; then given=${tests}; fi
+        if [ -z "${given}" ]; then
+            echo "error: --source_${option}: is missing; give the Kaldi data directory of the ${option} set" >&2
+            missing=true options+=(--check true)
+        fi
+    done
+fi
 names=
 for directory in ${tests}; do # DIR, named after its last part, or NAME=DIR
     case "${directory}" in *=*) names+="${directory%%=*} " ;; *) names+="$(basename "${directory}") " ;; esac
