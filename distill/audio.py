@@ -14,6 +14,8 @@ from distill.errors import UserError
 from distill.files import text_lines
 
 SAMPLE_RATE = 16000  # Hz, of everything that a model reads
+# Samples of silence behind the end of a stream, at least: its last word may come out a little after it was spoken.
+END_SILENCE = 3200
 # A network that sees all of an utterance at once takes memory that grows with it, and time that grows faster.
 MOST_AT_ONCE_S = 120
 BLOCK = 1 << 20  # samples per channel that are read at a time

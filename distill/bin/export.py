@@ -6,7 +6,8 @@
 writes for every chunk length
 
     student_480ms.onnx, student_480ms.int8.onnx   for distill.export.recognizer, in onnxruntime
-    sherpa_480ms.onnx, sherpa_480ms.int8.onnx     for sherpa-onnx, as a model of its type t-one
+    sherpa_480ms.onnx, sherpa_480ms.int8.onnx     for sherpa-onnx, as a model of its type zipformer2-ctc (students with
+                                                  the log-mel front end) or t-one (raw audio)
     tokens.txt                                    for sherpa-onnx
     parity.json                                   how each compares with torch on the utterances of --data_dirs
 

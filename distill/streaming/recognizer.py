@@ -160,7 +160,7 @@ class StreamingRecognizer:
         if self._state is None:
             self._decoder.accept_again(self._full_context_logits())
             return self._decoder.finish()
-        return self._decoder.finish(self._student.stream(torch.zeros(1, 0), self._state, final=True)[0])
+        return self._decoder.finish(self._student.stream(torch.zeros(1, 0), self._state, flush=True)[0])
 
     @property
     def _student(self) -> Student:
@@ -210,7 +210,7 @@ def accept_together(
         state = session._state
         assert state is not None
         session._decoder.receive(len(samples))
-        state.samples = torch.cat((state.samples, samples[None]), 1)
+        session._student.receive(samples[None], state)
         key = (id(session.network), state.chunk_frames, state.left_frames, state.lookahead_frames)
         batches.setdefault(key, []).append((number, state))
     results: list[list[Result]] = [[] for _ in sessions]

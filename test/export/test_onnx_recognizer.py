@@ -21,7 +21,7 @@ LENGTHS = (0, 1, 399, 400, 1360, 7000, 7760, 8400, 20000, 60001)
 def torch_log_probs(front_end: str, samples: np.ndarray, chunk_ms: int, hop: float) -> np.ndarray:
     session = StreamingRecognizer(student(front_end), TOKENS, config(chunk_ms, hop), chunk_ms)
     state = session._new_state()
-    return session.network.stream(torch.from_numpy(samples)[None], state, final=True)[0].log_softmax(-1).numpy()
+    return session.network.stream(torch.from_numpy(samples)[None], state, flush=True)[0].log_softmax(-1).numpy()
 
 
 @pytest.mark.parametrize("front_end", FRONT_ENDS)
@@ -33,7 +33,7 @@ def test_log_posteriors_are_those_of_torch(front_end, chunk_ms, hop):
         stream = LogProbStream(model)
         pieces = [stream.accept(piece) for piece in np.array_split(samples, 1 + length // 3000)]
         actual, expected = (
-            np.concatenate((*pieces, stream.finish())),
+            np.concatenate((*pieces, stream.flush())),
             torch_log_probs(front_end, samples, chunk_ms, hop),
         )
         assert actual.shape == expected.shape
