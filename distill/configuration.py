@@ -86,15 +86,17 @@ class ChunkConf:
     """Attention chunks of a streaming student, in ms: a fixed length, or [low, high] to draw one for every batch.
 
     A chunk begins ``hop`` of its length after the one before. With less than 1, the rest at its end is look-ahead: seen
-    by this chunk and put out by the next. A frame waits for ``chunk_ms`` at worst either way. ``full_prob`` of the
-    training batches have full context instead; ``left_ms`` is the history before a chunk (null: all of it). Validation
-    uses 480 ms, or the nearest length of the range.
+    by this chunk and put out by the next. A frame waits for ``chunk_ms`` at worst either way. ``max_lookahead_ms``
+    bounds the look-ahead of long chunks, which then follow each other less often: less to compute. ``full_prob`` of
+    the training batches have full context instead; ``left_ms`` is the history before a chunk (null: all of it).
+    Validation uses 480 ms, or the nearest length of the range.
     """
 
     __pydantic_config__ = KEYS
 
     chunk_ms: Number | Sequence[Number] = 480
     hop: Annotated[Float, Field(gt=0, le=1)] = 1.0
+    max_lookahead_ms: Annotated[Float, Field(ge=0, le=MAX_CHUNK_MS)] | None = None
     full_prob: Share = 0.0
     left_ms: Annotated[Float, Field(ge=0, le=MAX_LEFT_MS)] | None = 6000
 
@@ -118,8 +120,11 @@ class ChunkConf:
 
     def in_frames(self, chunk: int, frame_ms: int) -> tuple[int, int | None, int]:
         """Frames that a chunk of ``chunk`` frames puts out, of history (None: all), and of look-ahead."""
-        hop = max(1, round(chunk * self.hop))
-        return hop, None if self.left_ms is None else int(self.left_ms // frame_ms), chunk - hop
+        lookahead = chunk - max(1, round(chunk * self.hop))
+        if self.max_lookahead_ms is not None:
+            lookahead = min(lookahead, int(self.max_lookahead_ms // frame_ms))
+        left = None if self.left_ms is None else int(self.left_ms // frame_ms)
+        return chunk - lookahead, left, lookahead
 
 
 @dataclass(frozen=True)

@@ -173,12 +173,14 @@ def print_plan(
     hours: float | None,
     utt2num_samples: Path | None,
     utterances: int | None,
-    test_hours: float,
+    test_hours: float | None,
+    test_utt2num_samples: Sequence[Path] | None,
     teacher_config: Path,
     teacher_init_config: Path | None,
     adopted: bool,
     student_full_config: Path,
     student_stream_config: Path,
+    no_kd: bool,
     vocab: int,
     latencies: int,
     teacher_targets: str,
@@ -194,6 +196,8 @@ def print_plan(
         raise UserError(
             'plan: the corpus\'s size is not known yet; give --plan_options "--hours H", or run stages 1 to 3'
         )
+    if test_hours is None:
+        test_hours = sum(corpus_size(path)[0] for path in test_utt2num_samples) if test_utt2num_samples else 10.0
     if min(hours, test_hours, tflops or 1.0, cpu_gflops, flac_ratio) <= 0 or ngpu < 0:
         raise UserError("plan: hours and rates must be positive; see --help")
     utterances = utterances or round(hours * 360)
@@ -221,6 +225,9 @@ def print_plan(
         macs = teacher.front_training_macs + teacher.body_training_macs
         trainings.append(Training("7", name, teacher_training, teacher, {"teacher, training": macs}))
     trainings.append(Training("10", "student_full", full, student, with_teacher))
+    if no_kd:
+        without_teacher = {**with_teacher, "teacher, forward": 0.0}
+        trainings.append(Training("10", "student_full_no_kd", full, student, without_teacher))
     trainings.append(Training("11", "student_stream", stream, student, with_teacher))
 
     def gpu_hours(macs: dict[str, float], audio: float) -> float:
@@ -244,7 +251,7 @@ def print_plan(
         gb = checkpoint_gb(training.network, training.config)
         of_training = on_device(training.macs, audio_hours(training.config, hours))
         costs.append(Cost(training.stage, training.name.split(" (")[0], gb, *of_training))
-    recognition_macs = teacher.macs + (1 + latencies) * student.macs
+    recognition_macs = teacher.macs + (1 + no_kd + latencies) * student.macs
     costs.append(Cost("12", "recognition", 0, 0, recognition_macs * 2 * test_hours / (cpu_gflops * 1e9)))
     costs.sort(key=lambda cost: int(cost.stage.split("-")[0]))
 
@@ -255,7 +262,7 @@ def print_plan(
         print(f"- {dtype}: {target_values * size / 1e9:,.0f} GB")
     print("\nFrom:\n")
     amount = f"{hours:,.1f} h in {utterances:,} utterances of {seconds:.1f} s"
-    print(f"- {amount} to train on, {test_hours:g} h to test on")
+    print(f"- {amount} to train on, {test_hours:.3g} h to test on")
     for name, network in (("teacher", teacher), ("student", student)):
         print(
             f"- {name}: {network.macs / 1e9:.2f} GMAC per second of audio ({network.front_macs / 1e9:.2f} in the front "

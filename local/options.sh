@@ -12,6 +12,15 @@ arguments() {
     [ $# = "${count}" ] || fail "$0: $# arguments instead of ${count}. $(head -n 1 <<< "${help_message}")"
 }
 
+# no_such_option --NAME: say so, with the options of help_message that are spelt nearly like it
+no_such_option() {
+    local near
+    near=$(python3 -c 'import difflib, re, sys
+names = sorted(set(re.findall(r"--[a-z][\w-]*", sys.argv[2])))
+print(" or ".join(difflib.get_close_matches(sys.argv[1].replace("-", "_").replace("__", "--", 1), names, 2, 0.75)))' \
+        "$1" "${help_message}")
+    fail "$1: no such option; ${near:+${near}? }--help lists all"
+}
 # gpus_here: number of this machine's GPUs, of those in CUDA_VISIBLE_DEVICES if it is set
 gpus_here() {
     if [ -n "${CUDA_VISIBLE_DEVICES+set}" ]; then
@@ -28,11 +37,16 @@ on_gpus() {
 }
 
 # Answered before the environment is needed
+given=()
 for argument in "$@"; do
     if [ "${argument}" = -h ] || [ "${argument}" = --help ]; then
         echo "${help_message}"
+        # A recipe's run.sh gives options of its own, which are other defaults than those above.
+        if [ ${#given[@]} -gt 1 ]; then printf '\nGiven already, in place of these defaults:\n'; fi
+        for ((n = 0; n + 1 < ${#given[@]}; n += 2)); do echo "  ${given[n]} ${given[n + 1]@Q}"; done
         exit 0
     fi
+    given+=("${argument}")
 done
 . "$(dirname "${BASH_SOURCE[0]}")/path.sh"
 while [ $# -gt 0 ]; do
@@ -43,7 +57,7 @@ while [ $# -gt 0 ]; do
     esac
     option=${1#--}
     option=${option//-/_}
-    [[ "${option}" =~ ^[a-z][a-z0-9_]*$ && -n "${!option+set}" ]] || fail "$1: no such option; --help lists all"
+    [[ "${option}" =~ ^[a-z][a-z0-9_]*$ && -n "${!option+set}" ]] || no_such_option "$1"
     [ $# -gt 1 ] || fail "$1: needs a value; --help says which"
     case "${!option}" in
         true | false) [[ "$2" = true || "$2" = false ]] || fail "$1 $2: must be true or false" ;;

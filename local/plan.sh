@@ -14,6 +14,8 @@ Prints disk and GPU-hours of every stage of a recipe with these training configu
   --token-list FILE            tokens, if they are there already
   --vocab N                    number of tokens if they are not (default: 30, about that of characters)
   --utt2num-samples FILE       lengths of the training utterances, if they are counted already
+  --test-utt2num-samples \"FILE ...\"  the same of the test sets
+  --no-kd true                 the same student is trained without a teacher as well (default: false)
   --ngpu N                     GPUs of all nodes; 0: on the CPU (default: 0)
   --latencies N                number of chunk lengths that are recognised (default: 4)
   --plan-options STR           the corpus's size and more; distill.bin.plan has them all"
@@ -24,6 +26,8 @@ teacher_targets=stored
 token_list=
 vocab=30
 utt2num_samples=
+test_utt2num_samples=
+no_kd=false
 ngpu=0
 latencies=4
 plan_options=
@@ -39,6 +43,11 @@ elif [ -n "${teacher_init_config}" ]; then
 fi
 if [ -e "${token_list}" ]; then vocab=$(wc -l < "${token_list}"); fi
 if [ -e "${utt2num_samples}" ]; then options+=(--utt2num_samples "${utt2num_samples}"); fi
+if [ -n "${test_utt2num_samples}" ]; then
+    read -r -a tests <<< "${test_utt2num_samples}"
+    options+=(--test_utt2num_samples "${tests[@]}")
+fi
+if ${no_kd}; then options+=(--no_kd); fi
 options+=(--vocab "${vocab:-30}" --ngpu "${ngpu}")
 # shellcheck disable=SC2086
 python3 -m distill.bin.plan "${options[@]}" ${plan_options}

@@ -88,12 +88,15 @@ take_texts() {
     done
 }
 
-# left_out BEFORE AFTER: say which utterances of one data directory are not in the other
+# left_out BEFORE AFTER: say which utterances of one data directory are not in the other, and how long they are
 left_out() {
-    local missing
+    local missing count
     missing=$(comm -23 <(cut -d ' ' -f 1 "$1/wav.scp" | LC_ALL=C sort) <(cut -d ' ' -f 1 "$2/wav.scp" | LC_ALL=C sort))
-    [ -z "${missing}" ] || log "left out: $(wc -l <<< "${missing}") of $(wc -l < "$1/wav.scp") utterances of other" \
-        "lengths or without text: $(head -n 3 <<< "${missing}" | paste -s -d ' ')$([ "$(wc -l <<< "${missing}")" -le 3 ] || echo " ...")"
+    [ -n "${missing}" ] || return 0
+    count=$(wc -l <<< "${missing}")
+    log "left out: ${count} of $(wc -l < "$1/wav.scp") utterances of other lengths or without text:" \
+        "$(join -j 1 -o 0,2.2 <(head -n 3 <<< "${missing}") <(LC_ALL=C sort "$1/utt2num_samples") \
+            | awk '{ printf "%s%s (%.1f s)", separator, $1, $2 / 16000; separator = ", " }')$([ "${count}" -le 3 ] || echo " ...")"
 }
 
 # start_beside STAMP PROGRESS COMMAND...: run a training of a stage that was begun beside those that follow, with its
@@ -127,7 +130,8 @@ summary() {
         if [ -e "${made#*: }" ]; then echo "  ${made}"; fi
     done
     if [ "${stop_stage}" -ge 16 ]; then return 0; fi
-    echo "  next: --stage $((stop_stage + 1)) --stop_stage 16$(if [ "$1" != exp ]; then echo " --expdir $1"; fi)"
+    if [ -e "$1/student_stream.zip" ] && [ ! "$1/results.json" -nt "$1/student_stream.zip" ]; then return 0; fi
+    echo "  next: the same command with --stage $((stop_stage + 1)) --stop_stage 16"
 }
 
 # lock EXPDIR DUMPDIR: one run at a time in each of them; whoever a killed run left behind counts as one. The lock on

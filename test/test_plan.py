@@ -124,7 +124,16 @@ def test_the_size_of_a_corpus_that_is_prepared(capsys, tmp_path):
     table.write_text("".join(f"u{n} {16000 * 10}\n" for n in range(360)))
     configs = [f"--{n}_config={CONF}/train_{n}.yaml" for n in ("teacher", "student_full", "student_stream")]
     main(["--utt2num_samples", str(table), *configs])
-    assert "1.0 h in 360 utterances of 10.0 s" in capsys.readouterr().out
+    assert "1.0 h in 360 utterances of 10.0 s to train on, 10 h to test on" in capsys.readouterr().out
+    tests = tmp_path / "tests"
+    tests.write_text(f"t {16000 * 900}\n")
+    main(["--utt2num_samples", str(table), "--test_utt2num_samples", str(tests), str(tests), "--no_kd", *configs])
+    printed = capsys.readouterr().out
+    assert " 0.5 h to test on" in printed
+    assert [line.split(" | ")[1] for line in printed.splitlines() if line.startswith("| 10 | ")] == [
+        "student_full",
+        "student_full_no_kd",
+    ]
     for options, message in (([], "run stages 1 to 3"), (["--utt2num_samples", str(tmp_path)], "run stage 3 again")):
         with pytest.raises(SystemExit) as stopped:
             main([*options, *configs])

@@ -55,6 +55,9 @@ def recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     write("conf/train_teacher.yaml", TEACHER)
     write("conf/train_student_full.yaml", STUDENT)
+    for name in ("train", "valid", "test"):  # as stage 4 leaves them
+        Path("dump/raw", name).mkdir(parents=True)
+        Path("dump/raw", name, "wav.scp").touch()
     write("conf/train_student_stream.yaml", {**STUDENT, "chunk_conf": {"chunk_ms": [160, 960]}})
     return tmp_path
 
@@ -163,6 +166,8 @@ def test_the_cure_for_a_wrong_value_works(recipe, option):
     [
         (["--nonsense", "3"], "--nonsense: no such option; --help lists all"),
         (["--PATH", "/tmp"], "--PATH: no such option"),
+        (["--latency", "480"], "--latency: no such option; --latencies? --help lists all"),
+        (["--student-full-arg", "x"], "--student-full-arg: no such option; --student_full_args"),
         (["--stage"], "--stage: needs a value"),
         (["--stage=3"], "--stage=3: write --stage 3"),
         (["--check", "yes"], "--check yes: must be true or false"),
@@ -182,6 +187,49 @@ def test_from_scratch_leaves_a_configuration_that_is_given(tmp_path):
     done = subprocess.run(command, cwd=TEMPLATE, capture_output=True, text=True)
     assert done.returncode == 2 and done.stderr.count("error: ") == 1, done.stderr
     assert "--teacher_config mine.yaml: not found" in done.stderr
+
+
+def test_a_test_set_that_was_not_prepared(recipe):
+    (line,) = check(test_sets="test later", stage="12")
+    assert line.startswith("--test_sets later: dump/raw/later/wav.scp not found; add it with --stage 1 --stop_stage 4")
+    assert check(test_sets="test later") == []  # stage 1 makes it
+
+
+@pytest.mark.parametrize(
+    ("arguments", "missing"),
+    [(["--source_train", "conf"], "test"), (["--source_test", "conf"], "train"), (["--source_valid", "conf"], "train")],
+)
+def test_kaldi_dir_needs_two_sets(arguments, missing):
+    directory = TEMPLATE.parents[1] / "kaldi_dir/asr_distill1"
+    command = ["./run.sh", *arguments, "--lm", "none.arpa"]
+    done = subprocess.run(command, cwd=directory, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert f"error: --source_{missing}: is missing; give the Kaldi data directory" in done.stderr
+    assert "error: --lm none.arpa: not found" in done.stderr  # what else is wrong is listed as well
+
+
+def test_kaldi_dirs_own_options_are_spelt_right():
+    directory = TEMPLATE.parents[1] / "kaldi_dir/asr_distill1"
+    command = ["./run.sh", "--source_tests", "conf", "--from_scratch", "smal"]
+    done = subprocess.run(command, cwd=directory, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.splitlines() == [
+        "error: --source_tests: no such option; --source_train, --source_valid or --source_test",
+        "error: --from_scratch smal: must be small or medium",
+    ]
+
+
+def test_help_shows_what_a_recipe_sets_otherwise():
+    directory = TEMPLATE.parents[1] / "kaldi_dir/asr_distill1"
+    printed = subprocess.run(["./run.sh", "--help"], cwd=directory, capture_output=True, text=True).stdout
+    assert printed.startswith("Beside the options below: --source_train DIR")
+    given = printed[printed.index("Given already, in place of these defaults:") :].splitlines()
+    assert "  --no_kd 'false'" in given and "  --latencies '160 320 480 960 full'" in given
+
+
+def test_a_misspelt_option_inside_an_option_has_the_nearest_name(recipe):
+    (line,) = check(student_full_args="--max_epochs 2")
+    assert "unrecognized arguments: --max_epochs 2 (--max_epoch?); python -m distill.bin.train --help" in line
 
 
 def test_sections_inside_options_are_checked(recipe):

@@ -15,10 +15,14 @@ from distill.errors import UserError
 
 
 def absolute_paths(data: DataDir, repairs: Repairs) -> DataDir:
-    """Make the paths in wav.scp absolute: relative to the current directory, else to where the data's recipe ran."""
+    """Make the paths in wav.scp absolute: relative to the current directory, else to where the data's recipe ran.
+
+    Raises:
+        UserError: there are files in wav.scp that are nowhere.
+    """
     recipe = data.path.resolve()
     bases = [Path.cwd(), *(recipe, *recipe.parents)[:4]]
-    recordings = {}
+    recordings, missing = {}, []
     for key, (number, entry) in data.recordings.items():
         if not entry.endswith("|") and not entry.startswith("/"):
             file = re.sub(r"(\.ark):\d+$", r"\1", entry)
@@ -27,7 +31,16 @@ def absolute_paths(data: DataDir, repairs: Repairs) -> DataDir:
                 if base != bases[0]:
                     repairs.add(data.path / "wav.scp", number, f"{entry} is relative", f"taken as relative to {base}")
                 entry = str(base / entry)
+            else:
+                missing.append((number, entry))
         recordings[key] = number, entry
+    if missing:
+        (number, entry), wav_scp = missing[0], data.path / "wav.scp"
+        others = f" ({len(missing)} such lines in all)" if len(missing) > 1 else ""
+        raise UserError(
+            f"{wav_scp}:{number}: {entry}: no such audio file, neither from {bases[0]} nor from {recipe} and the "
+            f"directories above it{others}; correct the path"
+        )
     return data._replace(recordings=recordings)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import tempfile
 import warnings
 from collections.abc import Mapping, Sequence
@@ -104,18 +105,27 @@ def quantized(model: onnx.ModelProto) -> onnx.ModelProto:
     kept = [node.name for node in products if "log_mel" in node.name]
     renamed = products[-1].op_type == "Gemm"  # onnxruntime does so before it looks up these names
     kept.append(f"{products[-1].name}_MatMul" if renamed else products[-1].name)
-    with tempfile.TemporaryDirectory() as folder:
-        output = Path(folder, "int8.onnx")
-        quantize_dynamic(
-            model,
-            output,
-            op_types_to_quantize=["MatMul"],
-            nodes_to_exclude=kept,
-            weight_type=QuantType.QInt8,
-            reduce_range=True,
-            per_channel=True,
-        )
-        return onnx.load(output)
+    root = logging.getLogger()
+
+    def not_advice(record: logging.LogRecord) -> bool:  # to preprocess the model, which changes nothing here
+        return "pre-processing" not in record.getMessage()
+
+    root.addFilter(not_advice)
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            output = Path(folder, "int8.onnx")
+            quantize_dynamic(
+                model,
+                output,
+                op_types_to_quantize=["MatMul"],
+                nodes_to_exclude=kept,
+                weight_type=QuantType.QInt8,
+                reduce_range=True,
+                per_channel=True,
+            )
+            return onnx.load(output)
+    finally:
+        root.removeFilter(not_advice)
 
 
 def metadata(

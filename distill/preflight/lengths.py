@@ -19,6 +19,11 @@ def check_lengths(options: Options) -> Iterator[str]:
         for name in sets:
             if not Path("data", name, "wav.scp").is_file():
                 yield f"data/{name}/wav.scp: not found; run stage 1 first"
+    if int(options["stage"]) > 4:
+        for name in options["test_sets"].split() if runs(options, 12) or runs(options, 13) else ():
+            path = Path(options["dumpdir"], "raw", name, "wav.scp")
+            if not path.is_file():
+                yield f"--test_sets {name}: {path} not found; add it with --stage 1 --stop_stage 4 and the same options"
     durations = training_durations(options)
     if durations is None:
         return

@@ -156,6 +156,19 @@ def test_relative_paths_are_looked_for_where_the_recipe_was(corpus, capsys):
     assert check_data_dir(Path("data/train"))[0] == 8
 
 
+def test_missing_audio_is_named_in_the_table_that_was_given(corpus, capsys):
+    train = corpus / "s5/data/train"
+    make(train)
+    table = (train / "wav.scp").read_text()
+    (train / "wav.scp").write_text(table.replace(f"{train}/", "elsewhere/"))
+    with pytest.raises(SystemExit) as stopped:
+        main(["--train", str(train), "--valid", str(corpus / "dev"), "--test", str(corpus / "test")])
+    message = capsys.readouterr().err
+    assert stopped.value.code == 2 and message.count("\n") == 1
+    assert message.startswith(f"error: {train}/wav.scp:1: elsewhere/ann-1.wav: no such audio file, neither from ")
+    assert message.endswith("(8 such lines in all); correct the path\n")
+
+
 def test_segments_to_the_end_and_unused_recordings(corpus, capsys):
     train = corpus / "train"
     (train / "wav.scp").write_text(f"tape {train}/ann-1.wav\nunused {train}/ann-2.wav\n")

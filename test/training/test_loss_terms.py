@@ -216,6 +216,10 @@ def test_chunks_in_frames():
     assert ChunkConf(left_ms=6000).in_frames(24, 40) == (24, 150, 0)
     assert ChunkConf(left_ms=None, hop=0.5).in_frames(24, 20) == (12, None, 12)
     assert ChunkConf(hop=0.25).in_frames(1, 20) == (1, 300, 0)
+    limited = ChunkConf(hop=0.5, max_lookahead_ms=120)
+    assert limited.in_frames(4, 40) == (2, 150, 2)
+    assert limited.in_frames(12, 40) == (9, 150, 3)
+    assert ChunkConf(hop=0.5, max_lookahead_ms=0).in_frames(12, 40) == (12, 150, 0)
     for wrong, message in (({"left_ms": -1}, "equal to 0"), ({"hop": 0}, "than 0"), ({"hop": 1.5}, "equal to 1")):
         with pytest.raises(UserError, match=message):
             read_conf(ChunkConf, "chunk_conf", wrong)

@@ -30,7 +30,7 @@ mapfile -t names < <(compgen -v | grep -vxF "${before}"$'\nbefore\nPIPESTATUS') 
 . ./path.sh; . ./cmd.sh
 gpus=$(gpus_here) ngpu=${ngpu:-${gpus}}
 if [ -n "${from_scratch}" ]; then
-    sizes=$(realpath --relative-to=. "${steps}/../conf/from_scratch/${from_scratch}")
+    sizes=$(realpath --relative-to=. "${steps}/../conf/from_scratch/${from_scratch/#[!m]*/small}")
     student='' teacher_init_max_s=${teacher_init_max_s:-auto}
     for name in teacher_init teacher student_full student_stream; do
         config=${name}_config # what the user chose stays
@@ -72,7 +72,8 @@ if ${dry_run}; then
     "${steps}/plan.sh" --teacher "${teacher}" --teacher-init-config "${teacher_init_config}" --vocab "${vocab}" \
         --token-list "${token_list}" --utt2num-samples "${dumpdir}/raw/org/${train_set}/utt2num_samples" \
         --teacher-targets "${teacher_targets}" --ngpu $((ngpu * num_nodes)) --latencies "$(wc -w <<< "${latencies}")" \
-        --plan-options "${plan_options}" "${teacher_config}" "${student_full_config}" "${student_stream_config}"
+        --test-utt2num-samples "$(existing_files "${test_sets}" utt2num_samples "${dumpdir}/raw/" | paste -s -d ' ')" \
+        --no-kd "${no_kd}" --plan-options "${plan_options}" "${teacher_config}" "${student_full_config}" "${student_stream_config}"
     exit 0
 fi
 jobs=(--nj "${nj}" --ngpu $((ngpu * num_nodes))) # of extraction and recognition: with GPUs one on each, by cuda_cmd
@@ -318,8 +319,7 @@ if wanted 13; then
     for system in "${systems[@]}"; do
         for decoder in ${decoders}; do inputs+=("${stamps}/12_${system}${decoder/#/_}"); done
     done
-    inputs=("${inputs[@]/%_greedy/}" "${test_dirs[@]/%//text}")
-    if ${phones}; then inputs+=("${test_dirs[@]/%//text.phn}"); fi
+    inputs=("${inputs[@]/%_greedy/}" "${test_dirs[@]/%//text}" ${ref_tokens:+"${test_dirs[@]/%//${ref_tokens}}"})
     run_stage "${stamps}/13" "score" "${test_sets} ${scoring}" "" "${inputs[@]}" -- score_all
 fi
 if wanted 14; then
