@@ -74,6 +74,27 @@ def check_at_once(samples: int, where: str) -> None:
         )
 
 
+def as_floats(samples: np.ndarray, sample_rate: int) -> np.ndarray:
+    """(n,) float32 samples in [-1, 1] of a stream's next (n,) samples: floats in [-1, 1], or 16-bit integers.
+
+    Raises:
+        ValueError: the samples are not a vector of floats or of int16.
+        UserError: a sample is not a finite number, or the rate is not 16 kHz.
+    """
+    if samples.ndim != 1 or not (samples.dtype.kind == "f" or samples.dtype == np.int16):
+        raise ValueError(
+            f"expected (n,) floating-point samples in [-1, 1], or int16; got {samples.shape} {samples.dtype}"
+        )
+    if sample_rate != SAMPLE_RATE:
+        raise UserError(f"audio: is sampled at {sample_rate} Hz where {SAMPLE_RATE} Hz is expected; resample it")
+    if samples.dtype == np.int16:
+        return samples.astype(np.float32) / np.float32(32768)
+    # The sum is not finite if a sample is not, and needs no second array; finite audio cannot overflow it.
+    if not np.isfinite(samples.sum(dtype=np.float64)):
+        raise UserError("audio: holds samples that are not finite numbers; check where it comes from")
+    return samples.astype(np.float32, copy=False)
+
+
 def from_pcm(data: bytes) -> np.ndarray:
     """Samples (n,) in [-1, 1) of 16-bit little-endian audio of 2 n bytes."""
     return np.frombuffer(data, dtype="<i2").astype(np.float32) / 32768

@@ -7,6 +7,7 @@ For every chunk length it writes
                                                   the log-mel front end) or t-one (raw audio)
     tokens.txt                                    for sherpa-onnx
     parity.json                                   how each compares with torch on the utterances of some data
+    web/                                          a page that recognises in the browser, for the first chunk length
 
 Audio is rounded to 16 bits for the check, as sherpa-onnx does.
 """
@@ -26,7 +27,7 @@ from tqdm import tqdm
 from distill.audio import read_audio, read_wav_scp
 from distill.checkpoints.load import LoadedNetwork, load_network, model_checksum
 from distill.errors import UserError
-from distill.export import exported, parity
+from distill.export import exported, parity, web_page
 from distill.export import model as onnx_model
 from distill.export.parity import Utterance
 from distill.export.sherpa import sherpa_tokens
@@ -189,7 +190,12 @@ def export_model(model: Path, data_dirs: list[Path], output: Path, chunk_ms: lis
         }
         with atomic_write(folder / "parity.json") as stream:
             json.dump(about, stream, indent=1)
+        web = web_page.write_page_of(folder, reports[0])
         if output.exists():
             shutil.rmtree(output)
         folder.rename(output)
     print(f"exported to {output}")
+    if web:
+        print(f"recognition in a browser: python3 -m http.server --directory {output / 'web'}")
+    else:
+        print("no page that recognises in a browser: that takes npm, and its registry or what it has cached")

@@ -25,7 +25,7 @@ import numpy as np
 import onnxruntime
 from pydantic import ConfigDict, Field
 
-from distill.audio import END_SILENCE, SAMPLE_RATE
+from distill.audio import END_SILENCE, SAMPLE_RATE, as_floats
 from distill.checkpoints.archive import model_directory
 from distill.checkpoints.schema import TokenType, check_tokens
 from distill.configuration import MAX_CHUNK_MS, checked
@@ -243,16 +243,18 @@ class LogProbStream:
             pieces.append(self._step(self._buffer[: model.samples]))
         return np.concatenate(pieces)
 
-    def flush(self) -> np.ndarray:
-        """Log-posteriors (t, V) of the chunks that silence completes, for all of the audio and :data:`END_SILENCE`."""
+    @property
+    def silence(self) -> int:
+        """Samples of silence that complete the chunk of the last frame of the audio and :data:`END_SILENCE`."""
         model = self.model
-        if not self._samples:
-            return np.zeros((0, len(model.token_list)), np.float32)
         seen = self._samples + END_SILENCE + model.lead + model.tail
         frames = max(0, seen - model.window) // model.hop + 1
         needed = -(-frames // model.chunk) * model.chunk + model.lookahead
-        silence = model.hop * (needed - 1) + model.window - model.lead - self._samples
-        return self.accept(np.zeros(max(0, silence), np.float32))
+        return max(0, model.hop * (needed - 1) + model.window - model.lead - self._samples)
+
+    def flush(self) -> np.ndarray:
+        """Log-posteriors (t, V) of all of the audio that is left, behind which there is silence then."""
+        return self.accept(np.zeros(self.silence if self._samples else 0, np.float32))
 
     def _begin(self) -> None:
         """Put before the audio what its first frames see of the time before it."""
@@ -333,25 +335,29 @@ class OnnxRecognizer:
         self._decoder.reset()
         self._stream = LogProbStream(self.model)
 
-    def accept_waveform(self, samples: np.ndarray) -> list[Result]:
-        """Take the next (n,) samples of the stream, floats in [-1, 1]; any n.
+    def accept_waveform(self, samples: np.ndarray, sample_rate: int = SAMPLE_RATE) -> list[Result]:
+        """Take the next (n,) samples of the stream, floats in [-1, 1] or int16; any n.
 
         Returns:
             the partial result if the samples complete a chunk, after a final result for each endpoint in them.
 
         Raises:
-            ValueError: the samples are not a vector of floats.
-            UserError: a sample is not a finite number.
+            ValueError: the samples are not a vector of floats or of int16.
+            UserError: a sample is not a finite number, or the rate is not 16 kHz.
             RuntimeError: the stream has ended.
         """
-        piece = np.asarray(samples)
-        if piece.ndim != 1 or piece.dtype.kind != "f":
-            raise ValueError(f"expected (n,) floating-point samples in [-1, 1], got {piece.shape} {piece.dtype}")
-        if not np.isfinite(piece).all():
-            raise UserError("audio: holds samples that are not finite numbers; check where it comes from")
+        piece = as_floats(np.asarray(samples), sample_rate)
         self._decoder.receive(len(piece))
-        log_probs = self._stream.accept(piece.astype(np.float32))
+        log_probs = self._stream.accept(piece)
         return self._decoder.accept(log_probs, self.model.chunk * self.model.logits_per_frame)
+
+    def flush(self) -> list[Result]:
+        """See :meth:`distill.streaming.StreamingRecognizer.flush`."""
+        self._decoder.receive(0)
+        if not self._decoder.samples:
+            return []
+        silence = self._stream.silence
+        return self._decoder.flush(silence, self._stream.flush(), self.model.chunk * self.model.logits_per_frame)
 
     def finish(self) -> Result:
         """End the stream and return its last final result. :meth:`reset` begins a new stream."""

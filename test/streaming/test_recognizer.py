@@ -108,7 +108,7 @@ def test_misuse_is_refused():
     with pytest.raises(UserError, match="not finite"):
         session.accept_waveform(np.array([0.0, np.nan], np.float32))
     with pytest.raises(ValueError, match="floating"):
-        session.accept_waveform(np.zeros(5, np.int16))
+        session.accept_waveform(np.zeros(5, np.int32))
     with pytest.raises(ValueError, match="samples"):
         session.accept_waveform(np.zeros((2, 5), np.float32))
     session.finish()
