@@ -18,6 +18,7 @@ SAMPLE_RATE = 16000  # Hz, of everything that a model reads
 END_SILENCE = 3200
 # A network that sees all of an utterance at once takes memory that grows with it, and time that grows faster.
 MOST_AT_ONCE_S = 120
+SILENT = 3e-4  # largest sample of audio in which nothing can be heard: ten steps of 16 bits, -70 dB of full scale
 BLOCK = 1 << 20  # samples per channel that are read at a time
 _ARK = re.compile(r"(.+\.ark):(\d+)$")
 
@@ -56,6 +57,12 @@ def read_audio(path: str | Path, sample_rate: int = SAMPLE_RATE) -> np.ndarray:
     if len(bad):
         raise UserError(f"{path}: sample {bad[0]} is not a finite number ({len(bad)} such); write the file again")
     return samples
+
+
+def first_sound(samples: np.ndarray) -> int | None:
+    """Index of the first of (n,) samples that is larger than :data:`SILENT`; None if none is."""
+    loud = np.abs(samples) > SILENT
+    return int(loud.argmax()) if loud.any() else None
 
 
 def check_at_once(samples: int, where: str) -> None:

@@ -347,13 +347,13 @@ class OnnxRecognizer:
             RuntimeError: the stream has ended.
         """
         piece = as_floats(np.asarray(samples), sample_rate)
-        self._decoder.receive(len(piece))
+        self._decoder.receive(piece)
         log_probs = self._stream.accept(piece)
         return self._decoder.accept(log_probs, self.model.chunk * self.model.logits_per_frame)
 
     def flush(self) -> list[Result]:
         """See :meth:`distill.streaming.StreamingRecognizer.flush`."""
-        self._decoder.receive(0)
+        self._decoder.receive(np.zeros(0))
         if not self._decoder.samples:
             return []
         silence = self._stream.silence
@@ -361,7 +361,7 @@ class OnnxRecognizer:
 
     def finish(self) -> Result:
         """End the stream and return its last final result. :meth:`reset` begins a new stream."""
-        self._decoder.receive(0)
+        self._decoder.receive(np.zeros(0))
         return self._decoder.finish(self._stream.flush())
 
 

@@ -140,7 +140,7 @@ class StreamingRecognizer:
             RuntimeError: the stream has ended.
         """
         piece = self._check(samples, sample_rate)
-        self._decoder.receive(len(piece))
+        self._decoder.receive(piece.numpy())
         if self._state is not None:
             return self._accept_logits(self._student.stream(piece[None], self._state)[0])
         check_at_once(self._decoder.samples, "audio")
@@ -165,7 +165,7 @@ class StreamingRecognizer:
         Raises:
             RuntimeError: the stream has ended.
         """
-        self._decoder.receive(0)
+        self._decoder.receive(np.zeros(0))
         if not self._decoder.samples:
             return []
         if self._state is None:
@@ -176,7 +176,7 @@ class StreamingRecognizer:
 
     def finish(self) -> Result:
         """End the stream and return its last final result. :meth:`reset` begins a new stream."""
-        self._decoder.receive(0)
+        self._decoder.receive(np.zeros(0))
         if not self._decoder.samples:
             return self._decoder.finish()
         if self._state is None:
@@ -227,7 +227,7 @@ def accept_together(
     for number, (session, samples) in enumerate(zip(sessions, checked, strict=True)):
         state = session._state
         assert state is not None
-        session._decoder.receive(len(samples))
+        session._decoder.receive(samples.numpy())
         session._student.receive(samples[None], state)
         key = (id(session.network), state.chunk_frames, state.left_frames, state.lookahead_frames)
         batches.setdefault(key, []).append((number, state))
