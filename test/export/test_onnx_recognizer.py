@@ -127,10 +127,10 @@ def test_the_silence_of_flush_does_not_count():
     decoder.receive(3200)
     decoder.accept(9 * frames[:10], 10)
     (result,) = decoder.flush(2560, 9 * frames[10:18], 10)
-    assert [token["start_s"] for token in result["tokens"]] == [0.04, 0.2]
+    assert [token["start_s"] for token in result["tokens"]] == [0.04, 0.18]
     decoder.receive(1280)
     (result,) = decoder.accept(9 * frames[18:], 10)
-    assert [token["start_s"] for token in result["tokens"]] == [0.04, 0.2, 0.24]
+    assert [token["start_s"] for token in result["tokens"]] == [0.04, 0.18, 0.24]
 
 
 def test_int16_is_what_floats_are():
