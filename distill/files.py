@@ -205,7 +205,7 @@ class _PlainLoader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: igno
         # Its text is measured first, as long ones take long to read; in decimal digits a hexadecimal one is longer.
         if len(node.value) <= MAX_YAML_DIGITS:
             value = super().construct_yaml_int(node)
-            if abs(value) < 10**MAX_YAML_DIGITS:
+            if len(str(value)) <= MAX_YAML_DIGITS:
                 return value
         raise yaml.constructor.ConstructorError(None, None, "a number has too many digits", node.start_mark)
 
