@@ -18,7 +18,7 @@ from pathlib import Path
 
 sys.path.append(str(Path(__file__).parents[1] / "helpers"))
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # commands run in forks, which threads of this process would not survive
-SHARES = {"models": 8}  # of the time; 1 for every other section
+SHARES = {"models": 10}  # of the time; 1 for every other section
 MODULES = ("hostile_models", "hostile_audio", "hostile_server")  # each has SECTIONS: functions by name
 
 
