@@ -12,7 +12,7 @@ from typing import Any
 from distill import __version__
 from distill.audio import SAMPLE_RATE
 from distill.configuration import ChunkConf, read_conf
-from distill.errors import UserError
+from distill.errors import UserError, require
 from distill.files import naming
 from distill.pack.contents import Members, json_bytes
 
@@ -31,6 +31,7 @@ def tokenizer_files(tokens: Sequence[str], token_type: str) -> dict[str, bytes]:
     Repeated tokens and blanks are dropped, and the rest is joined as :func:`distill.decode.token_text.tokens_to_text`
     does it.
     """
+    require("tokenizers", extra="transformers")
     from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
 
     tokenizer = Tokenizer(models.WordLevel({token: n for n, token in enumerate(tokens)}, unk_token="<unk>"))
