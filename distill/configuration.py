@@ -18,6 +18,7 @@ from distill.files import atomic_write, read_yaml, yaml_text
 # every teacher.
 FRAME_MS = {"cnn": 20, "fbank": 40}
 TEACHER_FRAME_MS = 20
+CODEWORDS = 256  # of a codebook, so that a code is a byte
 MAX_CHUNK_MS, MAX_LEFT_MS = 60_000, 600_000  # beyond these the caches of a stream would fill the memory
 
 # Types of configuration values, as YAML has them: "1e-3" is no number and 1 is not true. No number is infinite or NaN.
@@ -55,7 +56,8 @@ class DistillConf:
     ``nbest`` (target pseudo) uses so many of the teacher's token sequences, weighted by their posteriors, not one.
 
     Target ``frame_kl`` replaces LF-MMI by the Kullback-Leibler divergence of single frames, and ``hidden_loss: cosine``
-    the squared error by the cosine distance.
+    the squared error by the cosine distance. ``hidden_loss: codes`` predicts the codes of stored targets of the dtype
+    codebook instead, by their cross-entropy.
     """
 
     __pydantic_config__ = KEYS
@@ -64,7 +66,7 @@ class DistillConf:
     beta: Share = 0.8
     layer_map: Sequence[Positive] | None = None
     hidden_norm: Flag = True
-    hidden_loss: Literal["mse", "cosine"] = "mse"
+    hidden_loss: Literal["mse", "cosine", "codes"] = "mse"
     target: Literal["posterior", "transcript", "pseudo", "frame_kl", "none"] = "none"
     den_scale: NotNegative = 1.0
     weight_ctc: NotNegative = 0.0
@@ -188,6 +190,22 @@ def student_frame_ms(network_conf: Mapping[str, Any]) -> tuple[int, int]:
         raise UserError(f"network_conf.front_end: {front_end!r} is neither cnn nor fbank")
     encoder_ms = FRAME_MS[front_end]
     return encoder_ms // (network_conf.get("logits_per_frame") or encoder_ms // TEACHER_FRAME_MS), encoder_ms
+
+
+def code_bytes(width: int) -> int:
+    """Bytes of a frame of a hidden layer of that width as codes: 8 from 512 on."""
+    return max(3, min(8, width // 64))
+
+
+def top_logits(vocab_size: int) -> tuple[int, bool]:
+    """How many tokens of a frame's logits are kept beside codes, and whether an id takes two bytes."""
+    return min(max(2, min(8, vocab_size // 8)), vocab_size - 1), vocab_size > 256
+
+
+def logit_bytes(vocab_size: int) -> int:
+    """Bytes of a frame's logits beside codes: ids and values of the kept tokens, and a value for all others."""
+    kept, wide = top_logits(vocab_size)
+    return kept * (3 if wide else 2) + 1
 
 
 def frames_of_chunk(chunk_ms: int, frame_ms: int) -> int:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from distill.audio import SAMPLE_RATE
-from distill.configuration import for_processes, read_training_config
+from distill.configuration import CODEWORDS, code_bytes, for_processes, logit_bytes, read_training_config
 from distill.errors import UserError
 
 KERNELS, STRIDES = (10, 3, 3, 3, 3, 2, 2), (5, 2, 2, 2, 2, 2, 2)  # wav2vec 2.0's CNN
@@ -144,8 +144,22 @@ def optimiser_steps(config: dict[str, Any], hours: float) -> int:
 
 
 def checkpoint_gb(network: Network, config: dict[str, Any]) -> float:
-    """Gigabytes of float32 weights of the kept epochs and their average, and of two checkpoints with AdamW's state."""
-    return network.weights * 4 * (int(config.get("keep_nbest_models", 1)) + 1 + 2 * 3) / 1e9
+    """Gigabytes of float32 weights of the kept epochs and their average, and of checkpoints with AdamW's state.
+
+    These are two, and one within the epoch unless the configuration says that none is written.
+    """
+    whole = 3 if config.get("batches_per_checkpoint", 1) else 2
+    return network.weights * 4 * (int(config.get("keep_nbest_models", 1)) + 1 + whole * 3) / 1e9
+
+
+def targets_gb(hours: float, student: Network, teacher: Network, layers: int, vocab: int) -> dict[str, float]:
+    """Gigabytes of stored targets by dtype: ``layers`` of the teacher at the student's frame rate, and logits."""
+    hidden, logits = hours * 3600 * student.frames, hours * 3600 * teacher.frames
+    values = hidden * layers * teacher.width + logits * vocab
+    coded = code_bytes(teacher.width)
+    codebooks = layers * coded * CODEWORDS * teacher.width * 2
+    codes = hidden * layers * coded + logits * logit_bytes(vocab) + codebooks
+    return {"float32": values * 4e-9, "float16": values * 2e-9, "compressed": values * 1e-9, "codebook": codes * 1e-9}
 
 
 class Cost(NamedTuple):
@@ -184,6 +198,7 @@ def print_plan(
     vocab: int,
     latencies: int,
     teacher_targets: str,
+    target_dtype: str,
     ngpu: int,
     tflops: float | None,
     cpu_gflops: float,
@@ -242,11 +257,11 @@ def print_plan(
 
     audio_gb = (hours + test_hours) * 3600 * SAMPLE_RATE * 2 * flac_ratio / 1e9
     layers = min(student.layers, teacher.layers)  # one of the teacher's for each of the student's
-    target_values = hours * 3600 * student.frames * (layers * teacher.width + vocab)
+    sizes = targets_gb(hours, student, teacher, layers, vocab)
     costs = [Cost("3-4", "formatted audio", audio_gb, 0, 0)]
     if teacher_targets == "stored":
         of_targets = on_device({"teacher, forward": teacher.macs}, hours)
-        costs.append(Cost("8", "targets, float32", target_values * 4 / 1e9, *of_targets))
+        costs.append(Cost("8", f"targets, {target_dtype}", sizes[target_dtype], *of_targets))
     for training in trainings:
         gb = checkpoint_gb(training.network, training.config)
         of_training = on_device(training.macs, audio_hours(training.config, hours))
@@ -258,8 +273,8 @@ def print_plan(
     print(f"# Plan for {corpus}\n")
     print_costs(costs, ngpu)
     print(f"Stored targets would take (layers of the teacher: {layers} of width {teacher.width}):\n")
-    for dtype, size in (("float32", 4), ("float16", 2), ("compressed", 1)):
-        print(f"- {dtype}: {target_values * size / 1e9:,.0f} GB")
+    for dtype, gb in sizes.items():
+        print(f"- {dtype}: {gb:,.0f} GB" if gb >= 10 else f"- {dtype}: {gb:.2g} GB")
     print("\nFrom:\n")
     amount = f"{hours:,.1f} h in {utterances:,} utterances of {seconds:.1f} s"
     print(f"- {amount} to train on, {test_hours:.3g} h to test on")

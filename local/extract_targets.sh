@@ -11,7 +11,8 @@ time they take. Called again it makes only shards that are missing, or were made
 
   --student-configs \"A B\"   training configurations of the students, which say what is stored (default: every layer)
   --graph FILE              denominator graph, for students with posterior_top_k or nbest
-  --dtype TYPE              float32, float16 or compressed (default: float32)
+  --dtype TYPE              float32, float16, compressed or codebook (default: float32); codebooks are trained on the
+                            first data set, in <targets-dir>/../codebooks.npz, and used by all that have this parent
   --show-streams true       only print what would be stored
   --check true              only check that what is stored is whole and of this teacher and audio; exit status 2 if not
   --cmd CMD, --nj N         how jobs are run, and how many (default: run.pl, 4)
@@ -40,6 +41,8 @@ if [ -n "${graph}" ]; then extract+=(--graph "${graph}"); fi
 if ${show_streams}; then exec "${extract[@]}" --show_streams; fi
 if ${check}; then exec "${extract[@]}" --check; fi
 "${extract[@]}" --plan
+# shellcheck disable=SC2086
+if [ "${dtype}" = codebook ]; then ${cmd} "${dir}/log/codebooks.log" "${extract[@]}" --train_codebooks; fi
 # shellcheck disable=SC2086
 python3 -m distill.bin.watch_jobs --logs "${dir}/log/extract.*.log" -- \
     ${cmd} JOB=1:"${nj}" "${dir}/log/extract.JOB.log" "${extract[@]}" --job JOB

@@ -11,6 +11,7 @@ Prints disk and GPU-hours of every stage of a recipe with these training configu
   --teacher DIR                a teacher that is trained already (default: none)
   --teacher-init-config FILE   first training of a teacher (default: none)
   --teacher-targets WHERE      stored or online (default: stored)
+  --target-dtype TYPE          of stored targets: float32, float16, compressed or codebook (default: float32)
   --token-list FILE            tokens, if they are there already
   --vocab N                    number of tokens if they are not (default: 30, about that of characters)
   --utt2num-samples FILE       lengths of the training utterances, if they are counted already
@@ -23,6 +24,7 @@ Prints disk and GPU-hours of every stage of a recipe with these training configu
 teacher=
 teacher_init_config=
 teacher_targets=stored
+target_dtype=float32
 token_list=
 vocab=30
 utt2num_samples=
@@ -35,7 +37,7 @@ plan_options=
 arguments 3 "$@"
 
 options=(--teacher_config "$1" --student_full_config "$2" --student_stream_config "$3"
-    --teacher_targets "${teacher_targets}" --latencies "${latencies}")
+    --teacher_targets "${teacher_targets}" --target_dtype "${target_dtype}" --latencies "${latencies}")
 if [ -n "${teacher}" ]; then
     options+=(--adopted)
 elif [ -n "${teacher_init_config}" ]; then

@@ -68,9 +68,31 @@ def test_what_the_options_change(capsys):
     # 100 h of 50 frames a second, 12 layers of 1024 and 500 logits, 4 bytes each
     assert stored["targets, float32"][0] == round(100 * 3600 * 50 * (12 * 1024 + 500) * 4 / 1e9, 1)
     assert stored["student_full"][1] < online["student_full"][1]
+    codes = printed(capsys, "--teacher_targets", "stored", "--target_dtype", "codebook")
+    # 8 bytes of each layer, 8 kept logits of 3 bytes and one of the others; codewords of 2 bytes a number
+    size = 100 * 3600 * 50 * (12 * 8 + 25) + 12 * 8 * 256 * 1024 * 2
+    assert codes["targets, codebook"][0] == round(size / 1e9, 1)
     faster = printed(capsys, "--tflops", "40")
     assert faster["all"][1] == pytest.approx(online["all"][1] / 2, abs=0.3)
     assert "teacher" not in printed(capsys, "--adopted")
+
+
+def test_all_streams_of_librispeech_as_codes_take_at_most_30_gb(capsys):
+    assert (
+        printed(capsys, "--hours", "960.9", "--teacher_targets", "stored", "--target_dtype", "codebook")[
+            "targets, codebook"
+        ][0]
+        <= 30
+    )
+
+
+def test_a_checkpoint_within_the_epoch_is_counted():
+    network = student_network(yaml.safe_load((CONF / "students/s3.yaml").read_text())["network_conf"], seconds=10)
+    sizes = [
+        plan.checkpoint_gb(network, {"keep_nbest_models": 5, **more}) for more in ({}, {"batches_per_checkpoint": 0})
+    ]
+    # Weights and AdamW's two moments, 4 bytes each
+    assert sizes[0] - sizes[1] == pytest.approx(network.weights * 3 * 4 / 1e9)
 
 
 def test_each_part_has_its_speed_and_says_where_it_is_from(capsys, monkeypatch):

@@ -47,6 +47,7 @@ from distill.targets.store import hidden_stream
 from distill.targets.wanted import Wanted
 from distill.training.distill_model import DistillModel
 from distill.training.loss_terms import pad_tokens
+from distill.training.teacher_targets import StoredFormat
 
 Rows = list[dict[str, Any]]
 STREAM = ChunkConf(chunk_ms=480, hop=0.5, left_ms=6000)  # of a session; a chunk of 480 ms every 240 ms
@@ -181,7 +182,7 @@ def training_model(name: str, sizes: Sizes, teacher: Path | None, stored: bool, 
         TOKENS,
         conf,
         teacher=None if teacher is None else str(teacher),
-        stored_hidden_ms=student_frame_ms(network_conf)[1] if stored else None,
+        stored=StoredFormat(student_frame_ms(network_conf)[1]) if stored else None,
     ).train()
 
 

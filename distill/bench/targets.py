@@ -125,6 +125,7 @@ def measure_step(directory: Path, student: str, teacher: str, rounds: int) -> di
     from distill.models.student import Student
     from distill.targets.store import StoredStream, StoredTargets, hidden_stream
     from distill.training.distill_model import DistillModel
+    from distill.training.teacher_targets import StoredFormat
 
     audio = list(read_wav_scp(directory / "wav.scp").items())[:4]
     speech = torch.from_numpy(np.stack([read_audio(path, SAMPLE_RATE) for _, path in audio]))
@@ -141,7 +142,7 @@ def measure_step(directory: Path, student: str, teacher: str, rounds: int) -> di
         TOKENS,
         DistillConf(graph=str(graph), **settings),
         teacher_dir,
-        20 if teacher == "stored" else None,
+        StoredFormat(20) if teacher == "stored" else None,
     )
     model.train()
     optimiser = torch.optim.AdamW(model.parameters(), lr=1e-4)

@@ -3,13 +3,14 @@
     extract="python -m distill.bin.extract_targets --teacher exp/teacher --wav_scp dump/raw/train/wav.scp \\
         --student_config conf/train_student_full.yaml --output dump/targets/train --num_jobs 4"
     $extract --plan               # print the space and time it takes; fails if the disk has less space
+    $extract --train_codebooks    # with --dtype codebook, once before the jobs
     $extract --job 1              # ... to 4, in parallel; complete shards are not computed again
     $extract --merge              # sorted scp files and manifest.json
     $extract --check              # later: still of this teacher, this audio and these layers, and complete?
     $extract --verify             # the same, and is every byte what was written?
 
 After --check or --verify has named a damaged or outdated shard, --job and --merge compute it again. Without any of
-these options plan, jobs and merge run in one process.
+these options plan, codebooks, jobs and merge run in one process.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ def main(argv: list[str] | None = None) -> None:
     add_computation(parser)
     parser.add_argument("--num_jobs", type=int, default=1)
     mode = parser.add_mutually_exclusive_group()
-    for name in ("show_streams", "plan", "merge", "check", "verify"):
+    for name in ("show_streams", "plan", "train_codebooks", "merge", "check", "verify"):
         mode.add_argument(f"--{name}", dest="mode", action="store_const", const=name)
     mode.add_argument("--job", type=int, help="compute the shards of this job, from 1 to --num_jobs")
     options = vars(parser.parse_args(argv))

@@ -17,6 +17,8 @@ from distill.bin.arguments import new_parser
 from distill.errors import cli
 from distill.plan import print_plan
 
+DTYPES = ("float32", "float16", "compressed", "codebook")
+
 
 def plan_parser() -> argparse.ArgumentParser:
     parser = new_parser(__doc__)
@@ -35,6 +37,9 @@ def plan_parser() -> argparse.ArgumentParser:
     parser.add_argument("--vocab", type=int, default=500, help="tokens (default: 500)")
     parser.add_argument("--latencies", type=int, default=5, help="recognitions of the streaming student (default: 5)")
     parser.add_argument("--teacher_targets", choices=("stored", "online"), default="online", help="(default: online)")
+    parser.add_argument(
+        "--target_dtype", choices=DTYPES, default="float32", help="of stored targets (default: float32)"
+    )
     parser.add_argument("--ngpu", type=int, default=4, help="GPUs of a training; 0: on the CPU (default: 4)")
     parser.add_argument("--tflops", type=float, help="effective TFLOP/s of a GPU in every part (default: by part)")
     parser.add_argument("--cpu_gflops", type=float, default=20.0, help="effective GFLOP/s of a CPU core (default: 20)")

@@ -89,6 +89,7 @@ class StreamDecoder:
         self.hypotheses: list[Hypothesis] = []
         self._ended = False
         self._first_sound: int | None = None  # in samples
+        self._silences: list[tuple[float, float]] = []  # begin and length in seconds of those that flush put in
         self._arrival = time.perf_counter()
         self._start_search()
 
@@ -138,6 +139,17 @@ class StreamDecoder:
         self._search.accept(scores)  # type: ignore[arg-type]
         return self._partial()
 
+    def flush(self, samples: int, scores: Tensor | np.ndarray, chunk_frames: int) -> list[Result]:
+        """The same for the (t, V) scores after ``samples`` of silence, which do not count as audio, were put in."""
+        begin = self.samples / SAMPLE_RATE + sum(length for _, length in self._silences)
+        self._silences.append((begin, samples / SAMPLE_RATE))
+        return self.accept(scores, chunk_frames)
+
+    def _audio_time(self, frame: int) -> float:
+        """Seconds of audio at the beginning of a frame: without the silences before it."""
+        time_s = frame * self._frame_s
+        return time_s - sum(min(max(time_s - begin, 0.0), length) for begin, length in self._silences)
+
     def finish(self, scores: Tensor | np.ndarray | BestTokens | None = None) -> Result:
         """End the stream, after the last (t, V) scores, and return its last final result.
 
@@ -182,8 +194,8 @@ class StreamDecoder:
             self._tokens.append(
                 TokenResult(
                     token=self._token_list[token.id],
-                    start_s=round(min(token.start_frame * self._frame_s, audio_s), 6),
-                    end_s=round(min(token.end_frame * self._frame_s, audio_s), 6),
+                    start_s=round(min(self._audio_time(token.start_frame), audio_s), 6),
+                    end_s=round(min(self._audio_time(token.end_frame), audio_s), 6),
                     confidence=round(token.confidence, 6),
                 )
             )

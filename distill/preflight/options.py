@@ -28,7 +28,7 @@ CHOICES = {
     "audio_format": ("flac", "wav", "flac.ark", "wav.ark"),
     "token_type": ("char", "bpe", "word", "phn"),
     "teacher_targets": ("stored", "online"),
-    "target_dtype": ("float32", "float16", "compressed"),
+    "target_dtype": ("float32", "float16", "compressed", "codebook"),
     "stage2_teacher": ("teacher", "student_full", "both"),
     "scoring": ("plain", "gigaspeech"),
 }

@@ -15,11 +15,13 @@ from distill.data.batches import Batch, by_length, read_batches, sample_counts
 from distill.lfmmi.loss import top_occupancies
 from distill.models.transfer import send
 from distill.targets import store
+from distill.targets.codebooks import Codebooks, encode_logits
 from distill.targets.frames import average_frames
 from distill.targets.nbest import best_sequences, pack
 from distill.targets.wanted import Wanted
 
 NBEST = ("nbest tokens", "nbest lengths", "nbest weights")
+EVERY = 3  # of the frames for codebooks, one of so many
 
 
 def extract_shard(
@@ -30,11 +32,13 @@ def extract_shard(
     batch_seconds: float,
     writer: Any,
     progress: Any,
+    codebooks: Codebooks | None = None,
 ) -> None:
     """Run the teacher over a shard's utterances and write every stream.
 
     Hidden layers are averaged to frames of ``what.hidden_ms``; everything else is at the teacher's frame rate.
-    ``graph`` is the denominator graph of posteriors and n best, None if they are not wanted.
+    ``graph`` is the denominator graph of posteriors and n best, None if they are not wanted. With ``codebooks`` hidden
+    layers and logits are written as codes.
     """
     device = next(teacher.parameters()).device
     most = int(batch_seconds * SAMPLE_RATE)
@@ -42,7 +46,8 @@ def extract_shard(
     computed: tuple[Batch, HostCopies[str]] | None = None
     for batch in read_batches(audio, batches, readers_for(device)):
         # The device computes this batch while the one before is written.
-        following = batch, HostCopies(teacher_outputs(teacher, batch, what, graph))
+        tensors = teacher_outputs(teacher, batch, what, graph)
+        following = batch, HostCopies(coded(tensors, codebooks) if codebooks is not None else tensors)
         if computed is not None:
             write_batch(*computed, writer, progress)
         computed = following
@@ -77,6 +82,30 @@ def teacher_outputs(teacher: Any, batch: Batch, what: Wanted, graph: Any) -> dic
             nbest = best_sequences(graph, log_probs, output.lengths, what.nbest)
             tensors |= zip(NBEST, nbest, strict=True)
     return tensors
+
+
+def coded(tensors: dict[str, torch.Tensor], codebooks: Codebooks) -> dict[str, torch.Tensor]:
+    """What :func:`teacher_outputs` gives, with hidden layers (B, T, D) and logits (B, T, V) as codes, uint8."""
+    layers = {store.hidden_stream(layer): layer for layer in codebooks.layers}
+    result = {name: codebooks.encode(layers[name], x) if name in layers else x for name, x in tensors.items()}
+    return result | {"logits": encode_logits(tensors["logits"])}
+
+
+def sample_frames(teacher: Any, audio: dict[str, str], what: Wanted, batch_seconds: float) -> dict[int, torch.Tensor]:
+    """Frames (M, D) of each wanted layer for the training of codebooks, M about SAMPLED, float16.
+
+    Every third frame of utterances from all of a data set is taken, as neighbours hardly differ.
+    """
+    counts, layers = sample_counts(audio), what._replace(top_k=None, nbest=1)
+    batches = by_length(counts, int(batch_seconds * SAMPLE_RATE), equal=padding_matters(teacher))
+    parts: dict[int, list[torch.Tensor]] = {layer: [] for layer in what.layers}
+    for batch in read_batches(audio, batches, readers_for(next(teacher.parameters()).device)):
+        tensors = teacher_outputs(teacher, batch, layers, None)
+        for layer in what.layers:
+            name = store.hidden_stream(layer)
+            for hidden, frames in zip(tensors[name], tensors[f"{name} frames"].tolist(), strict=True):
+                parts[layer].append(hidden[:frames:EVERY].half())
+    return {layer: torch.cat(frames) for layer, frames in parts.items()}
 
 
 def write_batch(batch: Batch, copies: HostCopies[str], writer: Any, progress: Any) -> None:

@@ -13,10 +13,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from distill.audio import SAMPLE_RATE, read_wav_scp
 from distill.checkpoints.load import load_network, model_checksum, network_shape, read_config
+from distill.configuration import code_bytes
 from distill.errors import UserError
 from distill.files import sha256
 from distill.targets import checks, space, store
@@ -24,6 +25,10 @@ from distill.targets.audio_checksums import AudioChecksums
 from distill.targets.shards import cut, number_of_shards, planned_shards
 from distill.targets.wanted import wanted
 
+if TYPE_CHECKING:
+    from distill.targets.codebooks import Codebooks
+
+SAMPLED_FRAMES = 50_000  # for codebooks: some two hundred for each codeword
 MEASURED_MIN = 10.0  # minutes of audio: below this the plan does not predict the time, as measuring takes as long
 
 
@@ -118,6 +123,34 @@ class Extraction:
         streams = {name: (dimension, rates[name]) for name, dimension in dimensions.items()}
         return space.planned_bytes(list(self.milliseconds.values()), streams, dtype)
 
+    @property
+    def codebooks_path(self) -> Path:
+        """File of the codebooks, which the data sets of a recipe share."""
+        return self.output.with_name(store.CODEBOOKS)
+
+    def codebooks(self) -> Codebooks:
+        """The codebooks, of this teacher and these layers.
+
+        Raises:
+            UserError: missing or damaged, or of others.
+        """
+        from distill.targets.codebooks import Codebooks
+
+        codebooks = Codebooks.load(self.codebooks_path)
+        of_these = sorted(codebooks.layers) == self.what.layers and codebooks.hidden_ms == self.what.hidden_ms
+        if codebooks.teacher != self.teacher_checksum or not of_these:
+            raise UserError(
+                f"{self.codebooks_path}: codebooks of another teacher or other layers; extract again (stage 8)"
+            )
+        return codebooks
+
+    @cached_property
+    def _codebooks_in_use(self) -> dict[str, Any]:
+        if self.dtype != "codebook":
+            return {}
+        self.codebooks()
+        return {"codebooks": sha256(self.codebooks_path)}
+
     def path(self, shard: str) -> Path:
         """A shard's files without their suffixes."""
         return self.output / "data" / shard
@@ -134,7 +167,7 @@ class Extraction:
 
     def description(self, utterances: Sequence[str]) -> dict[str, Any]:
         """What a shard of these utterances is computed from, as its index states it."""
-        return {
+        return self._codebooks_in_use | {
             "teacher": self.teacher_checksum,
             "dtype": self.dtype,
             "layers": self.what.layers,
@@ -147,7 +180,7 @@ class Extraction:
 
     def manifest(self) -> dict[str, Any]:
         """Content of manifest.json, but for what the merge adds; the checksums of all audio must have been computed."""
-        return {
+        return self._codebooks_in_use | {
             "version": store.VERSION,
             "teacher": self.teacher_checksum,
             "layers": self.what.layers,
@@ -177,12 +210,47 @@ def run(mode: str | None, job: int | None, extraction: Extraction) -> None:
         extract_job(extraction, job)
     elif mode is None:
         plan(extraction)
+        if extraction.dtype == "codebook":
+            train_codebooks(extraction)
         extract_job(extraction)
         merge(extraction)
     elif mode == "verify":
         check(extraction, verify=True)
     else:
-        {"show_streams": show_streams, "plan": plan, "merge": merge, "check": check}[mode](extraction)
+        modes = {"train_codebooks": train_codebooks, "merge": merge, "check": check}
+        ({"show_streams": show_streams, "plan": plan} | modes)[mode](extraction)
+
+
+def train_codebooks(extraction: Extraction) -> None:
+    """Train the codebooks on a sample of the audio, before the jobs; any of this teacher and these layers are kept."""
+    import torch
+    from tqdm import tqdm
+
+    from distill.checkpoints.device import batch_seconds_on, pick_device
+    from distill.targets.codebooks import Codebooks
+    from distill.targets.codebooks import train_codebooks as train
+    from distill.targets.compute import EVERY, sample_frames
+
+    with contextlib.suppress(UserError):
+        extraction.codebooks()
+        print(f"{extraction.codebooks_path}: there already")
+        return
+    device = pick_device(extraction.device)
+    teacher = load_network(extraction.teacher, device).network
+    wanted_ms = SAMPLED_FRAMES * EVERY * extraction.what.hidden_ms
+    stride = max(1, sum(extraction.milliseconds.values()) // wanted_ms)
+    audio = {utterance: extraction.audio[utterance] for utterance in sorted(extraction.audio)[::stride]}
+    seconds = batch_seconds_on(device, extraction.batch_seconds)
+    frames = sample_frames(teacher, audio, extraction.what, seconds) if extraction.what.layers else {}
+    del teacher
+    layers = {}
+    with torch.no_grad():
+        for layer in tqdm(extraction.what.layers, desc="codebooks", unit="layer"):
+            layers[layer] = train(frames.pop(layer), code_bytes(extraction.shape.width))
+    extraction.output.mkdir(parents=True, exist_ok=True)
+    what = extraction.what
+    Codebooks(layers, extraction.teacher_checksum, what.hidden_ms).save(extraction.codebooks_path)
+    print(f"{extraction.codebooks_path}: codebooks of layers {', '.join(map(str, what.layers))}")
 
 
 def extract_job(extraction: Extraction, job: int | None = None) -> None:
@@ -203,6 +271,7 @@ def extract_job(extraction: Extraction, job: int | None = None) -> None:
         todo = todo[job - 1 :: extraction.num_jobs]
     teacher = None
     graph = None
+    codebooks = extraction.codebooks() if extraction.dtype == "codebook" else None
     if extraction.graph_checksum is not None and extraction.graph is not None:
         graph = DenominatorGraph.load(extraction.graph)
     count = sum(len(utterances) for _, utterances in todo)
@@ -220,9 +289,10 @@ def extract_job(extraction: Extraction, job: int | None = None) -> None:
                 device = pick_device(extraction.device, job or 1)
                 teacher = load_network(extraction.teacher, device).network
                 seconds = batch_seconds_on(device, extraction.batch_seconds)
+                codebooks = codebooks and codebooks.to(device)
             with store.TargetWriter(extraction.path(name), extraction.dtype, description) as writer:
                 audio = {utterance: extraction.audio[utterance] for utterance in utterances}
-                extract_shard(teacher, audio, extraction.what, graph, seconds, writer, progress)
+                extract_shard(teacher, audio, extraction.what, graph, seconds, writer, progress, codebooks)
 
 
 def merge(extraction: Extraction) -> None:
@@ -287,7 +357,7 @@ def plan(extraction: Extraction) -> None:
     needed = planned(streams, extraction.dtype)
     present = sum(file.stat().st_size for file in (output / "data").glob("*.ark"))
     every_other = {n: d for i, (n, d) in enumerate(streams.items()) if i % 2 or not n.startswith("hidden")}
-    smaller = {f"--target_dtype {dtype}": planned(streams, dtype) for dtype in ("float16", "compressed")}
+    smaller = {f"--target_dtype {dtype}": planned(streams, dtype) for dtype in ("float16", "compressed", "codebook")}
     smaller["every other layer as float16"] = planned(every_other, "float16")
     smaller["every other layer, compressed"] = planned(every_other, "compressed")
     free = space.check_space(output, max(0, needed - present), smaller)

@@ -9,11 +9,15 @@ Layout of a directory such as dump/targets/train (one data set):
     data/0001.ark                    a shard: for each utterance a matrix of every stream, one after the other
     data/0001.idx                    what it was made from, its checksum and where its matrices are; written last
 
+and beside the data sets codebooks.npz, if hidden layers and logits are stored as codes, see
+:mod:`distill.targets.codebooks`.
+
 A shard's index begins with a line of JSON. Each further line is an utterance, the offset of its matrix of every stream
 in the order of ``streams``, and the offset where they end. The streams of an utterance are adjacent, so that a training
 reads a shard in few long pieces.
 
-Arks are read and written by kaldiio where it is installed and else by omniio; each reads the other's files.
+Arks are read and written by kaldiio where it is installed and else by omniio; each reads the other's files. Codes are
+no Kaldi matrices: a byte for the bytes of a frame, four for the number of frames, and the frames.
 """
 
 from __future__ import annotations
@@ -23,6 +27,7 @@ import io
 import json
 import os
 import shutil
+import struct
 import zlib
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -44,9 +49,12 @@ except ImportError:
     from omniio.kaldi import save_ark
 
 # float16 takes 2 bytes a value as Kaldi's 16-bit codes between a matrix's extremes (kTwoByteAuto), since Kaldi's format
-# knows no half precision; compressed takes 1 byte as codes between quantiles of a column (kSpeechFeature).
-COMPRESSION: dict[str, int | None] = {"float32": None, "float16": 3, "compressed": 2}
+# knows no half precision; compressed takes 1 byte as codes between quantiles of a column (kSpeechFeature), as do the
+# posteriors beside the codes of codebook.
+COMPRESSION: dict[str, int | None] = {"float32": None, "float16": 3, "compressed": 2, "codebook": 2}
 NEVER_COMPRESSED = ("posterior_ids", "nbest")
+CODES = struct.Struct("<BI")  # bytes of a frame and frames; a Kaldi matrix begins with a byte of 0
+CODEBOOKS = "codebooks.npz"
 VERSION = 3  # of the layout, in manifest.json
 OPEN_ARKS = 64  # shards that a reader keeps open
 
@@ -122,7 +130,7 @@ class TargetWriter:
 
     Args:
         shard: such as dump/targets/train/data/0001; its files are replaced.
-        dtype: float32, float16 or compressed (see COMPRESSION).
+        dtype: float32, float16, compressed or codebook (see COMPRESSION).
         about: noted in the index, for :func:`shard_done`.
     """
 
@@ -140,10 +148,18 @@ class TargetWriter:
         return self
 
     def write(self, utterance: str, matrices: Mapping[str, np.ndarray]) -> None:
-        """Add an utterance's (frames, dimension) matrix of every stream; each utterance has the same streams."""
+        """Add an utterance's (frames, dimension) matrix of every stream; each utterance has the same streams.
+
+        Codes are matrices of uint8 with at least one column.
+        """
         self.streams = self.streams or list(matrices)
         offsets = self.offsets[utterance] = []
         for stream in self.streams:
+            if matrices[stream].dtype == np.uint8:
+                frames, width = matrices[stream].shape
+                offsets.append(self._ark.tell())
+                self._ark.write(CODES.pack(width, frames) + matrices[stream].tobytes())
+                continue
             key = f"{utterance}/{stream}"
             offsets.append(self._ark.tell() + len(key.encode()) + 1)
             matrix = np.ascontiguousarray(matrices[stream], dtype=np.float32)
@@ -264,18 +280,22 @@ class StoredTargets:
         return self._open[shard]
 
     def read(self, utterance: str, stream: int) -> np.ndarray:
-        """An utterance's (frames, dimension) float32 matrix of the stream with this number."""
+        """An utterance's (frames, dimension) matrix of the stream with this number, float32, or int16 of codes."""
         row = self.rows[utterance]
         start, end = self.offsets[row, stream : stream + 2].tolist()
         shard = int(self.shard[row])
         data = os.pread(self._descriptor(shard), end - start, start)
         if len(data) < end - start:
             raise UserError(f"{self._arks[shard]}: cut off; extract again (stage 8)")
+        if data[0]:
+            width, frames = CODES.unpack_from(data)
+            codes = np.frombuffer(data, np.uint8, width * frames, CODES.size)
+            return codes.reshape(frames, width).astype(np.int16)
         return read_matrix(io.BytesIO(data))
 
 
 class StoredStream(Mapping[str, np.ndarray]):
-    """A stream's matrices by utterance, (frames, dimension) float32, each read when it is asked for."""
+    """A stream's matrices by utterance, (frames, dimension), each read when it is asked for."""
 
     def __init__(self, targets: StoredTargets, stream: str) -> None:
         self._targets, self._stream = targets, targets.streams.index(stream)

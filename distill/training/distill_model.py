@@ -20,7 +20,7 @@ from distill.models.student import Student
 from distill.training import loss_terms
 from distill.training.augment import augment, draw_silence, mask_features, surround_with_silence
 from distill.training.loss import DistillLoss
-from distill.training.teacher_targets import TeacherSource
+from distill.training.teacher_targets import StoredFormat, TeacherSource
 
 if TYPE_CHECKING:
     from distill.models.teacher import Teacher
@@ -38,8 +38,7 @@ class DistillModel(AbsESPnetModel):
         token_list: tokens by id, blank first.
         conf: weights and targets of the loss.
         teacher: directory of the trained teacher, or None.
-        stored_hidden_ms: milliseconds between frames of the teacher's hidden layers that come with the batch
-            (``teacher_hidden_02``, beside ``teacher_logits``); None: its outputs are computed in the trainer.
+        stored: how the teacher's outputs that come with the batch are stored; None: they are computed in the trainer.
         second_teacher: directory of another one, which is always computed in the trainer and has the same weight;
             ``conf.layer_map`` is the first teacher's, this one's is the default.
         chunk: attention chunks of a streaming student, None for full context.
@@ -56,7 +55,7 @@ class DistillModel(AbsESPnetModel):
         token_list: list[str],
         conf: DistillConf,
         teacher: str | None = None,
-        stored_hidden_ms: int | None = None,
+        stored: StoredFormat | None = None,
         second_teacher: str | None = None,
         chunk: ChunkConf | None = None,
         augmentation: AugmentConf | None = None,
@@ -75,9 +74,9 @@ class DistillModel(AbsESPnetModel):
         self._finite, self._last_step = torch.ones(0, dtype=torch.long), (list[str](), list[str]())
         # A list of plain objects, so that no teacher is a submodule of this model.
         self.teachers = [
-            TeacherSource(directory, hidden_ms, network, of_teacher, token_list)
-            for directory, hidden_ms, of_teacher in (
-                (teacher, stored_hidden_ms, conf),
+            TeacherSource(directory, stored_format, network, of_teacher, token_list)
+            for directory, stored_format, of_teacher in (
+                (teacher, stored, conf),
                 (second_teacher, None, replace(conf, layer_map=None)),
             )
             if directory is not None

@@ -22,11 +22,14 @@ from distill.checkpoints.load import build_network, load_criterion, load_network
 from distill.checkpoints.resume import save_whole, usable_checkpoint
 from distill.configuration import AugmentConf, ChunkConf, DistillConf, MaskConf, for_processes, read_conf
 from distill.errors import UserError
+from distill.files import sha256
 from distill.models.student import Student
 from distill.models.teacher import Teacher
 from distill.targets.checks import check_manifest
-from distill.targets.store import StoredTargets, hidden_stream, read_manifest, read_targets
+from distill.targets.codebooks import Codebooks
+from distill.targets.store import CODEBOOKS, StoredTargets, hidden_stream, read_manifest, read_targets
 from distill.training.distill_model import DistillModel
+from distill.training.teacher_targets import StoredFormat
 from distill.training.within_epoch import DistillTrainer
 
 MAX_TEACHER_LAYERS = 99
@@ -128,7 +131,7 @@ class DistillTask(ASRTask):
             args.token_list,
             conf,
             teacher=args.teacher,
-            stored_hidden_ms=stored_hidden_ms(args),
+            stored=stored_format(args),
             second_teacher=args.second_teacher,
             chunk=chunk,
             augmentation=read_conf(AugmentConf, "augment_conf", args.augment_conf),
@@ -252,17 +255,32 @@ def on_first_process(check: Callable[[], object]) -> None:
         raise UserError(problem[0])
 
 
-def stored_hidden_ms(args: argparse.Namespace) -> int | None:
-    """Milliseconds between frames of the hidden layers among the stored targets; None: the teacher is online."""
+def stored_format(args: argparse.Namespace) -> StoredFormat | None:
+    """How the targets are stored; None: the teacher is online.
+
+    Raises:
+        UserError: there are none, or training and validation sets have other codebooks than the file beside them.
+    """
     if args.teacher is None or args.teacher_targets != "stored":
         return None
-    for path, name, _ in args.train_data_path_and_name_and_type:
-        if name == "teacher_logits":
-            hidden_ms = read_manifest(Path(path).parent).get("hidden_ms")
-            if not isinstance(hidden_ms, int):
-                raise UserError(f"{Path(path).parent}/manifest.json: has no hidden_ms; extract targets again (stage 8)")
-            return hidden_ms
-    raise UserError("--teacher_targets stored: no teacher_* data stream given; extract targets (stage 8)")
+    streams = [*args.train_data_path_and_name_and_type, *args.valid_data_path_and_name_and_type]
+    directories = [Path(path).parent for path, name, _ in streams if name == "teacher_logits"]
+    if not directories:
+        raise UserError("--teacher_targets stored: no teacher_* data stream given; extract targets (stage 8)")
+    manifests = [read_manifest(directory) for directory in directories]
+    hidden_ms, codebooks = manifests[0].get("hidden_ms"), manifests[0].get("codebooks")
+    if not isinstance(hidden_ms, int):
+        raise UserError(f"{directories[0]}/manifest.json: has no hidden_ms; extract targets again (stage 8)")
+    for directory, manifest in zip(directories, manifests, strict=True):
+        path = directory.with_name(CODEBOOKS)
+        if manifest.get("codebooks") != codebooks or (codebooks and sha256_or_none(path) != codebooks):
+            raise UserError(f"{directory}: not made with the codebooks {path}; extract targets again (stage 8)")
+    return StoredFormat(hidden_ms, Codebooks.load(directories[0].with_name(CODEBOOKS)) if codebooks else None)
+
+
+def sha256_or_none(path: Path) -> str | None:
+    """Checksum of a file, None if there is none."""
+    return sha256(path) if path.is_file() else None
 
 
 def audio_level(args: argparse.Namespace, most: int = 100) -> float:

@@ -199,11 +199,15 @@ class DistillLoss(nn.Module):
         comparisons: list[tuple[Tensor, int]],
         utterances: list[str],
     ) -> Tensor:
-        """Mean distance of the projected student layers to the teacher's."""
+        """Mean distance of the projected student layers to the teacher's, or cross-entropy of its codes."""
         pairs = pair_frames(speech.hidden_lengths, targets.hidden_lengths, self.hidden_delay, utterances)
         distance = loss_terms.masked_mse if self.conf.hidden_loss == "mse" else loss_terms.masked_cosine
         layers = []
         for h, layer in comparisons:
+            if self.conf.hidden_loss == "codes":
+                codes = targets.codes[layer][:, pairs.teacher]
+                layers.append(loss_terms.code_entropy(h[:, pairs.student].float(), codes, pairs.lengths).mean())
+                continue
             target = targets.hidden[layer][:, pairs.teacher]
             target = loss_terms.normalise_frames(target) if self.conf.hidden_norm else target
             layers.append(distance(h[:, pairs.student].float(), target, pairs.lengths).mean())

@@ -71,6 +71,17 @@ def frame_kl(student_logits: Tensor, teacher_logits: Tensor, lengths: Tensor) ->
     return F.kl_div(student, teacher, reduction="none", log_target=True).sum((1, 2)) / lengths.clamp(min=1)
 
 
+def code_entropy(student: Tensor, codes: Tensor, lengths: Tensor) -> Tensor:
+    """Cross-entropy of a teacher's codes, (B, T, N K) x (B, T, N) x (B,) -> (B,), K the codewords of a codebook.
+
+    ``-1/(T_b N) sum_{t < T_b} sum_n log softmax(student_btn)_(codes_btn)``
+    """
+    lengths = send(lengths, student.device)
+    scores = student.unflatten(-1, (codes.shape[-1], -1)).log_softmax(-1)
+    entropy = -scores.gather(-1, codes[..., None]).squeeze(-1).mean(-1)
+    return entropy.masked_fill(~frame_mask(lengths, student.shape[1]), 0.0).sum(1) / lengths.clamp(min=1)
+
+
 def normalise_frames(hidden: Tensor) -> Tensor:
     """Layer norm of every frame without parameters: (h - mean_d h) / sqrt(var_d h + 1e-5), shape unchanged."""
     return F.layer_norm(hidden, hidden.shape[-1:])

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from distill.checkpoints.load import load_network, network_shape, read_config
-from distill.configuration import DistillConf, layer_map
+from distill.configuration import CODEWORDS, DistillConf, layer_map
 from distill.errors import UserError
 from distill.lfmmi.loss import top_occupancies
 from distill.models.student import Student
+from distill.targets.codebooks import Codebooks, decode_logits
 from distill.targets.frames import average_frames
 from distill.targets.nbest import best_sequences, unpack
 from distill.targets.store import hidden_stream
@@ -72,7 +73,7 @@ class TeacherTargets:
     Lengths and token sequences are on the host.
 
     Attributes:
-        hidden: (B, T', D) by layer, layers from 1; empty if hidden layers are not compared.
+        hidden: (B, T', D) by layer, layers from 1; empty if hidden layers are not compared, or if their codes are.
         hidden_lengths: (B,) frames of these layers.
         logits: (B, T, V).
         lengths: (B,) frames of the logits.
@@ -80,6 +81,7 @@ class TeacherTargets:
         top: the k most probable tokens of every frame under the denominator graph, ids and occupancies (B, T, k), if
             they were stored.
         nbest: token sequences (B, N, U), lengths and weights (B, N), if they were stored.
+        codes: (B, T', N) codes of hidden layers by layer, if those are compared.
     """
 
     hidden: dict[int, Tensor]
@@ -89,6 +91,7 @@ class TeacherTargets:
     factor: int = 1
     top: tuple[Tensor, Tensor] | None = None
     nbest: tuple[Tensor, Tensor, Tensor] | None = None
+    codes: dict[int, Tensor] = field(default_factory=dict)
 
     def frame_logits(self) -> tuple[Tensor, Tensor]:
         """Logits (B, T, V) and (B,) lengths at the student's logit rate; averaged, if the student's is lower."""
@@ -110,40 +113,51 @@ class TeacherTargets:
         return self.nbest or best_sequences(graph, self.logits.log_softmax(-1), self.lengths, count)
 
 
+class StoredFormat(NamedTuple):
+    """How the teacher's outputs that come with a batch are stored (``teacher_hidden_02``, beside ``teacher_logits``).
+
+    Attributes:
+        hidden_ms: milliseconds between frames of hidden layers.
+        codebooks: of these layers, if they and the logits are codes.
+    """
+
+    hidden_ms: int
+    codebooks: Codebooks | None = None
+
+
 class TeacherSource:
     """One teacher of a student. It is no module: never in a checkpoint, the optimiser or DDP, never in training mode.
 
     Args:
         directory: of the teacher's training; it may be a student itself. Loaded at the first batch that needs it.
-        stored_hidden_ms: milliseconds between frames of the hidden layers that come with the batch
-            (``teacher_hidden_02``, beside ``teacher_logits``); None: the outputs are computed here.
+        stored: how its outputs are stored; None: they are computed here.
         student: the network that is compared with it.
         conf: its ``layer_map`` names layers of this teacher.
         token_list: tokens by id, which must be the teacher's as well.
 
     Attributes:
         layer_map: teacher layer of each student layer, both counted from 1; empty if hidden layers are not compared.
-        width: of the teacher's layers.
+        width: of what a student layer is compared with: of the teacher's layers, or 256 for each code of a frame.
         is_student: whether the teacher is itself a student.
     """
 
     def __init__(
         self,
         directory: str,
-        stored_hidden_ms: int | None,
+        stored: StoredFormat | None,
         student: Student | Teacher,
         conf: DistillConf,
         token_list: list[str],
     ) -> None:
         self.directory, self.token_list = directory, token_list
-        self.stored = stored_hidden_ms is not None
+        self.stored = stored is not None
         self.top_stored = self.stored and conf.posterior_top_k is not None
         self.nbest_stored = self.stored and conf.nbest > 1
         self._loaded: list[Student | Teacher] = []
         self.is_student = read_config(directory)["network"] == "student"
         shape = network_shape(directory)
         self.width = shape.width
-        hidden_ms = stored_hidden_ms or shape.encoder_frame_ms
+        hidden_ms = stored.hidden_ms if stored else shape.encoder_frame_ms
         for ms, student_ms in ((shape.frame_ms, student.frame_ms), (hidden_ms, student.encoder_frame_ms)):
             if student_ms % ms:
                 raise UserError(f"{directory}: frames of {ms} ms do not fit the student's {student_ms} ms")
@@ -153,6 +167,17 @@ class TeacherSource:
         if conf.alpha < 1:
             assert isinstance(student, Student), "only a student has a teacher"
             self.layer_map = self._read_layer_map(conf.layer_map, len(student.blocks), shape.layers)
+        self.codebooks = stored.codebooks if stored else None
+        self.predicts_codes = conf.hidden_loss == "codes" and bool(self.layer_map)
+        if self.predicts_codes:
+            if self.codebooks is None or self.hidden_factor > 1:
+                raise UserError(
+                    "distill_conf.hidden_loss: codes needs one teacher, whose targets are stored with --target_dtype "
+                    "codebook at the student's frame rate"
+                )
+            self.width = CODEWORDS * len(next(iter(self.codebooks.layers.values())))
+        if self.codebooks is not None and self.layer_map and not conf.hidden_norm:
+            raise UserError("distill_conf.hidden_norm: false, but codebooks hold normalised layers; take another dtype")
 
     @staticmethod
     def _read_layer_map(given: Sequence[int] | None, student_layers: int, teacher_layers: int) -> list[int]:
@@ -205,10 +230,21 @@ class TeacherSource:
         for name in names:
             if name not in streams:
                 raise UserError(f"{name}: no such stream in the batch; extract it (stage 8) or use an online teacher")
-        hidden = {layer: streams[f"teacher_{hidden_stream(layer)}"].float() for layer in layers}
+        stored = {layer: streams[f"teacher_{hidden_stream(layer)}"] for layer in layers}
         lengths = streams["teacher_logits_lengths"]
         hidden_lengths = streams[f"teacher_{hidden_stream(layers[0])}_lengths"] if layers else lengths
-        result = TeacherTargets(hidden, hidden_lengths, streams["teacher_logits"].float(), lengths, self.factor)
+        logits = streams["teacher_logits"].float()
+        if self.codebooks is None:
+            hidden = {layer: x.float() for layer, x in stored.items()}
+        else:
+            self.codebooks = self.codebooks.to(logits.device)
+            logits = decode_logits(streams["teacher_logits"].clamp(min=0), len(self.token_list))  # -1 is padding
+            stored = {layer: codes.clamp(min=0) for layer, codes in stored.items()}
+            decoded = {} if self.predicts_codes else stored
+            hidden = {layer: self.codebooks.decode(layer, codes) for layer, codes in decoded.items()}
+        result = TeacherTargets(hidden, hidden_lengths, logits, lengths, self.factor)
+        if self.predicts_codes:
+            result.codes = stored
         if self.top_stored:
             result.top = streams["teacher_posterior_ids"].long(), streams["teacher_posterior"].float()
         if self.nbest_stored:

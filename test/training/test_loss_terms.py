@@ -50,6 +50,19 @@ def test_padding_gets_no_gradient_even_where_it_is_not_finite(loss):
     assert student.grad[0, :2].abs().min() > 0
 
 
+def test_the_entropy_of_codes_matches_numpy_and_ignores_padding():
+    rng = np.random.default_rng(0)
+    scores, codes, lengths = rng.normal(size=(3, 7, 2, 5)), rng.integers(0, 5, (3, 7, 2)), [7, 3, 0]
+    log_probs = scores - np.log(np.exp(scores).sum(-1, keepdims=True))
+    of_code = np.take_along_axis(log_probs, codes[..., None], -1)[..., 0]
+    expected = [-of_code[b, :n].mean() if n else 0.0 for b, n in enumerate(lengths)]
+    student = torch.tensor(scores).flatten(2).requires_grad_()
+    got = loss_terms.code_entropy(student, torch.tensor(codes), torch.tensor(lengths))
+    np.testing.assert_allclose(got.detach().numpy(), expected, rtol=1e-10)
+    got.sum().backward()
+    assert student.grad is not None and not student.grad[1, 3:].any() and student.grad[1, :3].abs().min() > 0
+
+
 def test_normalise_frames_matches_numpy():
     h = np.random.default_rng(1).normal(size=(2, 3, 8)).astype(np.float32) * 30 + 5
     expected = (h - h.mean(-1, keepdims=True)) / np.sqrt(h.var(-1, keepdims=True) + 1e-5)

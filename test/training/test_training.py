@@ -20,7 +20,7 @@ from distill.errors import UNSAFE, UserError
 from distill.targets import store
 from distill.training.distill_model import DistillModel
 from distill.training.loss_terms import normalise_frames
-from distill.training.teacher_targets import TeacherTargets
+from distill.training.teacher_targets import StoredFormat, TeacherTargets
 
 
 def reporter(directory):
@@ -548,7 +548,7 @@ def test_first_loss_with_stored_targets_is_that_of_an_online_one(
     torch.manual_seed(0)
     network, conf = build_network(config, len(TOKENS)), DistillConf(**config["distill_conf"])
     online = DistillModel(network, TOKENS, conf, teacher=str(teacher)).eval()
-    stored = DistillModel(network, TOKENS, conf, teacher=str(teacher), stored_hidden_ms=hidden_ms).eval()
+    stored = DistillModel(network, TOKENS, conf, teacher=str(teacher), stored=StoredFormat(hidden_ms)).eval()
     stored.criterion.load_state_dict(online.criterion.state_dict())
     streams = {name: store.read_targets(tmp_path / "targets", name) for name in manifest["streams"]}
     assert ("posterior" in streams, "nbest" in streams) == ("posterior_top_k" in target, "nbest" in target)

@@ -69,12 +69,12 @@ if [ -n "${student}" ]; then
     done
 fi
 if ${dry_run}; then
-    "${steps}/plan.sh" --teacher "${teacher}" --teacher-init-config "${teacher_init_config}" --vocab "${vocab}" \
+    exec "${steps}/plan.sh" --teacher "${teacher}" --teacher-init-config "${teacher_init_config}" --vocab "${vocab}" \
         --token-list "${token_list}" --utt2num-samples "${dumpdir}/raw/org/${train_set}/utt2num_samples" \
-        --teacher-targets "${teacher_targets}" --ngpu $((ngpu * num_nodes)) --latencies "$(wc -w <<< "${latencies}")" \
         --test-utt2num-samples "$(existing_files "${test_sets}" utt2num_samples "${dumpdir}/raw/" | paste -s -d ' ')" \
-        --no-kd "${no_kd}" --plan-options "${plan_options}" "${teacher_config}" "${student_full_config}" "${student_stream_config}"
-    exit 0
+        --teacher-targets "${teacher_targets}" --target-dtype "${target_dtype}" --ngpu $((ngpu * num_nodes)) \
+        --latencies "$(wc -w <<< "${latencies}")" --no-kd "${no_kd}" --plan-options "${plan_options}" \
+        "${teacher_config}" "${student_full_config}" "${student_stream_config}"
 fi
 jobs=(--nj "${nj}" --ngpu $((ngpu * num_nodes))) # of extraction and recognition: with GPUs one on each, by cuda_cmd
 if [ "${ngpu}" != 0 ]; then train_cmd=${cuda_cmd} decode_cmd=${cuda_cmd}; fi

@@ -23,6 +23,8 @@ beta_0.5       | full   | β = 0.5 | --distill_conf beta=0.5 |
 beta_1         | full   | β = 1 | --distill_conf beta=1 |
 float16        | dtype  | targets stored in float16 | | --target_dtype float16
 compressed     | dtype  | targets stored compressed | | --target_dtype compressed
+codebook       | dtype  | targets stored as codes, compared as what they stand for | | --target_dtype codebook
+codes          | full   | targets stored as codes, which are predicted (after codebook) | --distill_conf hidden_loss=codes | --targets dump/targets_codebook_seedSEED
 stream         | stream | the recipe's stage 2 | |
 stream_sn      | stream | teacher S_N | | --stage2_teacher student_full
 stream_both    | stream | teachers T and S_N | | --stage2_teacher both
@@ -83,10 +85,10 @@ for seed in ${seeds}; do
         if [ -z "${name}" ] || { [ -n "${conditions}" ] && [[ " ${conditions} " != *" ${name} "* ]]; }; then continue; fi
         expdir=exp_ablation/${name}_seed${seed} from=${base} epochs=${full_epochs} stage=10
         shared="graph stats teacher" stamps="6 7 9"
-        read -r -a options <<< "${options} --targets ${targets}"
+        read -r -a options <<< "--targets ${targets} ${options//SEED/${seed}}"
         case "${kind}" in
             no_kd) expdir=${default} ;;
-            dtype) stage=8 options=("${options[@]::2}") ;;
+            dtype) stage=8 options=("${options[@]:2}") ;;
             direct) epochs=$((full_epochs + stream_epochs)) ;;
             stream) from=${default} epochs=${stream_epochs} stage=11 shared+=" student_full" stamps+=" 10" ;;
         esac
