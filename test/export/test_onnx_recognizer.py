@@ -124,11 +124,11 @@ def test_the_silence_of_flush_does_not_count():
     """Tokens in frames 2, 12 and 20 of 20 ms, where silence of 160 ms was put in behind 200 ms of audio."""
     decoder = StreamDecoder(TOKENS, "char", 20, None, GreedySearch)
     frames = np.eye(len(TOKENS), dtype=np.float32)[[0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0, 3, 0]]
-    decoder.receive(3200)
+    decoder.receive(np.ones(3200))
     decoder.accept(9 * frames[:10], 10)
     (result,) = decoder.flush(2560, 9 * frames[10:18], 10)
     assert [token["start_s"] for token in result["tokens"]] == [0.04, 0.18]
-    decoder.receive(1280)
+    decoder.receive(np.ones(1280))
     (result,) = decoder.accept(9 * frames[18:], 10)
     assert [token["start_s"] for token in result["tokens"]] == [0.04, 0.18, 0.24]
 
@@ -202,7 +202,8 @@ def test_the_recogniser_needs_no_torch():
     ("key", "value"),
     [
         ("chunk", "-1"), ("chunk", None), ("tail", str(10**12)), ("hop", "0"), ("samples", "12"), ("leading", "x"),
-        ("chunk_ms", "160"), ("frame_ms", "40"), ("sample_rate", "8000"), ("token_type", "letters"), ("tokens", "5"),
+        ("chunk_ms", "160"), ("frame_ms", "40"), ("sample_rate", "8000"), ("sample_rate", None),
+        ("token_type", "letters"), ("tokens", "5"),
         ("tokens", '["a"]'), ("tokens", '["\\u001b", "a", "b", "c", "d", "e", "f", "g", "h", "i", "j"]'),
     ],
 )  # fmt: skip
