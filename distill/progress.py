@@ -90,8 +90,8 @@ class Progress:
         return self.max_epoch or 0
 
     def summary(self) -> str:
-        """Losses by name, those of the validation set first."""
-        order = sorted(self.shown, key=lambda name: (not name.startswith("valid"), name))
+        """Token error rate and losses by name, the former and those of the validation set first."""
+        order = sorted(self.shown, key=lambda name: (name != "valid ter", not name.startswith("valid"), name))
         return ", ".join(f"{name} {self.shown[name]}" for name in order)
 
 
@@ -154,6 +154,13 @@ def follow(log: Path, begin: int, progress: Progress, running: Callable[[], bool
                 time.sleep(POLL_SECONDS)
 
 
+ENDED_BY = {  # exit statuses of programs that a signal has ended
+    128 + signal.SIGHUP: "ended by SIGHUP, as its terminal was closed",
+    128 + signal.SIGTERM: "ended by SIGTERM",
+    128 + signal.SIGKILL: "killed, perhaps for want of memory",
+}
+
+
 def watch(command: list[str], log: Path, max_epoch: int | None = None) -> int:
     """Run a training, append its output to a log file and show its progress; if it fails, print the end of the log.
 
@@ -180,7 +187,13 @@ def watch(command: list[str], log: Path, max_epoch: int | None = None) -> int:
         follow(log, begin, Progress(max_epoch), lambda: process.poll() is None)
     except KeyboardInterrupt:
         process.wait()  # the training got the terminal's interrupt as well
+        print(f"\n{log}: interrupted; the same command goes on from there", file=sys.stderr)
         raise
-    if process.returncode:
+    status = process.returncode if process.returncode >= 0 else 128 - process.returncode
+    if status in ENDED_BY:
+        print(
+            f"error: {log}: the training was {ENDED_BY[status]}; the same command goes on from there", file=sys.stderr
+        )
+    elif status:
         print(last_lines(log, begin, 15), file=sys.stderr)
-    return process.returncode if process.returncode >= 0 else 128 - process.returncode
+    return status

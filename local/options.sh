@@ -37,11 +37,16 @@ on_gpus() {
 }
 
 # Answered before the environment is needed
+given=()
 for argument in "$@"; do
     if [ "${argument}" = -h ] || [ "${argument}" = --help ]; then
         echo "${help_message}"
+        # A recipe's run.sh gives options of its own, which are other defaults than those above.
+        if [ ${#given[@]} -gt 1 ]; then printf '\nGiven already, in place of these defaults:\n'; fi
+        for ((n = 0; n + 1 < ${#given[@]}; n += 2)); do echo "  ${given[n]} ${given[n + 1]@Q}"; done
         exit 0
     fi
+    given+=("${argument}")
 done
 . "$(dirname "${BASH_SOURCE[0]}")/path.sh"
 while [ $# -gt 0 ]; do

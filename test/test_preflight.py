@@ -210,9 +210,26 @@ def test_kaldi_dir_needs_two_sets(arguments, missing):
 
 def test_kaldi_dirs_own_options_are_spelt_right():
     directory = TEMPLATE.parents[1] / "kaldi_dir/asr_distill1"
-    done = subprocess.run(["./run.sh", "--source_tests", "conf"], cwd=directory, capture_output=True, text=True)
+    command = ["./run.sh", "--source_tests", "conf", "--from_scratch", "smal"]
+    done = subprocess.run(command, cwd=directory, capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == "error: --source_tests: no such option; --source_train, --source_valid or --source_test\n"
+    assert done.stderr.splitlines() == [
+        "error: --source_tests: no such option; --source_train, --source_valid or --source_test",
+        "error: --from_scratch smal: must be small or medium",
+    ]
+
+
+def test_help_shows_what_a_recipe_sets_otherwise():
+    directory = TEMPLATE.parents[1] / "kaldi_dir/asr_distill1"
+    printed = subprocess.run(["./run.sh", "--help"], cwd=directory, capture_output=True, text=True).stdout
+    assert printed.startswith("Beside the options below: --source_train DIR")
+    given = printed[printed.index("Given already, in place of these defaults:") :].splitlines()
+    assert "  --no_kd 'false'" in given and "  --latencies '160 320 480 960 full'" in given
+
+
+def test_a_misspelt_option_inside_an_option_has_the_nearest_name(recipe):
+    (line,) = check(student_full_args="--max_epochs 2")
+    assert "unrecognized arguments: --max_epochs 2 (--max_epoch?); python -m distill.bin.train --help" in line
 
 
 def test_sections_inside_options_are_checked(recipe):

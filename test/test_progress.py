@@ -2,6 +2,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from distill.progress import Progress, watch
 
 LOG = """[host] 2026-01-01 (abs_task:1) INFO: [train] mini-batch sizes summary: N-batch=40, mean=4.0, min=4, max=4
@@ -19,7 +21,7 @@ def test_progress_reads_the_trainers_log():
         "INFO: 3epoch results: [train] loss=2.000, time=1 second, [valid] loss=1.500, ter=0.250, time=1 second"
     )
     assert progress.epochs_done == 3
-    assert progress.summary() == "valid loss 1.500, valid ter 0.250, train loss 2.000, train loss_mmi 1.000"
+    assert progress.summary() == "valid ter 0.250, valid loss 1.500, train loss 2.000, train loss_mmi 1.000"
 
 
 def test_watch_passes_on_failure_and_shows_why(tmp_path):
@@ -32,6 +34,13 @@ def test_watch_passes_on_failure_and_shows_why(tmp_path):
     crash = subprocess.run([*command, "raise ValueError('boom')"], capture_output=True, text=True, timeout=60)
     assert crash.returncode == 1 and "boom" in crash.stderr and "no such teacher" not in crash.stderr
     assert "doing" in log.read_text() and "boom" in log.read_text()
+
+
+@pytest.mark.parametrize(("signal", "reason"), [("TERM", "ended by SIGTERM"), ("KILL", "killed, perhaps for want")])
+def test_watch_names_the_signal_that_ended_a_training(tmp_path, capsys, signal, reason):
+    assert watch(["sh", "-c", f"echo of no interest; kill -{signal} $$"], tmp_path / "log") in (137, 143)
+    printed = capsys.readouterr().err
+    assert f"error: {tmp_path}/log: the training was {reason}" in printed and "of no interest" not in printed
 
 
 def test_watch_succeeds(tmp_path):

@@ -38,6 +38,7 @@ def main(argv: list[str] | None = None) -> None:
     if options["check"] == "true":
         print(
             f"stages {options['stage']} to {options['stop_stage']}: nothing wrong with options, configurations, machine"
+            "; audio and transcripts are checked in stage 1"
         )
         report_lengths(options)
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import difflib
 import io
+import re
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from typing import NoReturn
 
@@ -44,15 +47,23 @@ COMMANDS: dict[str, tuple[str, Callable[[], argparse.ArgumentParser]]] = {
 
 def string_problems(options: Mapping[str, str]) -> Iterator[str]:
     """Options inside options that their command does not have, or whose values it refuses; one line each."""
+    announced = False
     for name, (command, make_parser) in COMMANDS.items():
         if not options[name].split():
             continue
+        if command == "train" and not announced:
+            announced = True
+            print("checking the options of trainings, which takes some seconds", file=sys.stderr)
         parser = make_parser()
         for action in parser._actions:
             action.required = False
 
-        def fail(message: str) -> NoReturn:
-            raise UserError(message)
+        known = sorted(parser._option_string_actions)
+
+        def fail(message: str, known: list[str] = known) -> NoReturn:
+            wrong = re.search("unrecognized arguments: (--[^ ]+)", message)
+            near = difflib.get_close_matches(wrong[1], known, n=1) if wrong else []
+            raise UserError(message + (f" ({near[0]}?)" if near else ""))
 
         parser.error = fail  # type: ignore[method-assign]
         try:

@@ -30,7 +30,7 @@ mapfile -t names < <(compgen -v | grep -vxF "${before}"$'\nbefore\nPIPESTATUS') 
 . ./path.sh; . ./cmd.sh
 gpus=$(gpus_here) ngpu=${ngpu:-${gpus}}
 if [ -n "${from_scratch}" ]; then
-    sizes=$(realpath --relative-to=. "${steps}/../conf/from_scratch/${from_scratch}")
+    sizes=$(realpath --relative-to=. "${steps}/../conf/from_scratch/${from_scratch/#[!m]*/small}")
     student='' teacher_init_max_s=${teacher_init_max_s:-auto}
     for name in teacher_init teacher student_full student_stream; do
         config=${name}_config # what the user chose stays

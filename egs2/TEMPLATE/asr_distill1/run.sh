@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Distil a large recogniser of this corpus into a small streaming one. ./run.sh --help lists every option.
 set -euo pipefail
+cd "$(dirname "$0")"
 
 ./distill.sh \
     --train_set train \

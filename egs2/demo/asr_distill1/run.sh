@@ -2,6 +2,7 @@
 # A synthesised many-voiced command corpus, small enough for a laptop. ./run.sh --help lists every option; besides
 # --train_teacher true trains the teacher anew instead of taking the one in teacher/.
 set -euo pipefail
+cd "$(dirname "$0")"
 
 teacher=(--teacher teacher)
 options=()

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Connected digits spliced from FSDD's real recordings. ./run.sh --help lists every option; README.md describes the sets.
 set -euo pipefail
+cd "$(dirname "$0")"
 
 ./distill.sh \
     --train_set train \

@@ -2,6 +2,7 @@
 # GigaSpeech, 10 to 10,000 h. ./run.sh --help lists every option; README.md describes the subsets and the cost.
 #   ./run.sh --local_data_opts "--gigaspeech /corpora/GigaSpeech --subset XL"
 set -euo pipefail
+cd "$(dirname "$0")"
 
 ./distill.sh \
     --train_set train --valid_set valid --test_sets "dev test" \

@@ -2,6 +2,7 @@
 # Distil on any Kaldi data directories, as they are. ./run.sh --help lists every option; README.md has the rest.
 #   ./run.sh --source_train /corpus/train --source_valid /corpus/dev --source_test "/corpus/test_a clean=/corpus/test_b"
 set -euo pipefail
+cd "$(dirname "$0")"
 
 train='' valid='' tests='' options=() missing=false
 while [ $# -gt 0 ]; do
@@ -19,7 +20,8 @@ while [ $# -gt 0 ]; do
         --source_test) tests+=" $2"; shift 2 ;;
         --source_*)
             echo "error: $1: no such option; --source_train, --source_valid or --source_test" >&2
-            exit 2
+            missing=true options+=(--check true) # what else is wrong is listed as well
+            shift 2
             ;;
         *) options+=("$1"); shift ;;
     esac
@@ -27,7 +29,7 @@ done
 for directory in ${train} ${valid} ${tests}; do
     if [ ! -d "${directory#*=}" ]; then
         echo "error: ${directory#*=}: no such directory; correct the --source option" >&2
-        missing=true options+=(--check true) # what else is wrong is listed as well
+        missing=true options+=(--check true)
     fi
 done
 if [ -n "${train}${valid}${tests}" ]; then

@@ -2,6 +2,7 @@
 # LibriSpeech, 960 h. ./run.sh --help lists every option; README.md describes the sets and the cost.
 #   ./run.sh --local_data_opts "--librispeech /corpora/LibriSpeech"
 set -euo pipefail
+cd "$(dirname "$0")"
 
 ./distill.sh \
     --train_set train --valid_set valid --test_sets "dev_clean dev_other test_clean test_other" \

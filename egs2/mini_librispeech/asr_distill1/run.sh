@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Mini LibriSpeech: five hours of read English. ./run.sh --help lists every option; README.md describes the sets.
 set -euo pipefail
+cd "$(dirname "$0")"
 
 ./distill.sh \
     --train_set train --valid_set valid --test_sets test \
