@@ -41,6 +41,7 @@ def make_targets(count: int, folder: Path) -> None:
     from distill.configuration import code_bytes, logit_bytes
     from distill.files import yaml_text
     from distill.targets import extract, store
+    from distill.targets.audio_checksums import RECENT_NS
     from distill.targets.codebooks import Codebooks
 
     network: dict[str, Any] = {
@@ -62,7 +63,8 @@ def make_targets(count: int, folder: Path) -> None:
 
     rng = np.random.default_rng(0)
     (folder / "audio").mkdir()
-    soundfile.write(folder / "audio.flac", 0.1 * rng.normal(size=32_000), 16000)
+    for number in range(20):  # a file has 65,000 links at most
+        soundfile.write(folder / f"{number}.flac", 0.1 * rng.normal(size=32_000), 16000)
     (folder / "audio.ark").write_bytes(rng.bytes(2000))
     with open(folder / "wav.scp", "w") as scp, open(folder / "utt2num_samples", "w") as lengths:
         for number in range(count):
@@ -71,14 +73,11 @@ def make_targets(count: int, folder: Path) -> None:
             if number % 1000 == 0 and count <= OWN_FILES:
                 os.mkdir(os.path.dirname(path))
             if count <= OWN_FILES:
-                os.link(folder / "audio.flac", path)
+                os.link(folder / f"{number % 20}.flac", path)
             place = path if count <= OWN_FILES else f"{folder}/audio.ark:{number % 1000}"
             scp.write(f"{utterance} {place}\n")
             lengths.write(f"{utterance} {16000 * (2 + number * 7919 % 28)}\n")
-    old = time.time() - 3600  # what has just been written is read again
-    for file in (folder / "audio.flac", folder / "audio.ark"):
-        os.utime(file, (old, old))
-    time.sleep(10 if count <= OWN_FILES else 0)
+    time.sleep(RECENT_NS / 1e9 + 1)  # what has just been written is read again
 
     extraction = targets(folder)
     extraction.output.mkdir(parents=True)
