@@ -16,7 +16,7 @@ setup(
     license="Apache-2.0",
     license_files=["LICENSE"],
     packages=find_packages(include=["distill", "distill.*"]),
-    package_data={"distill.report": ["*.html", "*.css"], "distill.serve": ["page/*"]},
+    package_data={"distill.report": ["*.html", "*.css"], "distill.serve": ["page/*"], "distill.espnet3": ["conf/*.yaml"]},
     entry_points={"console_scripts": ["distill = distill.bin.main:main"]},
     python_requires=">=3.11",
     install_requires=[
@@ -39,6 +39,7 @@ setup(
             "soxr",  # resampling of the corpora made here
             "transformers",  # wav2vec 2.0
         ],
+        "transformers": ["transformers"],  # models in its form: pack --format transformers
         "report": ["jinja2", "matplotlib"],  # the page of an experiment; ticks of its plots
         "serve": ["aiohttp", "prometheus_client"],  # websocket server, page and client; the server's figures
         "kaldiio": ["kaldiio"],  # reads and writes Kaldi archives in omniio's place where it is installed

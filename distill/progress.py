@@ -71,10 +71,11 @@ class Progress:
         if not rate >= ONLY_BLANKS:
             return None
         self._doubted = True
+        what = "next to nothing but blanks" if rate <= 1 else "anything"
         return (
             f"{100 * rate:.0f} % token errors on the validation set after {self.epochs_done:.0f} of {self.max_epoch} "
-            "epochs: the network puts out next to nothing but blanks; take more epochs or a lower learning rate, and "
-            "for a teacher shorter utterances at first (--teacher_init_max_s)"
+            f"epochs: the network puts out {what}; take more epochs or a lower learning rate, and for a teacher "
+            " shorter utterances at first (--teacher_init_max_s)"
         )
 
     @property

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import time
 from pathlib import Path
 
@@ -31,6 +32,8 @@ def fingerprint(options: str, inputs: list[str]) -> dict[str, str]:
     content = {"options": options, CODE: code_version()}
     for name in inputs:
         if not Path(name).is_file():
+            if match := re.fullmatch(r"(.*)/\.stages/(\d+)\w*", name):
+                raise UserError(f"stage {match[2]} has not been run in {match[1]}; begin with --stage {match[2]}")
             raise UserError(f"{name}: not found, but this stage reads it; run the stage that makes it first")
         content[name] = sha256(name)
     return content

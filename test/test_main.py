@@ -41,7 +41,14 @@ def test_an_unknown_command_is_one_line(name, capsys):
     with pytest.raises(SystemExit) as end:
         main([name])
     assert end.value.code == 2
-    assert capsys.readouterr().err == f"error: {name}: not a command; distill --help lists them\n"
+    message = capsys.readouterr().err
+    assert message.startswith(f"error: {name}: not a command; ") and message.count("\n") == 1
+
+
+def test_a_misspelt_command_has_the_nearest_name(capsys):
+    with pytest.raises(SystemExit):
+        main(["packk"])
+    assert capsys.readouterr().err == "error: packk: not a command; pack? distill --help lists them\n"
 
 
 def test_python_m_distill_runs_a_command_under_its_name():

@@ -58,6 +58,9 @@ def recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in ("train", "valid", "test"):  # as stage 4 leaves them
         Path("dump/raw", name).mkdir(parents=True)
         Path("dump/raw", name, "wav.scp").touch()
+    Path("exp/.stages").mkdir(parents=True)
+    for number in (6, 7, 9, 10, 11):
+        Path(f"exp/.stages/{number}").touch()
     write("conf/train_student_stream.yaml", {**STUDENT, "chunk_conf": {"chunk_ms": [160, 960]}})
     return tmp_path
 
@@ -193,6 +196,18 @@ def test_a_test_set_that_was_not_prepared(recipe):
     (line,) = check(test_sets="test later", stage="12")
     assert line.startswith("--test_sets later: dump/raw/later/wav.scp not found; add it with --stage 1 --stop_stage 4")
     assert check(test_sets="test later") == []  # stage 1 makes it
+
+
+@pytest.mark.parametrize(("stage", "needed"), [("10", "6"), ("11", "6"), ("12", "7"), ("14", "7"), ("15", "11")])
+def test_a_stage_whose_predecessors_were_not_run(recipe, stage, needed):
+    found = check(stage=stage, stop_stage=stage, expdir="exp_other")
+    assert [line for line in found if line.startswith(f"--stage {stage}: stage {needed} has not been run in --expdir")]
+
+
+def test_latencies_are_checked_when_only_recognition_is_run(recipe):
+    assert check(stage="12", stop_stage="12", latencies="160 480") == []
+    (line,) = check(stage="12", stop_stage="12", latencies="50 480")
+    assert line.startswith("--latencies 50: not a multiple of 40 ms")
 
 
 @pytest.mark.parametrize(

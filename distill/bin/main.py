@@ -15,26 +15,24 @@ Train; a recipe (egs2/*/asr_distill1/run.sh) calls these in order
   plan             disk space and hours that a run will take
   prepare_librispeech, prepare_mini_librispeech    data directories of a corpus
   prepare_gigaspeech, prepare_speechocean762, prepare_fsdd    likewise
-  prepare_synth    data directories of synthesised speech
-  import_data      data directories from Kaldi data directories elsewhere
+  prepare_synth, import_data    likewise of synthesised speech, and of Kaldi's
   check_data, utterance_lengths    faults in data directories; samples of each utterance
   phone_tokens     token list and texts in phones, from a lexicon
   adopt_teacher    make a teacher of a model that was fine-tuned elsewhere
-  make_graph       denominator graph of LF-MMI
-  extract_targets  store the teacher's outputs
+  make_graph, extract_targets    denominator graph of LF-MMI; the teacher's outputs
   student_config   training configuration for another student
   train            a teacher or a student
-  make_lm          n-gram language model for decoding
-  tune_decoding    choose the weights of the language model
+  make_lm, tune_decoding    n-gram language model for decoding, and its weights
 Measure and report
   results          table of all scores of an experiment
   ablation         table of students that differ in one thing
   speed, latency   real-time factor and size; delay of a streaming student
   report           a web page of an experiment
 Within recipes
-  stage, watch, watch_jobs    what was done before, progress of a training and of parallel jobs
+  stage, watch, watch_jobs    what was done before, progress of a training and of jobs
 """
 
+import difflib
 import importlib
 import sys
 from pathlib import Path
@@ -50,7 +48,9 @@ def main(argv: list[str] | None = None) -> None:
         return
     names = {path.stem for path in Path(__file__).parent.glob("*.py")}
     if command not in names.difference(NO_COMMANDS):
-        print(f"error: {command}: not a command; distill --help lists them", file=sys.stderr)
+        near = difflib.get_close_matches(command, names.difference(NO_COMMANDS), n=1)
+        cure = " ".join([*(f"{name}?" for name in near), "distill --help lists them"])
+        print(f"error: {command}: not a command; {cure}", file=sys.stderr)
         sys.exit(2)
     sys.argv[0] = f"distill {command}"  # the name in its messages
     importlib.import_module(f"distill.bin.{command}").main(arguments)

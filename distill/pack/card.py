@@ -211,7 +211,7 @@ def usage(file_name: str, has_torch: bool, has_onnx: bool) -> list[str]:
 def usage_in_transformers(directory: str) -> list[str]:
     """How to recognise a file with the directory that transformers loads."""
     return [
-        "With the toolkit installed (`pip install .` in its directory), in Python:",
+        "With the toolkit installed (`pip install '.[transformers]'` in its directory), in Python:",
         "",
         "    from transformers import pipeline",
         f'    recognise = pipeline("automatic-speech-recognition", "{directory}", trust_remote_code=True)',

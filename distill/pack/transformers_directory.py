@@ -12,7 +12,7 @@ from typing import Any
 from distill import __version__
 from distill.audio import SAMPLE_RATE
 from distill.configuration import ChunkConf, read_conf
-from distill.errors import UserError
+from distill.errors import UserError, require
 from distill.pack.contents import Members, json_bytes
 
 STREAM_MS = 480  # chunk length at which a streaming student recognises, if config.json does not say otherwise
@@ -30,6 +30,7 @@ def tokenizer_files(tokens: Sequence[str], token_type: str) -> dict[str, bytes]:
     Repeated tokens and blanks are dropped, and the rest is joined as :func:`distill.decode.token_text.tokens_to_text`
     does it.
     """
+    require("tokenizers", extra="transformers")
     from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
 
     tokenizer = Tokenizer(models.WordLevel({token: n for n, token in enumerate(tokens)}, unk_token="<unk>"))

@@ -53,7 +53,7 @@ def wanted_trainings(options: Options) -> list[str]:
         names += ["teacher_config"]
     if any(runs(options, stage) for stage in (8, 10)):
         names.append("student_full_config")
-    if any(runs(options, stage) for stage in (8, 11)):
+    if any(runs(options, stage) for stage in (8, 11, 12, 14, 15)):  # chunk lengths are checked against its frames
         names.append("student_stream_config")
     return names
 

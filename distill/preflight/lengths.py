@@ -8,17 +8,27 @@ from pathlib import Path
 
 from distill.preflight.options import Options, runs
 
+# Stages whose results a later one reads
+NEEDED = {10: (6, 7, 9), 11: (6, 7, 10), 12: (7, 10, 11), 14: (7, 10, 11), 15: (11,), 16: (11,)}
 # So many of the shortest utterances, or this share of a small corpus, are enough for a network to learn to align
 FEWEST, SHORT_SHARE = 300, 0.3
 
 
 def check_lengths(options: Options) -> Iterator[str]:
-    """Data directories that are missing though their stage is not run, and sets of which too little is left."""
+    """What earlier stages were to make and is not there, and sets of which too little is left."""
     sets = [options["train_set"], options["valid_set"], *options["test_sets"].split()]
     if not runs(options, 1) and int(options["stage"]) <= 4:
         for name in sets:
             if not Path("data", name, "wav.scp").is_file():
                 yield f"data/{name}/wav.scp: not found; run stage 1 first"
+    for stage, needed in NEEDED.items():
+        for earlier in needed if runs(options, stage) else ():
+            if not runs(options, earlier) and not Path(options["expdir"], ".stages", str(earlier)).is_file():
+                yield (
+                    f"--stage {options['stage']}: stage {earlier} has not been run in --expdir {options['expdir']}, "
+                    f"and stage {stage} needs it; begin with --stage {earlier}"
+                )
+                return
     if int(options["stage"]) > 4:
         for name in options["test_sets"].split() if runs(options, 12) or runs(options, 13) else ():
             path = Path(options["dumpdir"], "raw", name, "wav.scp")

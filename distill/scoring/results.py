@@ -41,6 +41,7 @@ def write_results(expdir: Path, test_sets: str, recipe: str) -> None:
         recipe: name of the recipe, for the heading.
     """
     rows = collect(expdir, test_sets.split())
+    left_out = sorted(sets_in(expdir / "results.json") - set(test_sets.split()))
     results = {"recipe": recipe, "environment": environment(), "published": PUBLISHED, "rows": rows}
     with atomic_write(expdir / "results.json") as stream:
         json.dump(results, stream, indent=1)
@@ -52,7 +53,18 @@ def write_results(expdir: Path, test_sets: str, recipe: str) -> None:
         print(f"warning: {line}")
     if word_rows := [row for row in rows if row["wer"] is not None]:
         print("\n".join(paper_table(word_rows)))
+    if left_out:
+        names = ", ".join(left_out)
+        print(f"{expdir / 'RESULTS.md'}: without {names}, which --test_sets does not name; its scores are kept")
     print(f"{expdir / 'RESULTS.md'}: the same with intervals, by test set and speaker")
+
+
+def sets_in(file: Path) -> set[str]:
+    """Names of the test sets in a results.json; none if it cannot be read."""
+    try:
+        return {row["test_set"] for row in json.loads(file.read_text(encoding="utf-8"))["rows"]}
+    except (OSError, ValueError, KeyError, TypeError):
+        return set()
 
 
 def find_systems(expdir: Path) -> list[str]:

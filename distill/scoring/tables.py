@@ -344,5 +344,6 @@ def speaker_table(rows: list[Row]) -> list[str]:
 
 def system_label(row: Row) -> str:
     """System, latency and decoder in short, for the head of a column."""
-    latency = "" if row["latency_ms"] is None else f" {row['latency_ms']} ms"
+    whole = " full" if row["system"].startswith("student_stream") else ""
+    latency = whole if row["latency_ms"] is None else f" {row['latency_ms']} ms"
     return row["system"] + latency + ("" if row["decoder"] == "greedy" else f" {row['decoder']}")

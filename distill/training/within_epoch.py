@@ -55,6 +55,24 @@ class DistillTrainer(Trainer):
         return super().train_one_epoch(model=model, iterator=iterator, reporter=reporter, **more)
 
 
+def random_state() -> dict[str, Any]:
+    """States of the random generators of Python, numpy and torch."""
+    state: dict[str, Any] = {"random": (random.getstate(), np.random.get_state(), torch.get_rng_state())}
+    if torch.cuda.is_available():
+        state["cuda"] = torch.cuda.get_rng_state_all()
+    return state
+
+
+def set_random_state(state: dict[str, Any]) -> None:
+    """Set what :func:`random_state` has returned."""
+    of_python, of_numpy, of_torch = state["random"]
+    random.setstate(of_python)
+    np.random.set_state(of_numpy)
+    torch.set_rng_state(of_torch)
+    if "cuda" in state:
+        torch.cuda.set_rng_state_all(state["cuda"])
+
+
 class TrainingState:
     """All that a training changes in an epoch, from one batch to the next.
 
@@ -74,12 +92,8 @@ class TrainingState:
 
     def read(self) -> dict[str, Any]:
         """The state, to be saved: of the first process everything, of the others what differs between processes."""
-        state: dict[str, Any] = {
-            "random": (random.getstate(), np.random.get_state(), torch.get_rng_state()),
-            "reporter": pickle.dumps({name: getattr(self._reporter, name) for name in COUNTS}),
-        }
-        if torch.cuda.is_available():
-            state["cuda"] = torch.cuda.get_rng_state_all()
+        state = random_state()
+        state["reporter"] = pickle.dumps({name: getattr(self._reporter, name) for name in COUNTS})
         if self.rank == 0:
             state |= {"model": self._model.state_dict(), "parts": [part.state_dict() for part in self._parts]}
         return state
@@ -91,16 +105,6 @@ class TrainingState:
             part.load_state_dict(saved)
         for name, value in pickle.loads(state["reporter"]).items():
             setattr(self._reporter, name, value)
-
-    @staticmethod
-    def write_random(state: dict[str, Any]) -> None:
-        """Set the states of the random generators."""
-        of_python, of_numpy, of_torch = state["random"]
-        random.setstate(of_python)
-        np.random.set_state(of_numpy)
-        torch.set_rng_state(of_torch)
-        if "cuda" in state:
-            torch.cuda.set_rng_state_all(state["cuda"])
 
 
 class ResumedBatches:
@@ -172,7 +176,7 @@ class ResumedBatches:
             )
         iterator = iter(loader)  # draws a random number
         if self._saved is not None:
-            self._state.write_random(self._saved)
+            set_random_state(self._saved)
             self._saved = None
         for done, batch in enumerate(iterator, self._done):
             if done > self._done and done % self._interval == 0:
