@@ -225,6 +225,13 @@ def page(measured: dict[str, dict[str, Any]]) -> str:
     lines += table(("step", "exponent", "LibriSpeech, 960 h", "GigaSpeech-XL", "holds"), nodes)
     lines += ["## Growth"]
     lines += table(("step", "size", "seconds", "GB"), growth)
+    left_out = [
+        f"{step.what} at {', '.join(f'{size:,}' for size in step.sizes if str(size) not in measured.get(name, {}))}"
+        for name, step in STEPS.items()
+        if any(str(size) not in measured.get(name, {}) for size in step.sizes)
+    ]
+    if left_out:
+        lines += [f"Not measured in this run: {'; '.join(left_out)}.", ""]
     about = machine()
     lines += [f"On {about['processor']}, {about['memory']}; {about['software']}."]
     return "\n".join(lines) + "\n"
