@@ -24,7 +24,6 @@ from distill.training.distill_model import DistillModel
 from distill.training.distill_task import DistillTask
 from distill.training.within_epoch import random_state, set_random_state
 
-
 LAST = "last.ckpt"  # Lightning's latest checkpoint of a training
 
 
