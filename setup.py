@@ -16,7 +16,12 @@ setup(
     license="Apache-2.0",
     license_files=["LICENSE"],
     packages=find_packages(include=["distill", "distill.*"]),
-    package_data={"distill.report": ["*.html", "*.css"], "distill.serve": ["page/*"], "distill.espnet3": ["conf/*.yaml"]},
+    package_data={
+        "distill.report": ["*.html", "*.css"],
+        "distill.serve": ["page/*"],
+        "distill.export": ["web/*"],
+        "distill.espnet3": ["conf/*.yaml"],
+    },
     entry_points={"console_scripts": ["distill = distill.bin.main:main"]},
     python_requires=">=3.11",
     install_requires=[

@@ -14,8 +14,11 @@ from distill.errors import UserError
 from distill.files import text_lines
 
 SAMPLE_RATE = 16000  # Hz, of everything that a model reads
+# Samples of silence behind the end of a stream, at least: its last word may come out a little after it was spoken.
+END_SILENCE = 3200
 # A network that sees all of an utterance at once takes memory that grows with it, and time that grows faster.
 MOST_AT_ONCE_S = 120
+SILENT = 3e-4  # largest sample of audio in which nothing can be heard: ten steps of 16 bits, -70 dB of full scale
 BLOCK = 1 << 20  # samples per channel that are read at a time
 _ARK = re.compile(r"(.+\.ark):(\d+)$")
 
@@ -56,6 +59,12 @@ def read_audio(path: str | Path, sample_rate: int = SAMPLE_RATE) -> np.ndarray:
     return samples
 
 
+def first_sound(samples: np.ndarray) -> int | None:
+    """Index of the first of (n,) samples that is larger than :data:`SILENT`; None if none is."""
+    loud = np.abs(samples) > SILENT
+    return int(loud.argmax()) if loud.any() else None
+
+
 def check_at_once(samples: int, where: str) -> None:
     """Refuse an utterance that is too long to be computed at once.
 
@@ -70,6 +79,27 @@ def check_at_once(samples: int, where: str) -> None:
             f"{where}: at least {samples / SAMPLE_RATE:.0f} s, but at most {MOST_AT_ONCE_S} s are computed at once, as "
             "with full context; cut it, or recognise it in chunks with a streaming student"
         )
+
+
+def as_floats(samples: np.ndarray, sample_rate: int) -> np.ndarray:
+    """(n,) float32 samples in [-1, 1] of a stream's next (n,) samples: floats in [-1, 1], or 16-bit integers.
+
+    Raises:
+        ValueError: the samples are not a vector of floats or of int16.
+        UserError: a sample is not a finite number, or the rate is not 16 kHz.
+    """
+    if samples.ndim != 1 or not (samples.dtype.kind == "f" or samples.dtype == np.int16):
+        raise ValueError(
+            f"expected (n,) floating-point samples in [-1, 1], or int16; got {samples.shape} {samples.dtype}"
+        )
+    if sample_rate != SAMPLE_RATE:
+        raise UserError(f"audio: is sampled at {sample_rate} Hz where {SAMPLE_RATE} Hz is expected; resample it")
+    if samples.dtype == np.int16:
+        return samples.astype(np.float32) / np.float32(32768)
+    # The sum is not finite if a sample is not, and needs no second array; finite audio cannot overflow it.
+    if not np.isfinite(samples.sum(dtype=np.float64)):
+        raise UserError("audio: holds samples that are not finite numbers; check where it comes from")
+    return samples.astype(np.float32, copy=False)
 
 
 def from_pcm(data: bytes) -> np.ndarray:

@@ -9,8 +9,11 @@ import importlib.util
 import io
 import os
 import re
+import shutil
 import signal
+import stat
 import sys
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 
@@ -30,6 +33,7 @@ CURES = {
 }
 # Environment variables that let a checkpoint run code: of ESPnet, and of torch
 UNSAFE = ("ESPNET_ALLOW_UNSAFE_TORCH_LOAD", "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD")
+LEAST_FREE = 1 << 20  # bytes; a disk with less is full
 # Characters that a terminal obeys instead of showing them, marks that reverse the order of what follows, and halves of
 # surrogate pairs, which no encoding has. Line ends are among them.
 CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -86,14 +90,41 @@ def cli(main: Callable[..., None]) -> Callable[..., None]:
         except OSError as error:
             if error.errno not in CURES:
                 raise
-            where = printable(f"{error.filename}: ") if error.filename is not None else ""
+            name = error.filename if error.filename is not None else output_file()
+            where = printable(f"{name}: ") if name is not None else ""
             print(f"error: {where}{error.strerror}; {CURES[error.errno]}", file=sys.stderr)
+            drop_unwritten_output()
+            sys.exit(2)
+        except Exception as error:
+            # What libraries raise does not always say that the disk is full.
+            if (place := full_disk()) is None:
+                raise
+            message = printable(" ".join(str(error).split())) or type(error).__name__
+            print(f"error: {place}: {message}: {os.strerror(errno.ENOSPC)}; {CURES[errno.ENOSPC]}", file=sys.stderr)
             drop_unwritten_output()
             sys.exit(2)
         except KeyboardInterrupt:
             sys.exit(128 + signal.SIGINT)
 
     return wrapped
+
+
+def output_file() -> str | None:
+    """Path of the file that stdout is redirected to; None if it is none."""
+    with contextlib.suppress(OSError):
+        path = os.readlink("/proc/self/fd/1")
+        if stat.S_ISREG(os.fstat(1).st_mode) and os.path.exists(path):
+            return path
+    return None
+
+
+def full_disk() -> str | None:
+    """The working directory or the one of temporary files, if there is no room on its disk; else None."""
+    for place in (os.getcwd(), tempfile.gettempdir()):
+        with contextlib.suppress(OSError):
+            if shutil.disk_usage(place).free < LEAST_FREE:
+                return place
+    return None
 
 
 def drop_unwritten_output() -> None:

@@ -15,13 +15,30 @@ from typing import IO, Any
 
 import yaml
 
-from distill.errors import UserError
+from distill.errors import CURES, UserError
 
 MAX_TEXT = 16 << 20  # bytes of a file that describes a model
 # A configuration is a few nested maps and lists; its longest list are the tokens.
 MAX_YAML_NODES, MAX_YAML_DEPTH = 200_000, 20
 MAX_YAML_SCALAR, MAX_YAML_DIGITS = 10_000, 40  # characters of a text, and of a number
 PLAIN_TAGS = {f"tag:yaml.org,2002:{kind}" for kind in ("null", "bool", "int", "float", "str")}
+
+
+@contextlib.contextmanager
+def naming(path: str | Path) -> Iterator[None]:
+    """Let errors of the operating system in the block name ``path``: a full disk shows in writing, which names none."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            error.filename = str(path)
+        raise
+    except Exception as error:
+        # torch.save raises an error of its own when the file could not be written.
+        reason = error.__context__
+        if isinstance(reason, OSError) and reason.errno in CURES:
+            raise OSError(reason.errno, reason.strerror, str(path)) from error
+        raise
 
 
 @contextlib.contextmanager
@@ -39,15 +56,12 @@ def atomic_write(path: str | Path, mode: str = "w") -> Iterator[IO]:
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = name_beside(path)
     try:
-        with open(beside, mode, encoding=None if "b" in mode else "utf-8") as stream:
-            yield stream
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(beside, path)
-    except OSError as error:
-        if error.filename is None:  # a full disk is noticed in writing, which knows no name
-            error.filename = str(path)
-        raise
+        with naming(path):
+            with open(beside, mode, encoding=None if "b" in mode else "utf-8") as stream:
+                yield stream
+                stream.flush()
+                os.fsync(stream.fileno())
+            os.replace(beside, path)
     finally:
         beside.unlink(missing_ok=True)
 
@@ -164,6 +178,14 @@ class _PlainDumper(yaml.SafeDumper):
 
     def ignore_aliases(self, data: Any) -> bool:
         return True
+
+    def represent_text(self, text: str) -> yaml.Node:
+        """Line ends of Unicode are escaped in double quotes alone; elsewhere they would be read as a space."""
+        style = '"' if any(end in text for end in "\r\x85\u2028\u2029") else None
+        return self.represent_scalar("tag:yaml.org,2002:str", text, style)
+
+
+_PlainDumper.add_representer(str, _PlainDumper.represent_text)
 
 
 def yaml_text(content: Any, **how: Any) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import glob
 import os
 import re
@@ -11,7 +12,7 @@ import time
 
 from tqdm import tqdm
 
-from distill.errors import UserError
+from distill.errors import UserError, full_disk
 
 FINISHED = "with status 0"  # what run.pl, slurm.pl and the others end a log with
 STATE = re.compile(r"(\d+)/(\d+) \[")  # as tqdm writes it: done/total [elapsed<left, rate]
@@ -40,7 +41,9 @@ def watch(command: list[str], logs: str) -> None:
         logs: pattern of the jobs' log files; logs of an earlier run are removed.
 
     Raises:
-        UserError: a job failed; the end of the first such job's log is printed before.
+        UserError: a job failed. It has that job's line of error, if there is one; else the end of its log is printed
+            before.
+        OSError: jobs failed and the disk is full, which a log on it may not have taken.
     """
     for old in glob.glob(logs):
         os.remove(old)
@@ -61,7 +64,12 @@ def watch(command: list[str], logs: str) -> None:
         bar.close()
     if process.returncode != 0:
         failed = [log for log in sorted(glob.glob(logs)) if FINISHED not in end(log)]
-        for log in failed[:1]:
-            lines = [line for line in end(log).replace("\r", "\n").splitlines() if line.strip()]
-            print("\n".join([f"{log}:", *lines[-5:]]), file=sys.stderr)
-        raise UserError(f"{len(failed)} jobs failed: {' '.join(failed) or logs}; what others finished is kept")
+        what = f"{len(failed)} jobs failed: {' '.join(failed) or logs}"
+        lines = [line for log in failed[:1] for line in end(log).replace("\r", "\n").splitlines() if line.strip()]
+        if reasons := [line for line in lines if line.startswith("error: ")]:
+            raise UserError(f"{what}: {reasons[-1].removeprefix('error: ')}")
+        if full_disk() is not None:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), failed[0] if failed else logs)
+        if failed:
+            print("\n".join([f"{failed[0]}:", *lines[-5:]]), file=sys.stderr)
+        raise UserError(f"{what}; what others finished is kept")

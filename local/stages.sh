@@ -50,16 +50,32 @@ quietly() {
     local output=$1 reason
     shift
     mkdir -p "$(dirname "${output}")"
-    "$@" > "${output}" 2>&1 && return 0
+    # Where the disk is full, not every command that lost its output says so.
+    "$@" > "${output}" 2>&1 && has_room "${output}" && return 0
     # A full disk comes first, as it breaks whatever else is in the log, and may have left no room for that either.
     reason=$(grep -E "No space left|Disk quota exceeded" "${output}" | tail -n 1) || true
-    [ -n "${reason}" ] || [ "$(df --output=avail -k "${output}" | tail -n 1)" -ge 1024 ] || reason="No space left on device"
+    [ -n "${reason}" ] || has_room "${output}" || reason="No space left on device"
     [ -z "${reason}" ] || fail "${output}: failed: ${reason}; make room on that disk and run the same command again"
     reason=$(grep -E "[Ee]rror|not found" "${output}" | tail -n 1) || true
     reason=${reason:-$(tail -n 1 "${output}")}
     case "${reason}" in *"Vocabulary size too high"*) reason+=" (--nbpe; or take --token_type char)" ;; esac
     fail "${output}: failed: ${reason}"
 }
+
+# has_room PATH: whether its disk has more than a megabyte
+has_room() { [ "$(df --output=avail -k "$1" | tail -n 1)" -ge 1024 ]; }
+
+# at_end: what is done when the script ends. Where a command of the shell has failed, such as cp, a full disk is named.
+at_end() {
+    local status=$? place
+    [ -z "${beside:-}" ] || pkill -TERM -P "${beside}" || true
+    [ "${status}" = 1 ] || return 0
+    for place in "${dumpdir:-.}" "${expdir:-.}"; do
+        [ ! -d "${place}" ] || has_room "${place}" ||
+            fail "${place}/: No space left on device; make room on that disk and run the same command again"
+    done
+}
+trap at_end EXIT
 
 # existing_files "DIR..." "NAME..." [PREFIX]: those of the named files in PREFIXDIR that exist, a line each; a directory
 # may be written NAME=DIR
@@ -107,7 +123,6 @@ start_beside() {
     log "training in ${beside_progress%/*} as well, beside the others; progress in ${beside_progress}"
     "${@:3}" 2> "${beside_progress}" &
     beside=$!
-    trap '[ -z "${beside}" ] || pkill -TERM -P "${beside}" || true' EXIT
 }
 
 # wait_beside: wait for that training, if there is one, and finish its stage

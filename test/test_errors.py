@@ -2,10 +2,12 @@
 
 import errno
 import os
+import shutil
 import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -48,6 +50,22 @@ def test_a_fault_of_the_program_is_none_of_the_users():
         main()
 
 
+def test_what_a_library_raises_on_a_full_disk_is_one_line(capsys, monkeypatch):
+    error = RuntimeError("cannot write 'a.wav':\nSystem error")
+
+    @cli
+    def main() -> None:
+        raise error
+
+    with pytest.raises(RuntimeError):
+        main()
+    monkeypatch.setattr(shutil, "disk_usage", lambda place: SimpleNamespace(free=0))
+    line = ended(error, capsys)
+    assert line.startswith(
+        f"error: {os.getcwd()}: cannot write 'a.wav': System error: No space left on device; make room"
+    )
+
+
 def start(body: str, *, shell: str = "", **variables: str) -> subprocess.Popen[str]:
     """A command with this body, in a process; ``shell`` redirects its streams."""
     lines = "".join(f"    {line}\n" for line in body.splitlines())
@@ -71,6 +89,14 @@ def test_a_closed_pipe_is_no_error(count):
 def test_a_full_disk_shows_when_the_last_output_is_written():
     process = start("print('x')", shell="> /dev/full")
     assert process.communicate(timeout=60)[1].startswith("error: No space left on device") and process.returncode == 2
+
+
+def test_the_file_that_takes_the_output_is_named(tmp_path):
+    """A limit stands for the full disk."""
+    body = "import resource\nresource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))\nprint('x')"
+    process = start(body, shell=f"> {tmp_path}/out.txt")
+    assert process.communicate(timeout=60)[1].startswith(f"error: {tmp_path}/out.txt: File too large; ")
+    assert process.returncode == 2
 
 
 def test_closed_streams_are_empty_and_no_file_gets_their_numbers(tmp_path):

@@ -5,12 +5,14 @@ from __future__ import annotations
 import errno
 import os
 import platform
+import resource
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from distill.errors import UserError
 from distill.files import atomic_write, read_json, read_yaml, yaml_object, yaml_text
@@ -134,3 +136,17 @@ def test_a_full_disk_names_the_file(tmp_path):
     with pytest.raises(OSError) as caught, atomic_write(tmp_path / "a.txt"):
         raise OSError(errno.ENOSPC, "No space left on device")
     assert caught.value.filename == str(tmp_path / "a.txt")
+
+
+@pytest.mark.parametrize("size", [100, 4000, 40_000])
+def test_an_error_of_writing_that_torch_replaces_by_another_names_the_file(tmp_path, size):
+    """torch.save raises a RuntimeError of its own, or passes the error on when the last bytes were not written."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    weights = {str(number): torch.zeros(size) for number in range(50)}
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20 * size, limits[1]))
+    try:
+        with pytest.raises(OSError) as caught, atomic_write(tmp_path / "model.pth", "wb") as stream:
+            torch.save(weights, stream)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert (caught.value.errno, caught.value.filename) == (errno.EFBIG, str(tmp_path / "model.pth"))

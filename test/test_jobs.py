@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from distill import jobs
 from distill.errors import UserError
 from distill.jobs import watch
 
@@ -35,6 +36,22 @@ def test_a_failing_job_is_shown(tmp_path, capsys):
     with pytest.raises(UserError, match=f"1 jobs failed: {tmp_path / 'job.1.log'}"):
         run(tmp_path, 3)
     assert "no such file" in capsys.readouterr().err
+
+
+def test_a_failing_jobs_line_of_error_is_the_only_one(tmp_path, capsys):
+    (tmp_path / "run").write_text('echo "error: a/b.ark: No space left; make room" > "$1"; exit 1')
+    log = tmp_path / "job.1.log"
+    with pytest.raises(UserError) as caught:
+        watch(["bash", str(tmp_path / "run"), str(log)], str(tmp_path / "job.*.log"))
+    assert str(caught.value) == f"1 jobs failed: {log}: a/b.ark: No space left; make room"
+    assert "error" not in capsys.readouterr().err
+
+
+def test_a_full_disk_is_the_reason_of_a_failed_job_whose_log_lacks_one(tmp_path, monkeypatch):
+    monkeypatch.setattr(jobs, "full_disk", lambda: str(tmp_path))
+    with pytest.raises(OSError, match="No space left on device") as caught:
+        run(tmp_path, 3)
+    assert caught.value.filename == str(tmp_path / "job.1.log")
 
 
 def test_the_command_ends_with_status_2_if_a_job_fails(tmp_path):

@@ -23,9 +23,11 @@ import torch
 
 from distill.audio import SAMPLE_RATE
 from distill.bench.parts import CONFIG, TOKENS, benchmark_parser, random_student, write_json
-from distill.export.model import metadata, quantized, save, shapes_for, step_model
+from distill.export.model import metadata, quantized, save, shapes_for, sherpa_models, step_model
+from distill.export.parity import sherpa_recognizer
 from distill.export.recognizer import LogProbStream, OnnxModel
-from distill.export.sherpa import sherpa_metadata, sherpa_model, sherpa_tokens
+from distill.export.sherpa import sherpa_tokens
+from distill.models.fbank import FbankFrontEnd
 from distill.models.student import Student
 
 CHUNK_MS = 480
@@ -34,10 +36,10 @@ WARM_UP = 14  # chunks, after which the history of 6 s is full
 
 
 def through_sherpa(
-    recognizer: sherpa_onnx.OnlineRecognizer, stream: sherpa_onnx.OnlineStream, audio: np.ndarray
+    recognizer: sherpa_onnx.OnlineRecognizer, stream: sherpa_onnx.OnlineStream, rate: int, audio: np.ndarray
 ) -> None:
-    """Feed the next samples to a stream of sherpa-onnx."""
-    stream.accept_waveform(8000, audio)
+    """Feed the next samples to a stream of sherpa-onnx, declared to have this rate."""
+    stream.accept_waveform(rate, audio)
     while recognizer.is_ready(stream):
         recognizer.decode_stream(stream)
 
@@ -52,16 +54,15 @@ def runtimes(network: Student, folder: Path) -> tuple[dict[str, Callable[[np.nda
     size = {"torch": sum(p.numel() * p.element_size() for p in network.parameters()) / 1e6}
     (folder / "tokens.txt").write_text(sherpa_tokens(TOKENS, "word"), encoding="utf-8")
     step = step_model(network, shapes)
-    for kind, model in (("float32", step), ("int8", quantized(step))):
-        wrapped, paths = sherpa_model(model, shapes), (folder / f"{kind}.onnx", folder / f"sherpa_{kind}.onnx")
-        save(wrapped, paths[1], sherpa_metadata(wrapped))
-        save(model, paths[0], metadata(network, shapes, TOKENS, "word", CHUNK_MS))
+    models = {"float32": step, "int8": quantized(step)}
+    log_mel = isinstance(network.front_end, FbankFrontEnd)
+    for kind, (wrapped, about) in sherpa_models(network, shapes, models).items():
+        paths = folder / f"{kind}.onnx", folder / f"sherpa_{kind}.onnx"
+        save(wrapped, paths[1], about)
+        save(models[kind], paths[0], metadata(network, shapes, TOKENS, "word", CHUNK_MS))
         run[kind] = LogProbStream(OnnxModel(paths[0])).accept
-        recognizer = sherpa_onnx.OnlineRecognizer.from_t_one_ctc(
-            tokens=str(folder / "tokens.txt"), model=str(paths[1]), num_threads=1
-        )
-
-        run[f"sherpa_{kind}"] = partial(through_sherpa, recognizer, recognizer.create_stream())
+        recognizer, rate = sherpa_recognizer(paths[1], folder / "tokens.txt", log_mel)
+        run[f"sherpa_{kind}"] = partial(through_sherpa, recognizer, recognizer.create_stream(), rate)
         size |= {name: path.stat().st_size / 1e6 for name, path in zip((kind, f"sherpa_{kind}"), paths, strict=True)}
     return run, size
 
@@ -77,7 +78,7 @@ def measure(run: dict[str, Callable[[np.ndarray], Any]], rounds: int, chunks: in
             compute(audio)
             if number >= 0:
                 times[name].flat[number] = 1000 * (time.process_time() - started)
-    # sherpa-onnx feeds its model blocks of 150 ms, so that pieces cost differently: the mean over the pieces counts.
+    # sherpa-onnx feeds raw-audio models blocks of 150 ms, so that pieces cost differently: their mean counts.
     return {name: t.mean(1) if name.startswith("sherpa") else np.median(t, 1) for name, t in times.items()}
 
 

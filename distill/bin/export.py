@@ -6,9 +6,11 @@
 writes for every chunk length
 
     student_480ms.onnx, student_480ms.int8.onnx   for distill.export.recognizer, in onnxruntime
-    sherpa_480ms.onnx, sherpa_480ms.int8.onnx     for sherpa-onnx, as a model of its type t-one
+    sherpa_480ms.onnx, sherpa_480ms.int8.onnx     for sherpa-onnx, as a model of its type zipformer2-ctc (students with
+                                                  the log-mel front end) or t-one (raw audio)
     tokens.txt                                    for sherpa-onnx
     parity.json                                   how each compares with torch on the utterances of --data_dirs
+    web/                                          a page that recognises in the browser, for the first chunk length
 
 It fails, and writes nothing, if a log-posterior in float32 differs by more than 0.001. The audio is rounded to 16 bits,
 as sherpa-onnx does. Where int8 is slower than float32, or has more than 1.02 times its word errors, there are no int8

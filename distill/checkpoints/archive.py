@@ -21,7 +21,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from distill.errors import CONTROL, UserError
-from distill.files import atomic_write, read_yaml, yaml_object, yaml_text
+from distill.files import atomic_write, naming, read_yaml, yaml_object, yaml_text
 
 META = "meta.yaml"
 MODELS = ("torch", "onnx")
@@ -114,7 +114,7 @@ def _unpack(path: Path, folder: Path) -> dict[str, str]:
                 target = folder / name
                 target.parent.mkdir(parents=True, exist_ok=True)
                 digest = hashlib.sha256()
-                with archive.open(entries[name]) as stream, open(target, "wb") as file:
+                with naming(target), archive.open(entries[name]) as stream, open(target, "wb") as file:
                     while block := stream.read(BLOCK):
                         digest.update(block)
                         file.write(block)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -11,7 +12,7 @@ import soundfile
 
 from distill.audio import SAMPLE_RATE
 from distill.data.read_dir import DataDir
-from distill.files import atomic_write
+from distill.files import atomic_write, naming
 
 FILES = ("wav.scp", "text", "utt2spk", "spk2utt", "segments")
 
@@ -38,7 +39,10 @@ def write_data_dir(directory: Path, wav_dir: Path, utterances: Iterable[Utteranc
     for utterance in utterances:
         path = wav_dir / f"{utterance.key}.wav"
         samples = np.rint(np.clip(utterance.audio, -1, 1) * 32767).astype(np.int16)
-        soundfile.write(path, samples, SAMPLE_RATE, subtype="PCM_16")
+        wav = io.BytesIO()  # libsndfile does not tell why it cannot write a file
+        soundfile.write(wav, samples, SAMPLE_RATE, subtype="PCM_16", format="WAV")
+        with naming(path):
+            path.write_bytes(wav.getvalue())
         rows.append((utterance.key, utterance.speaker, utterance.text, path))
     rows.sort()
     write_tables(

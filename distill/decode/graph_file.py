@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import struct
 from pathlib import Path
 
 import kaldifst
 import numpy as np
 from kaldifst.lib import _kaldifst
+
+from distill.files import naming
 
 STATE = np.dtype(
     [("final", "<f4"), ("begin", "<u4"), ("arcs", "<u4"), ("input_epsilons", "<u4"), ("output_epsilons", "<u4")]
@@ -26,9 +29,10 @@ def create(path: Path, states: int, arcs: int, start: int = 0) -> tuple[np.memma
     header = struct.pack("<i", MAGIC) + kinds + struct.pack("<iiQqqq", 2, ALIGNED, EXPANDED, start, states, arcs)
     first = -(-len(header) // ALIGNMENT) * ALIGNMENT
     second = -(-(first + states * STATE.itemsize) // ALIGNMENT) * ALIGNMENT
-    with open(path, "wb") as stream:
+    with naming(path), open(path, "wb") as stream:
+        # With less room than that, writing to the mapped memory would end the process.
+        os.posix_fallocate(stream.fileno(), 0, second + arcs * ARC.itemsize)
         stream.write(header)
-        stream.truncate(second + arcs * ARC.itemsize)
     return (
         np.memmap(path, STATE, "r+", first, (states,)),
         np.memmap(path, ARC, "r+", second, (arcs,)),

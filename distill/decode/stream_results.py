@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, TypedDict
 
-from distill.audio import SAMPLE_RATE
+from distill.audio import SAMPLE_RATE, first_sound
 from distill.decode.hypothesis import Hypothesis, Search
 from distill.decode.token_text import tokens_to_text
 from distill.errors import UserError
@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from distill.decode.greedy import BestTokens
+
+
+NOTHING = Hypothesis([], [], 0.0)  # in silence
 
 
 class TokenResult(TypedDict):
@@ -47,6 +50,8 @@ class Result(TypedDict):
 
 class StreamDecoder:
     """Decodes the frames of one audio stream and makes results of them.
+
+    Before the first sound of a stream nothing is recognised, whatever a network makes of silence.
 
     Args:
         token_list: tokens by id, blank first.
@@ -83,6 +88,8 @@ class StreamDecoder:
         self.samples = 0
         self.hypotheses: list[Hypothesis] = []
         self._ended = False
+        self._first_sound: int | None = None  # in samples
+        self._silences: list[tuple[float, float]] = []  # begin and length in seconds of those that flush put in
         self._arrival = time.perf_counter()
         self._start_search()
 
@@ -92,8 +99,8 @@ class StreamDecoder:
         self._tokens: list[TokenResult] = []
         self._settled = 0
 
-    def receive(self, samples: int) -> None:
-        """Count samples that arrive now. ``emitted_after_s`` of the next results is measured from this call.
+    def receive(self, audio: np.ndarray) -> None:
+        """Note (n,) samples that arrive now. ``emitted_after_s`` of the next results is measured from this call.
 
         Raises:
             RuntimeError: the stream has ended.
@@ -101,7 +108,9 @@ class StreamDecoder:
         if self._ended:
             raise RuntimeError("the stream has ended; call reset() first")
         self._arrival = time.perf_counter()
-        self.samples += samples
+        if self._first_sound is None and (sound := first_sound(audio)) is not None:
+            self._first_sound = self.samples + sound
+        self.samples += len(audio)
 
     def accept(self, scores: Tensor | np.ndarray, chunk_frames: int) -> list[Result]:
         """Decode the (t, V) logits or log-probabilities of whole chunks, each of ``chunk_frames`` of them.
@@ -117,7 +126,9 @@ class StreamDecoder:
         for first in range(0, len(scores), step):
             self._search.accept(scores[first : first + step])  # type: ignore[arg-type]
             if self._at_endpoint():
-                results.append(self._final())
+                final = self._final()
+                if not self._silent:
+                    results.append(final)
         if not results or self._search.best.tokens:
             results.append(self._partial())
         return results
@@ -127,6 +138,17 @@ class StreamDecoder:
         self._start_search()
         self._search.accept(scores)  # type: ignore[arg-type]
         return self._partial()
+
+    def flush(self, samples: int, scores: Tensor | np.ndarray, chunk_frames: int) -> list[Result]:
+        """The same for the (t, V) scores after ``samples`` of silence, which do not count as audio, were put in."""
+        begin = self.samples / SAMPLE_RATE + sum(length for _, length in self._silences)
+        self._silences.append((begin, samples / SAMPLE_RATE))
+        return self.accept(scores, chunk_frames)
+
+    def _audio_time(self, frame: int) -> float:
+        """Seconds of audio at the beginning of a frame: without the silences before it."""
+        time_s = frame * self._frame_s
+        return time_s - sum(min(max(time_s - begin, 0.0), length) for begin, length in self._silences)
 
     def finish(self, scores: Tensor | np.ndarray | BestTokens | None = None) -> Result:
         """End the stream, after the last (t, V) scores, and return its last final result.
@@ -138,6 +160,12 @@ class StreamDecoder:
         self._ended = True
         return self._final()
 
+    @property
+    def _silent(self) -> bool:
+        """Whether the frames so far are of silence."""
+        decoded = self._search.frames * self._frame_s * SAMPLE_RATE
+        return self._first_sound is None or self._first_sound >= decoded
+
     def _at_endpoint(self) -> bool:
         if self._endpoint_frames is None:
             return False
@@ -145,26 +173,30 @@ class StreamDecoder:
         return bool(tokens) and self._search.frames - tokens[-1].end_frame >= self._endpoint_frames
 
     def _partial(self) -> Result:
+        if self._silent:
+            return self._result("partial", NOTHING)
         result = self._result("partial", self._search.best)
         self._settled = self._search.settled
         return result
 
     def _final(self) -> Result:
-        self.hypotheses = self._search.finish()
+        found = self._search.finish()
+        self.hypotheses = [NOTHING] if self._silent else found
         result = self._result("final", self.hypotheses[0])
         self._settled = 0
         return result
 
     def _result(self, event: str, hypothesis: Hypothesis) -> Result:
         audio_s = self.samples / SAMPLE_RATE
+        latest = max(0.0, audio_s - self._frame_s)  # a token that came out in the silence at the end was spoken before
         # Settled tokens are reused: an hour has tens of thousands of tokens, and a result every chunk.
         del self._tokens[self._settled :]
         for token in hypothesis.tokens[self._settled :]:
             self._tokens.append(
                 TokenResult(
                     token=self._token_list[token.id],
-                    start_s=round(min(token.start_frame * self._frame_s, audio_s), 6),
-                    end_s=round(min(token.end_frame * self._frame_s, audio_s), 6),
+                    start_s=round(min(self._audio_time(token.start_frame), latest), 6),
+                    end_s=round(min(self._audio_time(token.end_frame), audio_s), 6),
                     confidence=round(token.confidence, 6),
                 )
             )

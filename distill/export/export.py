@@ -3,9 +3,11 @@
 For every chunk length it writes
 
     student_480ms.onnx, student_480ms.int8.onnx   for distill.export.recognizer, in onnxruntime
-    sherpa_480ms.onnx, sherpa_480ms.int8.onnx     for sherpa-onnx, as a model of its type t-one
+    sherpa_480ms.onnx, sherpa_480ms.int8.onnx     for sherpa-onnx, as a model of its type zipformer2-ctc (students with
+                                                  the log-mel front end) or t-one (raw audio)
     tokens.txt                                    for sherpa-onnx
     parity.json                                   how each compares with torch on the utterances of some data
+    web/                                          a page that recognises in the browser, for the first chunk length
 
 Audio is rounded to 16 bits for the check, as sherpa-onnx does.
 """
@@ -25,10 +27,11 @@ from tqdm import tqdm
 from distill.audio import read_audio, read_wav_scp
 from distill.checkpoints.load import LoadedNetwork, load_network, model_checksum
 from distill.errors import UserError
-from distill.export import exported, parity
+from distill.export import exported, parity, web_page
 from distill.export import model as onnx_model
 from distill.export.parity import Utterance
-from distill.export.sherpa import sherpa_metadata, sherpa_model, sherpa_tokens
+from distill.export.sherpa import sherpa_tokens
+from distill.export.step import Shapes
 from distill.files import atomic_write
 from distill.models.student import Student
 from distill.scoring.text import read_text
@@ -65,14 +68,16 @@ def export_chunk_length(
     step = onnx_model.step_model(network, shapes)
     properties = onnx_model.metadata(network, shapes, token_list, config.get("token_type", "char"), chunk_ms)
     files: dict[str, Path] = {}
-    for kind, model in (("float32", step), ("int8", onnx_model.quantized(step))):
+    models = {"float32": step, "int8": onnx_model.quantized(step)}
+    sherpa_models = onnx_model.sherpa_models(network, shapes, models)
+    for kind, model in models.items():
         suffix = ".onnx" if kind == "float32" else f".{kind}.onnx"
         files[kind] = folder / f"student_{chunk_ms}ms{suffix}"
         files[f"sherpa_{kind}"] = folder / f"sherpa_{chunk_ms}ms{suffix}"
-        wrapped = sherpa_model(model, shapes)
-        onnx_model.save(wrapped, files[f"sherpa_{kind}"], {**properties, **sherpa_metadata(wrapped)})
+        wrapped, about = sherpa_models[kind]
+        onnx_model.save(wrapped, files[f"sherpa_{kind}"], {**properties, **about})
         onnx_model.save(model, files[kind], properties)
-    report = compare(loaded, chunk_ms, files, folder / "tokens.txt", utterances)
+    report = compare(loaded, chunk_ms, shapes, files, folder / "tokens.txt", utterances)
     for kind in ("float32", "sherpa_float32"):
         difference = report[kind]["max_log_prob_difference"]
         if not difference <= parity.LOG_PROB_BOUND:
@@ -89,15 +94,23 @@ def export_chunk_length(
 
 
 def compare(
-    loaded: LoadedNetwork, chunk_ms: int, files: dict[str, Path], tokens: Path, utterances: list[Utterance]
+    loaded: LoadedNetwork,
+    chunk_ms: int,
+    shapes: Shapes,
+    files: dict[str, Path],
+    tokens: Path,
+    utterances: list[Utterance],
 ) -> dict[str, Any]:
     """Compare exported files, by kind, with the student in torch; returns the figures of parity.json by kind."""
+    network, token_list, config = loaded
+    assert isinstance(network, Student)
     comparisons = {
-        kind: parity.sherpa_comparison(path, tokens) if kind.startswith("sherpa") else parity.onnx_comparison(path)
+        kind: parity.sherpa_comparison(path, tokens, network, shapes, chunk_ms)
+        if kind.startswith("sherpa")
+        else parity.onnx_comparison(path)
         for kind, path in files.items()
     }
-    network, token_list, config = loaded
-    reference = parity.torch_reference(network, token_list, config, chunk_ms)  # type: ignore[arg-type]
+    reference = parity.torch_reference(network, token_list, config, chunk_ms)
     for utterance in tqdm(utterances, desc=f"check of {chunk_ms} ms", unit="utt", mininterval=1):
         log_probs, text = reference(utterance.audio)
         for comparison in comparisons.values():
@@ -177,7 +190,12 @@ def export_model(model: Path, data_dirs: list[Path], output: Path, chunk_ms: lis
         }
         with atomic_write(folder / "parity.json") as stream:
             json.dump(about, stream, indent=1)
+        web = web_page.write_page_of(folder, reports[0])
         if output.exists():
             shutil.rmtree(output)
         folder.rename(output)
     print(f"exported to {output}")
+    if web:
+        print(f"recognition in a browser: python3 -m http.server --directory {output / 'web'}")
+    else:
+        print("no page that recognises in a browser: that takes npm, and its registry or what it has cached")

@@ -13,11 +13,15 @@ from typing import Any
 
 import onnx
 import torch
+from torch import Tensor
 
 from distill.configuration import ChunkConf, frames_of_chunk, read_conf
 from distill.errors import UserError
+from distill.export.batch_step import BatchStep
+from distill.export.sherpa import sherpa_metadata, sherpa_model
 from distill.export.step import Shapes, StreamStep, shapes_of
 from distill.files import atomic_write
+from distill.models.fbank import FbankFrontEnd
 from distill.models.student import Student
 
 OPSET, IR_VERSION = 17, 8  # old enough for the onnxruntime within sherpa-onnx and for those of phones
@@ -49,14 +53,37 @@ def step_model(network: Student, shapes: Shapes) -> onnx.ModelProto:
     """Export a student's :class:`StreamStep`."""
     step = StreamStep(network, shapes).eval()
     inputs, outputs = step.names()
+    return _traced(step, step.first_inputs(), inputs, outputs)
+
+
+def sherpa_models(
+    network: Student, shapes: Shapes, steps: Mapping[str, onnx.ModelProto]
+) -> dict[str, tuple[onnx.ModelProto, dict[str, str]]]:
+    """The models for sherpa-onnx with the metadata that it reads, by kind as in ``steps``: float32 and perhaps int8."""
+    if not isinstance(network.front_end, FbankFrontEnd):
+        wrapped = {kind: sherpa_model(step, shapes) for kind, step in steps.items()}
+        return {kind: (model, sherpa_metadata(model)) for kind, model in wrapped.items()}
+    step = BatchStep(network, shapes).eval()
+    model = _traced(step, step.first_inputs(2), *step.names(), step.dynamic_axes())
+    return {kind: (model if kind == "float32" else quantized(model), step.metadata()) for kind in steps}
+
+
+def _traced(
+    step: torch.nn.Module,
+    example: tuple[Tensor, ...],
+    inputs: Sequence[str],
+    outputs: Sequence[str],
+    dynamic_axes: Mapping[str, dict[int, str]] | None = None,
+) -> onnx.ModelProto:
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that this exporter is deprecated; the newer one needs onnxscript
         torch.onnx.export(
             step,
-            step.first_inputs(),
+            example,
             Path(folder, "step.onnx"),
             input_names=inputs,
             output_names=outputs,
+            dynamic_axes=dynamic_axes,
             opset_version=OPSET,
             dynamo=False,
         )
@@ -75,8 +102,9 @@ def quantized(model: onnx.ModelProto) -> onnx.ModelProto:
 
     weights = {tensor.name for tensor in model.graph.initializer}
     products = [n for n in model.graph.node if n.op_type in ("MatMul", "Gemm") and weights & set(n.input[1:2])]
-    kept = [node.name for node in products if node.op_type == "MatMul"]
-    kept.append(f"{products[-1].name}_MatMul")  # onnxruntime renames it before it looks up these names
+    kept = [node.name for node in products if "log_mel" in node.name]
+    renamed = products[-1].op_type == "Gemm"  # onnxruntime does so before it looks up these names
+    kept.append(f"{products[-1].name}_MatMul" if renamed else products[-1].name)
     root = logging.getLogger()
 
     def not_advice(record: logging.LogRecord) -> bool:  # to preprocess the model, which changes nothing here

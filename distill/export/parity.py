@@ -13,15 +13,23 @@ import onnxruntime
 import torch
 from torch import Tensor
 
+from distill.audio import END_SILENCE, SAMPLE_RATE
 from distill.decode.greedy import GreedySearch
 from distill.decode.hypothesis import RecordingSearch
 from distill.export.recognizer import OnnxModel, OnnxRecognizer, open_session
+from distill.export.rows import RowState, one_row_per_frame
 from distill.export.sherpa import BLOCK, FULL_SCALE, GAIN
+from distill.export.step import Shapes
+from distill.models.cnn import with_lead
+from distill.models.fbank import FbankFrontEnd
 from distill.models.student import Student
 from distill.scoring.counts import count_errors
 from distill.streaming import StreamingRecognizer
 
 LOG_PROB_BOUND = 1e-3
+SILENCE_MS = 600  # besides the last chunk: END_SILENCE, the front end's window, and blocks that sherpa-onnx waits for
+RAW_AUDIO_RATE = 8000  # declared for 16 kHz, see distill.export.sherpa
+TYPES = {"tensor(float)": np.float32, "tensor(int64)": np.int64}
 INT8_LOSS = 1.02  # highest ratio of int8's word errors to float32's
 
 
@@ -38,21 +46,26 @@ class Comparison:
 
     Args:
         recognize: returns the runtime's (t, V) log-posteriors and text of an utterance's audio.
+        rows: what the runtime is expected to put out for torch's (t, V) log-posteriors.
 
     Attributes:
         difference: largest absolute difference of a log-posterior.
         identical: number of utterances with the same text as in torch.
     """
 
-    def __init__(self, recognize: Callable[[np.ndarray], tuple[np.ndarray, str]]) -> None:
-        self._recognize = recognize
+    def __init__(
+        self,
+        recognize: Callable[[np.ndarray], tuple[np.ndarray, str]],
+        rows: Callable[[np.ndarray], np.ndarray] = lambda log_probs: log_probs,
+    ) -> None:
+        self._recognize, self._rows = recognize, rows
         self.difference = 0.0
         self.identical, self.utterances, self.errors, self.words = 0, 0, 0, 0
 
     def add(self, utterance: Utterance, log_probs: np.ndarray, text: str) -> None:
         """Compare an utterance with its (t, V) log-posteriors and text in torch."""
         exported_log_probs, exported_text = self._recognize(utterance.audio)
-        self.difference = max(self.difference, largest_difference(exported_log_probs, log_probs))
+        self.difference = max(self.difference, largest_difference(exported_log_probs, self._rows(log_probs)))
         self.identical += exported_text == text
         self.utterances += 1
         (counts,) = count_errors([utterance.text.split()], [exported_text.split()])
@@ -111,23 +124,27 @@ def onnx_comparison(path: Path) -> Comparison:
     return Comparison(recognize)
 
 
-def for_sherpa(audio: np.ndarray) -> np.ndarray:
-    """Samples to give to sherpa-onnx for 16-bit ``audio`` (n,), followed by the mark of its end.
+def silence(chunk_ms: int) -> np.ndarray:
+    """Samples of silence behind the audio after which sherpa-onnx has decoded all of it."""
+    return np.zeros((chunk_ms + SILENCE_MS) * SAMPLE_RATE // 1000, np.float32)
 
-    The gain lets the samples arrive unchanged. The mark is full-scale samples, over more than one block because
-    sherpa-onnx holds back the last one; see :mod:`distill.export.sherpa`.
-    """
-    return np.concatenate((audio * np.float32(GAIN), np.ones(3 * BLOCK, np.float32)))
+
+def for_sherpa(audio: np.ndarray, log_mel: bool) -> np.ndarray:
+    """Samples for sherpa-onnx of 16-bit ``audio`` (n,): with a gain for raw-audio students, see :data:`GAIN`."""
+    return audio if log_mel else audio * np.float32(GAIN)
 
 
 def handed_over(samples: np.ndarray) -> np.ndarray:
-    """The int32 samples that sherpa-onnx passes to the model for (n,) samples in [-1, 1]."""
+    """The int32 samples that sherpa-onnx passes to a raw-audio model for (n,) samples in [-1, 1]."""
     return np.trunc(samples.clip(-1, 1) * np.float32(FULL_SCALE)).astype(np.int32)
 
 
-def sherpa_log_probs(session: onnxruntime.InferenceSession, audio: np.ndarray) -> np.ndarray:
-    """Log-posteriors (t, V) of a sherpa_*.onnx, given the same blocks as by sherpa-onnx."""
-    samples = handed_over(for_sherpa(audio))
+def raw_audio_log_probs(session: onnxruntime.InferenceSession, audio: np.ndarray) -> np.ndarray:
+    """Log-posteriors (t, V) of a raw-audio student's sherpa_*.onnx, given the same blocks as by sherpa-onnx.
+
+    ``audio`` is what sherpa-onnx gets: samples times :data:`GAIN`, and silence.
+    """
+    samples = handed_over(audio)
     state = np.zeros(session.get_inputs()[1].shape, np.float16)
     pieces = []
     for start in range(0, len(samples) - 2 * BLOCK + 1, BLOCK):
@@ -137,22 +154,73 @@ def sherpa_log_probs(session: onnxruntime.InferenceSession, audio: np.ndarray) -
     return np.concatenate(pieces)
 
 
-def sherpa_text(recognizer: Any, audio: np.ndarray) -> str:
-    """The text that sherpa-onnx itself (an OnlineRecognizer) recognises."""
+def log_mel_log_probs(session: onnxruntime.InferenceSession, front: FbankFrontEnd, audio: np.ndarray) -> np.ndarray:
+    """Log-posteriors (t, V) of a log-mel student's sherpa_*.onnx, one row for each encoder frame."""
+    about = session.get_modelmeta().custom_metadata_map
+    window, shift = int(about["T"]), int(about["decode_chunk_len"])
+    x = front.features(with_lead(torch.from_numpy(audio)[None], front.lead)).numpy()
+    names = [tensor.name for tensor in session.get_inputs()]
+    state = [
+        np.zeros([1 if isinstance(size, str) else size for size in tensor.shape], TYPES[tensor.type])
+        for tensor in session.get_inputs()[1:]
+    ]
+    pieces = []
+    for first in range(0, x.shape[1] - window, shift):
+        given = [x[:, first : first + window], *state]
+        piece, *state = session.run(None, dict(zip(names, given, strict=True)))
+        pieces.append(piece[0])
+    return np.concatenate(pieces)
+
+
+def sherpa_recognizer(path: Path, tokens: Path, log_mel: bool) -> tuple[Any, int]:
+    """sherpa-onnx's OnlineRecognizer of a sherpa_*.onnx, and the rate to declare for audio at 16 kHz."""
+    import sherpa_onnx
+
+    kind = sherpa_onnx.OnlineRecognizer
+    load = kind.from_zipformer2_ctc if log_mel else kind.from_t_one_ctc
+    rate = SAMPLE_RATE if log_mel else RAW_AUDIO_RATE
+    return load(tokens=str(tokens), model=str(path), num_threads=1), rate
+
+
+def sherpa_text(recognizer: Any, audio: np.ndarray, rate: int) -> str:
+    """The text that sherpa-onnx itself recognises in samples, silence included, that are declared to have this rate."""
     stream = recognizer.create_stream()
-    stream.accept_waveform(8000, for_sherpa(audio))
+    stream.accept_waveform(rate, audio)
     while recognizer.is_ready(stream):
         recognizer.decode_stream(stream)
     return " ".join(recognizer.get_result(stream).split())
 
 
-def sherpa_comparison(path: Path, tokens: Path) -> Comparison:
-    """Compare a sherpa_*.onnx: texts through sherpa-onnx; log-posteriors, which it hides, through onnxruntime."""
-    import sherpa_onnx
+def sherpa_comparison(path: Path, tokens: Path, network: Student, shapes: Shapes, chunk_ms: int) -> Comparison:
+    """Compare a sherpa_*.onnx: texts through sherpa-onnx; log-posteriors, which it hides, through onnxruntime.
 
-    session = open_session(path)
-    recognizer = sherpa_onnx.OnlineRecognizer.from_t_one_ctc(tokens=str(tokens), model=str(path), num_threads=1)
-    return Comparison(lambda audio: (sherpa_log_probs(session, audio), sherpa_text(recognizer, audio)))
+    What sherpa-onnx makes of silence behind the chunk of the last frame is not compared.
+    """
+    session, front, per_frame = open_session(path), network.front_end, shapes.logits_per_frame
+    log_mel = isinstance(front, FbankFrontEnd)
+    recognizer, rate = sherpa_recognizer(path, tokens, log_mel)
+
+    def recognize(audio: np.ndarray) -> tuple[np.ndarray, str]:
+        frames = network.frames(len(audio) + END_SILENCE) // per_frame
+        rows = -(-frames // shapes.chunk) * shapes.chunk * (1 if log_mel else per_frame)
+        given = np.concatenate((for_sherpa(audio, log_mel), silence(chunk_ms)))
+        if isinstance(front, FbankFrontEnd):
+            log_probs = log_mel_log_probs(session, front, given)
+        else:
+            log_probs = raw_audio_log_probs(session, given)
+        return log_probs[:rows], sherpa_text(recognizer, given, rate)
+
+    return Comparison(recognize, (lambda log_probs: a_row_per_frame(log_probs, shapes)) if log_mel else np.asarray)
+
+
+def a_row_per_frame(log_probs: np.ndarray, shapes: Shapes) -> np.ndarray:
+    """What a log-mel student's sherpa_*.onnx puts out for torch's (t, V) log-posteriors of whole chunks."""
+    state = RowState(torch.zeros(1, dtype=torch.long), torch.zeros(1, dtype=torch.long))
+    rows = []
+    for chunk in torch.from_numpy(log_probs).split(shapes.chunk * shapes.logits_per_frame):
+        row, state = one_row_per_frame(chunk[None], shapes.logits_per_frame, state)
+        rows.append(row[0])
+    return torch.cat(rows).numpy()
 
 
 def step_times(paths: Sequence[Path], utterances: Sequence[Utterance], rounds: int = 60) -> list[float]:

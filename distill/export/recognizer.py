@@ -25,7 +25,7 @@ import numpy as np
 import onnxruntime
 from pydantic import ConfigDict, Field
 
-from distill.audio import SAMPLE_RATE
+from distill.audio import END_SILENCE, SAMPLE_RATE, as_floats
 from distill.checkpoints.archive import model_directory
 from distill.checkpoints.schema import TokenType, check_tokens
 from distill.configuration import MAX_CHUNK_MS, checked
@@ -71,6 +71,7 @@ class Metadata:
     priming: Frames
     leading: Samples
     logits_per_frame: Annotated[int, Field(ge=1, le=4)] = 1  # missing in older exports
+    lead: Samples = 0  # likewise
     sample_rate: Literal["16000"] = "16000"
 
     def __post_init__(self) -> None:
@@ -161,7 +162,7 @@ class OnnxModel:
         self.token_type: str = about.token_type
         self.chunk, self.lookahead, self.logits_per_frame = about.chunk, about.lookahead, about.logits_per_frame
         self.samples, self.hop, self.window = about.samples, about.hop, about.window
-        self.tail, self.priming, self.leading = about.tail, about.priming, about.leading
+        self.lead, self.tail, self.priming, self.leading = about.lead, about.tail, about.priming, about.leading
         self.frame_ms, self.chunk_ms = about.frame_ms, about.chunk_ms
         self._check_step(path)
 
@@ -224,7 +225,8 @@ class LogProbStream:
     def __init__(self, model: OnnxModel) -> None:
         self.model = model
         self._samples = 0
-        self._buffer = np.zeros(model.leading, np.float32)
+        self._buffer = np.zeros(0, np.float32)
+        self._led = False  # whether the buffer began with the silence and the mirrored samples before the audio
         self._state = model.first_state()
         self._chunks = -model.priming  # number of chunks returned so far
         self._past = 0
@@ -234,28 +236,36 @@ class LogProbStream:
         model = self.model
         self._samples += len(samples)
         self._buffer = np.concatenate((self._buffer, samples))
+        if not self._led and len(self._buffer) >= model.lead:
+            self._begin()
         pieces = [np.zeros((0, len(model.token_list)), np.float32)]
         while len(self._buffer) >= model.samples:
-            pieces.append(self._step(self._buffer[: model.samples], model.chunk + model.lookahead))
+            pieces.append(self._step(self._buffer[: model.samples]))
         return np.concatenate(pieces)
 
-    def finish(self) -> np.ndarray:
-        """End the stream and return (t, V) log-posteriors of its remaining frames."""
+    @property
+    def silence(self) -> int:
+        """Samples of silence that complete the chunk of the last frame of the audio and :data:`END_SILENCE`."""
         model = self.model
-        total = max(0, self._samples + model.tail - model.window) // model.hop + 1 if self._samples else 0
-        pieces = [np.zeros((0, len(model.token_list)), np.float32)]
-        while self._chunks * model.chunk < total:
-            remaining = total - self._chunks * model.chunk
-            audio = self._buffer[: model.samples]
-            silence = np.zeros(model.samples - len(audio), np.float32)
-            log_probs = self._step(np.concatenate((audio, silence)), min(remaining, model.chunk + model.lookahead))
-            pieces.append(log_probs[: remaining * model.logits_per_frame])
-        return np.concatenate(pieces)
+        seen = self._samples + END_SILENCE + model.lead + model.tail
+        frames = max(0, seen - model.window) // model.hop + 1
+        needed = -(-frames // model.chunk) * model.chunk + model.lookahead
+        return max(0, model.hop * (needed - 1) + model.window - model.lead - self._samples)
 
-    def _step(self, samples: np.ndarray, frames: int) -> np.ndarray:
+    def flush(self) -> np.ndarray:
+        """Log-posteriors (t, V) of all of the audio that is left, behind which there is silence then."""
+        return self.accept(np.zeros(self.silence if self._samples else 0, np.float32))
+
+    def _begin(self) -> None:
+        """Put before the audio what its first frames see of the time before it."""
+        silence = np.zeros(self.model.leading, np.float32)
+        self._buffer = np.concatenate((silence, self._buffer[: self.model.lead][::-1], self._buffer))
+        self._led = True
+
+    def _step(self, samples: np.ndarray) -> np.ndarray:
         """Log-posteriors of the next chunk; (0, V) for a step that only fills the first look-ahead."""
         model = self.model
-        log_probs = model.step(samples, frames, self._past, self._state)
+        log_probs = model.step(samples, model.chunk + model.lookahead, self._past, self._state)
         self._buffer = self._buffer[model.chunk * model.hop :]
         self._chunks += 1
         if self._chunks <= 0:
@@ -317,7 +327,7 @@ class OnnxRecognizer:
     @property
     def wait_ms(self) -> tuple[float, float]:
         """Longest and mean milliseconds that a frame waits for the end of its chunk, look-ahead and front end."""
-        longest = self.chunk_ms + (self.model.window - self.model.hop) * 1000 / SAMPLE_RATE
+        longest = self.chunk_ms + (self.model.window - self.model.hop - self.model.lead) * 1000 / SAMPLE_RATE
         return longest, longest - self.step_ms / 2
 
     def reset(self) -> None:
@@ -325,30 +335,34 @@ class OnnxRecognizer:
         self._decoder.reset()
         self._stream = LogProbStream(self.model)
 
-    def accept_waveform(self, samples: np.ndarray) -> list[Result]:
-        """Take the next (n,) samples of the stream, floats in [-1, 1]; any n.
+    def accept_waveform(self, samples: np.ndarray, sample_rate: int = SAMPLE_RATE) -> list[Result]:
+        """Take the next (n,) samples of the stream, floats in [-1, 1] or int16; any n.
 
         Returns:
             the partial result if the samples complete a chunk, after a final result for each endpoint in them.
 
         Raises:
-            ValueError: the samples are not a vector of floats.
-            UserError: a sample is not a finite number.
+            ValueError: the samples are not a vector of floats or of int16.
+            UserError: a sample is not a finite number, or the rate is not 16 kHz.
             RuntimeError: the stream has ended.
         """
-        piece = np.asarray(samples)
-        if piece.ndim != 1 or piece.dtype.kind != "f":
-            raise ValueError(f"expected (n,) floating-point samples in [-1, 1], got {piece.shape} {piece.dtype}")
-        if not np.isfinite(piece).all():
-            raise UserError("audio: holds samples that are not finite numbers; check where it comes from")
-        self._decoder.receive(len(piece))
-        log_probs = self._stream.accept(piece.astype(np.float32))
+        piece = as_floats(np.asarray(samples), sample_rate)
+        self._decoder.receive(piece)
+        log_probs = self._stream.accept(piece)
         return self._decoder.accept(log_probs, self.model.chunk * self.model.logits_per_frame)
+
+    def flush(self) -> list[Result]:
+        """See :meth:`distill.streaming.StreamingRecognizer.flush`."""
+        self._decoder.receive(np.zeros(0))
+        if not self._decoder.samples:
+            return []
+        silence = self._stream.silence
+        return self._decoder.flush(silence, self._stream.flush(), self.model.chunk * self.model.logits_per_frame)
 
     def finish(self) -> Result:
         """End the stream and return its last final result. :meth:`reset` begins a new stream."""
-        self._decoder.receive(0)
-        return self._decoder.finish(self._stream.finish())
+        self._decoder.receive(np.zeros(0))
+        return self._decoder.finish(self._stream.flush())
 
 
 def model_path(directory: str | Path, chunk_ms: int, int8: bool = False) -> Path:

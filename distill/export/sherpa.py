@@ -1,7 +1,7 @@
-"""The step of a student as a model for sherpa-onnx, whose runtimes cover phones, browsers and servers.
+"""The step of a raw-audio student as a model for sherpa-onnx, whose runtimes cover phones, browsers and servers.
 
-Of sherpa-onnx's interfaces for streaming CTC models, the one named T-one passes raw samples to the model, which fits
-students of both front ends. It requires:
+Of sherpa-onnx's interfaces for streaming CTC models, the one named T-one passes raw samples to the model. (Students
+with the log-mel front end have a better one, :mod:`distill.export.batch_step`.) It requires:
 
 - ``signal`` (1, 2400, 1) int32: a block of samples, each multiplied by 32767 and rounded towards zero. 16-bit audio
   would be off by one; scaled by :data:`GAIN` before, it arrives unchanged.
@@ -12,11 +12,6 @@ students of both front ends. It requires:
 It assumes 8 kHz and would resample any other rate. Therefore samples at 16 kHz are declared to be at 8 kHz, and a block
 is 150 ms. Blocks are not chunks: the model keeps samples until they suffice for a step, and a block may complete none,
 one or several. As float16 would cost accuracy, each number of the state is stored as the sum of two.
-
-The end of the audio affects the last chunk, but sherpa-onnx does not tell the model where it is. Therefore a block of
-nothing but full-scale samples (1.0) marks it: the model then returns the remaining frames, as
-:meth:`distill.models.student.Student.stream` does with ``final``. Full-scale samples at the end of a block are held
-back until the next block shows whether they are the mark or clipped audio.
 """
 
 from __future__ import annotations
@@ -94,11 +89,9 @@ def _wrapper(step: onnx.ModelProto, shapes: Shapes) -> str:
     typed_next = ", ".join(f"float[{','.join(map(str, state[name]))}] {name}_next" for name in names)
     chunk, ahead, hop = shapes.chunk, shapes.lookahead, shapes.hop
     stride, rows_per_step = chunk * hop, chunk * shapes.logits_per_frame
-    header = 4
+    header = 3
     short, long = header + shapes.samples, sum(sizes.values())
     half = state["origin"][1]
-    borrowed = -(-shapes.window // hop)  # added before a division and subtracted after it, as it rounds towards zero
-    silence = (shapes.priming * chunk + chunk + ahead + 4) * hop + shapes.tail + shapes.samples
 
     def ints(**values: int | Sequence[int]) -> str:
         return "\n".join(
@@ -108,11 +101,9 @@ def _wrapper(step: onnx.ModelProto, shapes: Shapes) -> str:
 
     constants = ints(
         zero=0, one=1, minus_one=-1, chunk=chunk, seen=chunk + ahead, ring=shapes.ring, two_rings=2 * shapes.ring,
-        stride=stride, need=shapes.samples, hop=hop, priming=shapes.priming, leading=shapes.leading, tail=shapes.tail,
-        everything=1 << 40, rounding=chunk - 1, short_halves=[short, short, long, long],
-        header_parts=[1, 1, 1, 1, shapes.samples], borrow=borrowed * hop - shapes.window,
-        frames_left=ahead + 1 - borrowed, silence=silence, vocab=vocab, nothing=[1, 0, vocab],
-        per_frame=shapes.logits_per_frame,
+        stride=stride, need=shapes.samples, priming=shapes.priming, leading=shapes.leading,
+        short_halves=[short, short, long, long], header_parts=[1, 1, 1, shapes.samples], silence=shapes.samples,
+        vocab=vocab, nothing=[1, 0, vocab], per_frame=shapes.logits_per_frame,
     )  # fmt: skip
     unpack = "\n".join(
         f"{name}_dims = Constant <value_ints = [{','.join(map(str, state[name]))}]> ()" for name in names
@@ -130,11 +121,9 @@ def _wrapper(step: onnx.ModelProto, shapes: Shapes) -> str:
         else f"{name}_next = Identity ({name}_made)"
         for name in names
     )
-    # At the end the convolutions' caches are reset for a new stream; those of attention are masked by ``past``.
     pack = "origin_packed = Sub (origin_after, first_origin)\n"
-    pack += "\n".join(f"{name}_packed = Mul ({name}_after, goes_on)" for name in convs)
-    packed = {name: f"{name}_packed" if name in (*convs, "origin") else f"{name}_after" for name in names}
-    pack += "\n" + "\n".join(f"{name}_row = Reshape ({packed[name]}, minus_one)" for name in names)
+    packed = {name: "origin_packed" if name == "origin" else f"{name}_after" for name in names}
+    pack += "\n".join(f"{name}_row = Reshape ({packed[name]}, minus_one)" for name in names)
     rows = ", ".join(f"{name}_row" for name in names)
     made = ", ".join(f"{name}_made" for name in names)
     return f"""<ir_version: {step.ir_version}, opset_import: ["" : {step.opset_import[0].version}, "{DOMAIN}" : 1]>
@@ -147,63 +136,27 @@ student (int32[1,n,1] signal, float16[1,{2 * (short + long)}] state)
     short_high_f = Cast <to = {TensorProto.FLOAT}> (short_high)
     short_low_f = Cast <to = {TensorProto.FLOAT}> (short_low)
     short = Add (short_high_f, short_low_f)
-    kept_f, held_f, step_f, past_f, buffer = Split <axis = 0> (short, header_parts)
+    kept_f, step_f, past_f, buffer = Split <axis = 0> (short, header_parts)
     kept_i = Cast <to = {TensorProto.INT64}> (kept_f)
     kept = Add (kept_i, leading)
-    held = Cast <to = {TensorProto.INT64}> (held_f)
     step_i = Cast <to = {TensorProto.INT64}> (step_f)
     step = Sub (step_i, priming)
     past = Cast <to = {TensorProto.INT64}> (past_f)
 
     samples_i = Reshape (signal, minus_one)
     arrived = Shape (samples_i)
-    full_scale = Constant <value = int32[1] {{{FULL_SCALE}}}> ()
-    is_full = Equal (samples_i, full_scale)
-    is_audio = Not (is_full)
-    audio_at_2d = NonZero (is_audio)
-    audio_at = Reshape (audio_at_2d, minus_one)
-    audio_before = Concat <axis = 0> (minus_one, audio_at)
-    last_audio = ReduceMax <keepdims = 1> (audio_before)
-    audio = Add (last_audio, one)
-    ended = Equal (audio, zero)
-    released = Where (ended, zero, held)
-    held_next = Sub (arrived, audio)
-    full_scale_f = Cast <to = {TensorProto.FLOAT}> (full_scale)
-    released_f = Expand (full_scale_f, released)
     samples_f = Cast <to = {TensorProto.FLOAT}> (samples_i)
-    samples_new = Slice (samples_f, zero, audio)
-    samples_16_bit = Concat <axis = 0> (released_f, samples_new)
     scale = Constant <value_floats = [{1 / 32768}]> ()
-    samples = Mul (samples_16_bit, scale)
+    samples = Mul (samples_f, scale)
     buffered = Slice (buffer, zero, kept)
     silence_f = ConstantOfShape (silence)
     total = Concat <axis = 0> (buffered, samples, silence_f)
-    length_before = Add (kept, released)
-    length = Add (length_before, audio)
+    length = Add (kept, arrived)
 
     over = Sub (length, need)
     over_one = Add (over, stride)
     complete = Div (over_one, stride)
-    steps_going_on = Max (complete, zero)
-    tail_length = Add (length, tail)
-    tail_borrowed = Add (tail_length, borrow)
-    tail_frames = Div (tail_borrowed, hop)
-    rest_long = Add (tail_frames, frames_left)
-    frames_done = Mul (step, chunk)
-    rest_short = Sub (one, frames_done)
-    rest = Max (rest_long, rest_short)
-    rest_up = Add (rest, rounding)
-    rest_chunks = Div (rest_up, chunk)
-    steps_last = Max (rest_chunks, one)
-    first_step = Neg (priming)
-    is_begun_a = Greater (step, first_step)
-    is_begun_b = Greater (length, leading)
-    is_begun = Or (is_begun_a, is_begun_b)
-    steps_ended = Where (is_begun, steps_last, zero)
-    steps = Where (ended, steps_ended, steps_going_on)
-    frames_here = Where (ended, rest, everything)
-    goes_on_b = Not (ended)
-    goes_on = Cast <to = {TensorProto.FLOAT}> (goes_on_b)
+    steps = Max (complete, zero)
     {first_origin}
 
     any_step = Greater (steps, zero)
@@ -226,10 +179,7 @@ student (int32[1,n,1] signal, float16[1,{2 * (short + long)}] state)
                     from = Mul (number, stride)
                     to = Add (from, need)
                     audio_here = Slice (total, from, to)
-                    frames_before = Mul (number, chunk)
-                    frames_after = Sub (frames_here, frames_before)
-                    frames = Min (frames_after, seen)
-                    piece, {made} = {DOMAIN}.Step (audio_here, frames, past_in, {", ".join(names)})
+                    piece, {made} = {DOMAIN}.Step (audio_here, seen, past_in, {", ".join(names)})
                     is_real = GreaterOrEqual (step_in, zero)
                     past_longer = Add (past_in, chunk)
                     past_wraps = GreaterOrEqual (past_longer, two_rings)
@@ -248,8 +198,7 @@ student (int32[1,n,1] signal, float16[1,{2 * (short + long)}] state)
             first_frame = Mul (steps_dropped, chunk)
             first_row = Mul (first_frame, per_frame)
             frames_made = Mul (steps, chunk)
-            last_frame = Min (frames_made, frames_here)
-            last_row = Mul (last_frame, per_frame)
+            last_row = Mul (frames_made, per_frame)
             pieces_real = Slice (pieces_flat, first_row, last_row)
             log_probs_made = Unsqueeze (pieces_real, zero)
             {pack}
@@ -277,10 +226,9 @@ student (int32[1,n,1] signal, float16[1,{2 * (short + long)}] state)
     kept_length = Sub (length, consumed)
     kept_next = Sub (kept_length, leading)
     step_stored = Add (step_next, priming)
-    header_i = Concat <axis = 0> (kept_next, held_next, step_stored, past_next)
+    header_i = Concat <axis = 0> (kept_next, step_stored, past_next)
     header = Cast <to = {TensorProto.FLOAT}> (header_i)
-    short_going_on = Concat <axis = 0> (header, buffer_next)
-    short_next = Mul (short_going_on, goes_on)
+    short_next = Concat <axis = 0> (header, buffer_next)
     short_high_next = Cast <to = {TensorProto.FLOAT16}> (short_next)
     short_high_next_f = Cast <to = {TensorProto.FLOAT}> (short_high_next)
     short_low_next_f = Sub (short_next, short_high_next_f)

@@ -33,7 +33,7 @@ from distill.models.conformer import (
     for_rotation,
     rotary_tables,
 )
-from distill.models.fbank import FFT, FRAME, SHIFT, FbankFrontEnd
+from distill.models.fbank import FFT, FRAME, MEAN, SCALE, SHIFT, FbankFrontEnd
 from distill.models.student import Student
 
 HIDDEN = -1e9  # attention score of a masked frame
@@ -50,6 +50,7 @@ class Shapes:
         samples: audio samples of a step, at 16 kHz.
         hop: samples between two encoder frames.
         window: samples in the field of view of an encoder frame.
+        lead: samples before the audio that mirror its first ones.
         tail: samples of silence that are appended to the audio.
         logits_per_frame: frames of log-posteriors for each encoder frame.
     """
@@ -60,6 +61,7 @@ class Shapes:
     samples: int
     hop: int
     window: int
+    lead: int
     tail: int
     logits_per_frame: int
 
@@ -83,7 +85,9 @@ def shapes_of(student: Student, chunk: int, left: int, lookahead: int) -> Shapes
     """Sizes of a step with these numbers of encoder frames."""
     front = student.front_end
     samples = front.hop * chunk + front.window - front.hop
-    return Shapes(chunk, lookahead, left, samples, front.hop, front.window, front.tail, student.logits_per_frame)
+    return Shapes(
+        chunk, lookahead, left, samples, front.hop, front.window, front.lead, front.tail, student.logits_per_frame
+    )
 
 
 class LogMel(nn.Module):
@@ -96,7 +100,7 @@ class LogMel(nn.Module):
         super().__init__()
         filters = front_end.filters.double()
         used = filters.sum(1).nonzero().flatten()  # frequencies in any mel bin
-        eye = torch.eye(FRAME, dtype=torch.float64) * 32768.0
+        eye = torch.eye(FRAME, dtype=torch.float64)
         frames = eye - eye.mean(1, keepdim=True)
         before = F.pad(frames[None], (1, 0), mode="replicate")[0, :, :-1]
         spectrum = torch.fft.rfft((frames - 0.97 * before) * front_end.povey.double(), n=FFT)[:, used]
@@ -109,25 +113,28 @@ class LogMel(nn.Module):
         rest = samples[2 * SHIFT : 2 * SHIFT + count * SHIFT]
         rest = F.pad(rest, (0, count * SHIFT - rest.shape[0])).view(count, SHIFT)[:, : FRAME - 2 * SHIFT]
         real, imaginary = (torch.cat((blocks[:count], blocks[1 : count + 1], rest), 1) @ self.fourier).chunk(2, 1)
-        # Energies below 1 are below the rounding error of 16-bit audio.
-        return (((real * real + imaginary * imaginary) @ self.filters).clamp(min=1.0).log() - 12.0) * 0.2
+        power = (real * real + imaginary * imaginary) @ self.filters
+        return (power.clamp(min=torch.finfo(torch.float32).eps).log() - MEAN) / SCALE
 
 
 def strided(x: Tensor, layer: nn.Module) -> Tensor:
-    """A convolution layer of a front end as one matrix product: (T, Cin) -> ((T - kernel) // stride + 1, Cout)."""
+    """A convolution layer of a front end as one matrix product: (..., T, Cin) -> (..., T', Cout).
+
+    T' = (T - kernel) // stride + 1.
+    """
     conv = cast(nn.Conv1d, layer.conv)
-    kernel, stride, channels = conv.kernel_size[0], conv.stride[0], x.shape[1]
-    count = (x.shape[0] - kernel) // stride + 1
-    rows = x[: count * stride].reshape(count, stride * channels)
+    kernel, stride, channels = conv.kernel_size[0], conv.stride[0], x.shape[-1]
+    count = (x.shape[-2] - kernel) // stride + 1
+    rows = x[..., : count * stride, :].reshape(*x.shape[:-2], count, stride * channels)
     if kernel > stride:
-        following = [x[offset : offset + (count - 1) * stride + 1 : stride] for offset in range(stride, kernel)]
-        rows = torch.cat((rows, *following), 1)
+        following = [x[..., offset : offset + (count - 1) * stride + 1 : stride, :] for offset in range(stride, kernel)]
+        rows = torch.cat((rows, *following), -1)
     taps = conv.weight.permute(0, 2, 1).reshape(conv.out_channels, -1)
-    return F.gelu(cast(nn.LayerNorm, layer.layer_norm)(F.linear(rows[:, : taps.shape[1]], taps, conv.bias)))
+    return F.gelu(cast(nn.LayerNorm, layer.layer_norm)(F.linear(rows[..., : taps.shape[1]], taps, conv.bias)))
 
 
 def rotated(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotate (heads, T, dim) by rotary positions: (T, dim) cosines, and sines whose first half is negated."""
+    """Rotate (..., T, dim) by rotary positions: (T, dim) cosines, and sines whose first half is negated."""
     first, second = x.chunk(2, -1)
     return x * cos + torch.cat((second, first), -1) * sin
 
@@ -163,10 +170,7 @@ class StreamStep(nn.Module):
         self.feature_norm, self.projection = student.feature_norm, student.projection
         self.blocks = copy.deepcopy(student.blocks)
         self.output, self.vocab_size = student.output, student.vocab_size
-        for block in self.blocks:
-            halve(cast(ConformerBlock, block).ffn1)
-            halve(cast(ConformerBlock, block).ffn2)
-            scale_queries(cast(ConformerBlock, block).attention, self.dim**-0.5)
+        merge_factors(self.blocks, self.dim**-0.5)
         cos, sin = rotary_tables(shapes.chunk + shapes.lookahead + 1, self.dim, torch.device("cpu"))
         self.register_buffer("cos", cos)
         self.register_buffer("sin", sin)
@@ -280,6 +284,14 @@ class StreamStep(nn.Module):
         seen = torch.arange(x.shape[0] - module.kernel + 1)[:, None] + torch.arange(module.kernel)
         x = (x[seen] * taps).sum(1) + cast(Tensor, module.depthwise.bias)
         return module.out(F.silu(module.inner_norm(x))), kept
+
+
+def merge_factors(blocks: nn.ModuleList, scale: float) -> None:
+    """Multiply the factors of half-step feed-forward modules and the scale of attention into the blocks' weights."""
+    for block in blocks:
+        halve(cast(ConformerBlock, block).ffn1)
+        halve(cast(ConformerBlock, block).ffn2)
+        scale_queries(cast(ConformerBlock, block).attention, scale)
 
 
 @torch.no_grad()

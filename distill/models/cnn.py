@@ -148,7 +148,7 @@ class ConvFrontEnd(nn.Module):
         freeze: keep the weights as they are and skip the backward pass.
     """
 
-    tail = 0  # samples of silence appended to the audio
+    lead, tail = 0, 0  # samples that mirror the audio before its beginning; samples of silence appended to it
 
     def __init__(
         self,
@@ -191,11 +191,17 @@ def field_of_view(kernels: Sequence[int], strides: Sequence[int]) -> tuple[int, 
 
 def frame_counts(front_end: Any, samples: Tensor) -> Tensor:
     """Frames that a front end makes of so many samples, at least 1; any shape."""
-    extra = (samples + front_end.tail - front_end.window).clamp(min=0)
+    extra = (samples + front_end.lead + front_end.tail - front_end.window).clamp(min=0)
     return torch.div(extra, front_end.hop, rounding_mode="floor") + 1
 
 
 def whole_utterance(front_end: Any, speech: Tensor, lengths: Tensor, mask: FeatureMask | None) -> tuple[Tensor, Tensor]:
-    """Append the front end's tail, zero-pad to a window, encode, and count frames."""
-    missing = max(front_end.tail, front_end.window - speech.shape[1])
-    return front_end.encode(F.pad(speech, (0, missing)), mask), frame_counts(front_end, lengths)
+    """Append the front end's tail, zero-pad to a window, put the mirrored lead before it, encode, and count frames."""
+    missing = max(front_end.tail, front_end.window - front_end.lead - speech.shape[1])
+    audio = with_lead(F.pad(speech, (0, missing)), front_end.lead)
+    return front_end.encode(audio, mask), frame_counts(front_end, lengths)
+
+
+def with_lead(audio: Tensor, lead: int) -> Tensor:
+    """(B, n) audio, n >= lead, behind its first ``lead`` samples in reversed order: (B, lead + n)."""
+    return torch.cat((audio[:, :lead].flip(1), audio), 1) if lead else audio

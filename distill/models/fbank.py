@@ -11,7 +11,10 @@ from torch import Tensor, nn
 from distill.models.cnn import ConvLayer, FeatureMask, convolve, field_of_view, whole_utterance
 
 FRAME, SHIFT, FFT = 400, 160, 512  # samples: 25 ms, 10 ms
+LEAD = 120  # samples by which a frame begins before its 10 ms
 LOW_HZ, HIGH_HZ = 20.0, 7600.0
+# ln energies of speech lie around MEAN +- SCALE, between those of loud speech and of rounding to 16 bits
+MEAN, SCALE = 12.0 - 2 * math.log(32768), 5.0
 
 
 def _mel(hertz: Tensor) -> Tensor:
@@ -30,11 +33,12 @@ def mel_filters(bins: int) -> Tensor:
 
 
 def kaldi_fbank(samples: Tensor, window: Tensor, filters: Tensor) -> Tensor:
-    """Log-mel energies as Kaldi computes them (no dither, snip_edges, samples on the int16 scale).
+    """Log-mel energies as Kaldi computes them (no dither, samples in [-1, 1]).
 
-    (B, n) audio in [-1, 1], n >= 400 -> (B, (n - 400) // 160 + 1, bins). Frames are independent of each other.
+    (B, n) audio, n >= 400, from the first frame's first sample on -> (B, (n - 400) // 160 + 1, bins). Frames are
+    independent of each other.
     """
-    frames = (samples * 32768.0).unfold(1, FRAME, SHIFT)
+    frames = samples.unfold(1, FRAME, SHIFT)
     frames = frames - frames.mean(-1, keepdim=True)
     before = F.pad(frames, (1, 0), mode="replicate")[..., :-1]
     frames = (frames - 0.97 * before) * window
@@ -45,16 +49,18 @@ def kaldi_fbank(samples: Tensor, window: Tensor, filters: Tensor) -> Tensor:
 class FbankFrontEnd(nn.Module):
     """80-dim log-mel and two strided convolutions: 16 kHz audio -> a frame per 40 ms.
 
-    Frame t sees 7 feature frames from 4 t on, samples [640 t, 640 t + 1360): 45 ms more than its 40 ms,
-    the declared look-ahead of this front end. 40 ms of silence is appended to the audio, so that there are half as
-    many frames as wav2vec 2.0 has and the end of the last word is covered.
+    The features are Kaldi's with ``snip_edges`` false, as most runtimes compute them: feature frame t is centred on its
+    10 ms and begins with sample 160 t - 120, and the samples before the audio mirror its first ones. Frame t sees 7
+    feature frames from 4 t on, samples [640 t - 120, 640 t + 1240): 37.5 ms more than its 40 ms, the declared
+    look-ahead of this front end. Silence is appended to the audio, so that there are half as many frames as wav2vec 2.0
+    has and the end of the last word is covered.
 
     Args:
         channels: of both convolutions.
         bins: mel bins.
     """
 
-    tail = 640
+    lead, tail = LEAD, 4 * SHIFT - LEAD
     povey: Tensor
     filters: Tensor
 
@@ -77,18 +83,17 @@ class FbankFrontEnd(nn.Module):
         self.filters.copy_(mel_filters(self.bins))
 
     def features(self, samples: Tensor) -> Tensor:
-        """Log-mel features of (B, n) audio, n >= 400: (B, (n - 400) // 160 + 1, bins), in float32 under any autocast.
-
-        Powers of samples on the int16 scale overflow float16, and bfloat16 would round them by up to 0.07 nats.
-        """
+        """:func:`kaldi_fbank` of (B, n) audio, in float32 under any autocast: bfloat16 rounds by up to 0.07 nats."""
         dtype = torch.promote_types(samples.dtype, torch.float32)
         with torch.autocast(samples.device.type, enabled=False):
             return kaldi_fbank(samples.to(dtype), self.povey.to(dtype), self.filters.to(dtype))
 
     def encode(self, samples: Tensor, mask: FeatureMask | None = None) -> Tensor:
-        """(B, n) audio, n >= window -> (B, (n - window) // hop + 1, channels); ``mask`` applies to the log-mel."""
-        # Log energies of speech on the int16 scale lie around 12 +- 5; below 0 is less than the rounding to int16.
-        log_mel = (self.features(samples).clamp(min=0) - 12.0) / 5.0
+        """(B, n) audio, n >= window -> (B, (n - window) // hop + 1, channels); ``mask`` applies to the log-mel.
+
+        The first sample is frame 0's first, ``lead`` samples before the audio.
+        """
+        log_mel = (self.features(samples) - MEAN) / SCALE
         return convolve(log_mel if mask is None else mask(log_mel, SHIFT), self.conv_layers)
 
     def forward(self, speech: Tensor, lengths: Tensor, mask: FeatureMask | None = None) -> tuple[Tensor, Tensor]:

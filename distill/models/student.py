@@ -8,14 +8,13 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from distill.audio import SAMPLE_RATE
+from distill.audio import END_SILENCE, SAMPLE_RATE
 from distill.errors import UserError
 from distill.models.chunk_attention import WORTH_IT, ChunkAttention, pairs
 from distill.models.chunk_mask import chunk_mask, copied_frames
-from distill.models.cnn import ConvFrontEnd, ConvLayer, FeatureMask, frame_counts
+from distill.models.cnn import ConvFrontEnd, ConvLayer, FeatureMask, frame_counts, with_lead
 from distill.models.conformer import ConformerBlock, for_rotation, rotary_tables
 from distill.models.fbank import FbankFrontEnd
 from distill.models.output import NetworkOutput, predict
@@ -39,6 +38,7 @@ class StreamState:
         left_frames: encoder frames of history a chunk sees, None for all.
         lookahead_frames: encoder frames a chunk sees beyond its end.
         samples: (B, n) audio that the front end has not read yet, in the host's memory.
+        led: whether they, or what was read before them, began with the front end's lead.
         caches: past of these streams and perhaps of others.
         rows: slots of these streams in the caches.
         ahead: encoder frames of which the caches hold features as look-ahead.
@@ -50,6 +50,7 @@ class StreamState:
     ) -> None:
         self.chunk_frames, self.left_frames, self.lookahead_frames = chunk_frames, left_frames, lookahead_frames
         self.samples = torch.zeros(batch, 0)
+        self.led = False
         self.ahead, self.frames = 0, 0
         self._settle(caches, caches.take(batch))
 
@@ -150,8 +151,8 @@ class Student(nn.Module):
 
     @property
     def lookahead_samples(self) -> int:
-        """Samples beyond an encoder frame's own that the front end sees: 80 (5 ms) for cnn, 720 (45 ms) for fbank."""
-        return self.front_end.window - self.front_end.hop
+        """Samples beyond an encoder frame's own that the front end sees: 80 (5 ms) for cnn, 600 (37.5 ms) for fbank."""
+        return self.front_end.window - self.front_end.hop - self.front_end.lead
 
     def frames(self, samples: int) -> int:
         """Logit frames of an utterance of so many samples, at least 1."""
@@ -230,33 +231,40 @@ class Student(nn.Module):
         return StreamState(batch, chunk_frames, left_frames, lookahead_frames, caches)
 
     @torch.no_grad()
-    def stream(self, samples: Tensor, state: StreamState, final: bool = False) -> Tensor:
+    def stream(self, samples: Tensor, state: StreamState, flush: bool = False) -> Tensor:
         """Take in (B, n) more samples, any n, and return the logits (B, t, V) of the chunks they complete.
 
         Chunk c is encoder frames [c C, (c + 1) C). It is complete ``lookahead_frames`` and then
-        :attr:`lookahead_samples` after its last frame's end. ``final`` ends the streams: what is left comes out as a
-        shorter chunk. ``state`` is changed in place and must not be used after ``final``.
+        :attr:`lookahead_samples` after its last frame's end. ``flush`` appends :meth:`silence`, so that all of the
+        audio comes out; the streams may go on behind it. ``state`` is changed in place.
         """
-        state.samples = torch.cat((state.samples, samples.to(state.samples)), 1)
+        self.receive(samples, state)
+        if flush:
+            batch = len(state.samples)
+            self.receive(torch.zeros(batch, self.silence(state)), state)
         pieces = []
         while self.has_chunk(state):
             pieces.append(self.stream_together([state])[0])
-        if final:
-            front = self.front_end
-            first_missing = front.window - state.samples.shape[1] if state.frames == 0 else 0
-            rest = F.pad(state.samples, (0, max(front.tail, first_missing)))
-            x = state.caches.features[rows_of([state]), : state.ahead]
-            if rest.shape[1] >= front.window:
-                x = torch.cat((x, self._project(front.encode(send(rest, x.device)))), 1)
-            while x.shape[1]:
-                chunk = x[:, : state.chunk_frames + state.lookahead_frames]
-                pieces.append(self._blocks(chunk, min(state.chunk_frames, x.shape[1]), [state]))
-                x = x[:, state.chunk_frames :]
         return torch.cat(pieces, 1) if pieces else self.output.weight.new_zeros(len(samples), 0, self.vocab_size)
+
+    def silence(self, state: StreamState) -> int:
+        """Samples of silence that complete the chunk of the last frame of the audio so far and :data:`END_SILENCE`."""
+        front = self.front_end
+        read = front.hop * (state.frames + state.ahead)
+        received = read + state.samples.shape[1] - (front.lead if state.led else 0)
+        frames = int(frame_counts(front, torch.tensor(received + END_SILENCE)))
+        needed = -(-frames // state.chunk_frames) * state.chunk_frames + state.lookahead_frames
+        return max(0, front.hop * (needed - 1) + front.window - front.lead - received)
+
+    def receive(self, samples: Tensor, state: StreamState) -> None:
+        """Append (B, n) samples to the audio that is still to be read."""
+        state.samples = torch.cat((state.samples, samples.to(state.samples)), 1)
+        if not state.led and state.samples.shape[1] >= self.front_end.lead:
+            state.samples, state.led = with_lead(state.samples, self.front_end.lead), True
 
     def has_chunk(self, state: StreamState) -> bool:
         """Whether the audio in ``state`` completes a chunk and its look-ahead."""
-        return state.samples.shape[1] >= self.front_end.hop * state.wanted + self.lookahead_samples
+        return state.samples.shape[1] >= self.front_end.hop * (state.wanted - 1) + self.front_end.window
 
     @torch.no_grad()
     def stream_together(self, states: Sequence[StreamState]) -> list[Tensor]:
@@ -288,7 +296,8 @@ class Student(nn.Module):
     def _next_features(self, states: Sequence[StreamState], caches: StreamCaches) -> Tensor:
         """(B, C + look-ahead, width) projected features of the next chunk of streams that want equally much."""
         read = self.front_end.hop * states[0].wanted
-        audio = torch.cat([state.samples[:, : read + self.lookahead_samples] for state in states])
+        seen = read + self.front_end.window - self.front_end.hop
+        audio = torch.cat([state.samples[:, :seen] for state in states])
         new = self._project(self.front_end.encode(send(audio, caches.features.device)))
         ahead = states[0].ahead
         for state in states:

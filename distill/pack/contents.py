@@ -87,9 +87,11 @@ def training_members(directory: Path, config: dict[str, Any], network: Student |
 
 
 def export_members(directory: Path) -> Members:
-    """Every file of an export, by name."""
+    """Every file of an export, by name, but the page for browsers, which has copies of a model and of its runtime."""
     members: Members = {
-        path.relative_to(directory).as_posix(): path for path in sorted(directory.rglob("*")) if path.is_file()
+        path.relative_to(directory).as_posix(): path
+        for path in sorted(directory.rglob("*"))
+        if path.is_file() and (directory / "web") not in path.parents
     }
     if not any(name.endswith(".onnx") for name in members):
         raise UserError(f"{directory}: holds no .onnx file; export the model first (stage 15)")

@@ -13,6 +13,7 @@ from distill import __version__
 from distill.audio import SAMPLE_RATE
 from distill.configuration import ChunkConf, read_conf
 from distill.errors import UserError, require
+from distill.files import naming
 from distill.pack.contents import Members, json_bytes
 
 STREAM_MS = 480  # chunk length at which a streaming student recognises, if config.json does not say otherwise
@@ -108,7 +109,8 @@ def write_directory(config: Mapping[str, Any], members: Members, output: Path) -
     part = Path(tempfile.mkdtemp(prefix=f".{output.name}.", dir=output.parent))
     try:
         for name, content in files.items():
-            (part / name).write_bytes(content if isinstance(content, bytes) else content.read_bytes())
+            with naming(output / name):
+                (part / name).write_bytes(content if isinstance(content, bytes) else content.read_bytes())
         part.chmod(0o755)
         part.rename(output)
     except BaseException:

@@ -154,16 +154,16 @@ class Setting:
         name = "decode_full" if chunk_ms is None else f"decode_{chunk_ms}ms"
         self.folder = name if self.greedy else f"{name}_{conf.decoder}"
 
-    def row(self, utterance: str, samples: int, scores: np.ndarray | BestTokens) -> Row:
-        """The row of an utterance from the scores of all its frames."""
+    def row(self, utterance: str, audio: np.ndarray, scores: np.ndarray | BestTokens) -> Row:
+        """The row of an utterance from its (N,) samples and the scores of all its frames."""
         session = self._session
         decoder = StreamDecoder(
             session.token_list, session.token_type, session.network.frame_ms, None, self._new_search
         )
-        decoder.receive(samples)
+        decoder.receive(audio)
         result = decoder.finish(scores if isinstance(scores, BestTokens) else torch.from_numpy(scores))
         about = session.token_list, session.token_type, session.network.frame_ms
-        return result_row(utterance, result, decoder.hypotheses, *about, samples / SAMPLE_RATE)
+        return result_row(utterance, result, decoder.hypotheses, *about, len(audio) / SAMPLE_RATE)
 
     def row_alone(self, utterance: str, audio: np.ndarray) -> tuple[Row, np.ndarray]:
         """The row of an utterance that is recognised on its own, chunk by chunk if the network streams.
@@ -188,8 +188,10 @@ class Setting:
         scores = self._scores if self.chunk is not None else self._scores[-1:]  # others compute all audio again
         return {**row, "compute_s": compute_s}, log_posteriors(torch.cat(scores)).cpu().numpy()
 
-    def check(self, row: Row, alone: Row, in_batch: np.ndarray, one: np.ndarray, data_dir: Path) -> None:
-        """Check that an utterance alone gives what it gave in a batch: (T, V) log-posteriors within bounds, and text.
+    def check(
+        self, row: Row, alone: Row, in_batch: np.ndarray, one: np.ndarray, audio: np.ndarray, data_dir: Path
+    ) -> None:
+        """Check that (N,) samples alone give what they gave in a batch: (T, V) log-posteriors within bounds, and text.
 
         Texts may differ where the best tokens or paths are equally good within the bounds.
 
@@ -209,7 +211,7 @@ class Setting:
                 f"gives on its own; {cure}"
             )
         if row["text"] != alone["text"]:
-            again = self.row(row["utterance"], round(alone["audio_s"] * SAMPLE_RATE), one)
+            again = self.row(row["utterance"], audio, one)
             if again["text"] != alone["text"]:
                 raise UserError(f"{where}: {row['text']!r} in a batch, {alone['text']!r} on its own; {cure}")
 
@@ -286,13 +288,13 @@ def write_rows(work: SetToDecode, batch: Batch, copies: HostCopies[tuple], alone
             frames = scores[chunk, "frames"][number]
             if setting.greedy:
                 best = (scores[chunk, name][number, :frames] for name in ("ids", "values"))
-                row = setting.row(utterance, len(audio), BestTokens(*best))
+                row = setting.row(utterance, audio, BestTokens(*best))
             else:
-                row = setting.row(utterance, len(audio), scores[chunk, "all"][number, :frames])
+                row = setting.row(utterance, audio, scores[chunk, "all"][number, :frames])
             if utterance in alone:
                 row_alone, log_p = setting.row_alone(utterance, audio)
                 if compare:
-                    setting.check(row, row_alone, scores[chunk, number][:frames], log_p, work.data_dir)
+                    setting.check(row, row_alone, scores[chunk, number][:frames], log_p, audio, work.data_dir)
                 row = row_alone
             file.write(row)
             progress.update()

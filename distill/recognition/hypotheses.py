@@ -30,12 +30,13 @@ def result_row(
         frame_ms: milliseconds of a logit frame.
     """
     frame_s = frame_ms / 1000
+    latest = max(0.0, audio_s - frame_s)  # a word that came out in the silence at the end was spoken before
     nbest = [words_of(hypothesis, token_list, token_type) for hypothesis in hypotheses]
 
     def word_row(word: Word) -> dict[str, Any]:
         return {
             "word": word.text,
-            "start_s": round(min(word.start_frame * frame_s, audio_s), 6),
+            "start_s": round(min(word.start_frame * frame_s, latest), 6),
             "end_s": round(min(word.end_frame * frame_s, audio_s), 6),
             "confidence": round(word.confidence, 6),
         }

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from distill.audio import check_at_once
+from distill.audio import END_SILENCE, check_at_once
 from distill.checkpoints.load import LoadedNetwork
 from distill.configuration import ChunkConf, frames_of_chunk, read_conf
 from distill.data.batches import Batch
 from distill.errors import UserError
+from distill.models.cnn import frame_counts
+from distill.models.output import NetworkOutput
 from distill.models.student import Student
 from distill.models.teacher import Teacher
 from distill.models.transfer import send
@@ -52,9 +55,30 @@ def batch_log_posteriors(
     if isinstance(network, Teacher):
         outputs = {chunk: network(speech, lengths) for chunk in chunks}
     else:
-        x, frames = network.features(speech, lengths)
-        outputs = {chunk: network.recognise(x, frames, *(chunk or (None,))) for chunk in chunks}
+        outputs = student_outputs(network, speech, lengths, list(chunks))
     return {chunk: (log_posteriors(output.logits), output.lengths) for chunk, output in outputs.items()}
+
+
+def student_outputs(
+    network: Student, speech: Tensor, lengths: Tensor, chunks: Sequence[Chunk]
+) -> dict[Chunk, NetworkOutput]:
+    """What a student puts out of audio (B, N), padded with zeros, with (B,) samples each, for each of the chunks."""
+    longest = max((chunk[0] + chunk[2] for chunk in chunks if chunk), default=0)
+    silence = END_SILENCE + longest * network.front_end.hop if longest else 0
+    x, frames = network.features(F.pad(speech, (0, silence)), lengths)
+    outputs: dict[Chunk, NetworkOutput] = {}
+    for chunk in chunks:
+        if chunk is None:
+            outputs[chunk] = network.recognise(x[:, : int(frames.max())], frames)
+            continue
+        # As in a stream, silence completes the last chunk and its look-ahead.
+        size, _, lookahead = chunk
+        spoken = frame_counts(network.front_end, lengths + END_SILENCE)
+        complete = torch.div(spoken + size - 1, size, rounding_mode="floor") * size
+        seen = complete + lookahead
+        output = network.recognise(x[:, : int(seen.max())], seen, *chunk)
+        outputs[chunk] = output._replace(lengths=complete * network.logits_per_frame, hidden_lengths=complete)
+    return outputs
 
 
 def log_posteriors(logits: Tensor) -> Tensor:

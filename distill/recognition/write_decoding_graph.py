@@ -9,6 +9,7 @@ import kaldifst
 
 from distill.checkpoints.load import read_config
 from distill.decode.settings import DecodeConf, graph_builder
+from distill.errors import UserError
 from distill.files import atomic_write, name_beside
 
 
@@ -34,7 +35,8 @@ def write_decoding_graph(model_dir: Path, conf: DecodeConf, output: Path) -> int
     beside = name_beside(output / "TLG.fst")
     try:
         # Not every program reads the constant kind that our decoder maps into memory
-        kaldifst.StdVectorFst(graph.fst).write(str(beside))
+        if not kaldifst.StdVectorFst(graph.fst).write(str(beside)):
+            raise UserError(f"{output / 'TLG.fst'}: cannot be written; make room on its disk")
         os.replace(beside, output / "TLG.fst")
     finally:
         beside.unlink(missing_ok=True)

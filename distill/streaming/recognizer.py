@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from distill.audio import SAMPLE_RATE, check_at_once
+from distill.audio import SAMPLE_RATE, as_floats, check_at_once
 from distill.configuration import ChunkConf, frames_of_chunk, read_conf
 from distill.decode.greedy import GreedySearch
 from distill.decode.hypothesis import Hypothesis, Search
@@ -127,19 +127,20 @@ class StreamingRecognizer:
         self._decoded_chunks = 0
         self._state = self._new_state() if self._new_state is not None else None
 
-    def accept_waveform(self, samples: np.ndarray | Tensor) -> list[Result]:
-        """Take the next (n,) samples of the stream, floats in [-1, 1]; any n.
+    def accept_waveform(self, samples: np.ndarray | Tensor, sample_rate: int = SAMPLE_RATE) -> list[Result]:
+        """Take the next (n,) samples of the stream, floats in [-1, 1] or int16; any n.
 
         Returns:
             the partial result if the samples complete a chunk, after a final result for each endpoint in them.
 
         Raises:
-            ValueError: the samples are not a vector of floats.
-            UserError: a sample is not a finite number, or there is more audio than full context takes.
+            ValueError: the samples are not a vector of floats or of int16.
+            UserError: a sample is not a finite number, the rate is not 16 kHz, or there is more audio than full context
+                takes.
             RuntimeError: the stream has ended.
         """
-        piece = self._check(samples)
-        self._decoder.receive(len(piece))
+        piece = self._check(samples, sample_rate)
+        self._decoder.receive(piece.numpy())
         if self._state is not None:
             return self._accept_logits(self._student.stream(piece[None], self._state)[0])
         check_at_once(self._decoder.samples, "audio")
@@ -152,30 +153,47 @@ class StreamingRecognizer:
         self._decoded_chunks = chunks
         return [self._decoder.accept_again(self._full_context_logits())]
 
+    def flush(self) -> list[Result]:
+        """Let everything that was spoken so far come out, as in a pause; the stream goes on.
+
+        Silence completes the last chunk. It does not count as audio: times of what follows are those of the audio. But
+        with ``endpoint_ms`` it may end an utterance.
+
+        Returns:
+            as :meth:`accept_waveform`.
+
+        Raises:
+            RuntimeError: the stream has ended.
+        """
+        self._decoder.receive(np.zeros(0))
+        if not self._decoder.samples:
+            return []
+        if self._state is None:
+            return [self._decoder.accept_again(self._full_context_logits())]
+        silence = self._student.silence(self._state)
+        logits = self._student.stream(torch.zeros(1, 0), self._state, flush=True)[0]
+        return self._decoder.flush(silence, logits, self._state.chunk_frames * self._student.logits_per_frame)
+
     def finish(self) -> Result:
         """End the stream and return its last final result. :meth:`reset` begins a new stream."""
-        self._decoder.receive(0)
+        self._decoder.receive(np.zeros(0))
         if not self._decoder.samples:
             return self._decoder.finish()
         if self._state is None:
             self._decoder.accept_again(self._full_context_logits())
             return self._decoder.finish()
-        return self._decoder.finish(self._student.stream(torch.zeros(1, 0), self._state, final=True)[0])
+        return self._decoder.finish(self._student.stream(torch.zeros(1, 0), self._state, flush=True)[0])
 
     @property
     def _student(self) -> Student:
         assert not isinstance(self.network, Teacher)
         return self.network
 
-    def _check(self, samples: np.ndarray | Tensor) -> Tensor:
-        piece = torch.as_tensor(samples)
-        if piece.dim() != 1 or not piece.is_floating_point():
-            raise ValueError(f"expected (n,) floating-point samples in [-1, 1], got {tuple(piece.shape)} {piece.dtype}")
-        piece = piece.to("cpu", torch.float32)  # a device would be waited for
-        # The sum is not finite if a sample is not, and needs no second array; finite audio cannot overflow it.
-        if not torch.isfinite(piece.sum()):
-            raise UserError("audio: holds samples that are not finite numbers; check where it comes from")
-        return piece
+    def _check(self, samples: np.ndarray | Tensor, sample_rate: int = SAMPLE_RATE) -> Tensor:
+        if isinstance(samples, Tensor):
+            samples = samples.detach().cpu()  # a device would be waited for
+            samples = (samples.float() if samples.is_floating_point() else samples).numpy()
+        return torch.from_numpy(as_floats(np.asarray(samples), sample_rate))
 
     def _accept_logits(self, logits: Tensor) -> list[Result]:
         """Results after the (t, V) logits of whole chunks of a stream; t may be 0."""
@@ -209,8 +227,8 @@ def accept_together(
     for number, (session, samples) in enumerate(zip(sessions, checked, strict=True)):
         state = session._state
         assert state is not None
-        session._decoder.receive(len(samples))
-        state.samples = torch.cat((state.samples, samples[None]), 1)
+        session._decoder.receive(samples.numpy())
+        session._student.receive(samples[None], state)
         key = (id(session.network), state.chunk_frames, state.left_frames, state.lookahead_frames)
         batches.setdefault(key, []).append((number, state))
     results: list[list[Result]] = [[] for _ in sessions]

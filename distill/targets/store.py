@@ -39,7 +39,7 @@ from typing import Any
 import numpy as np
 
 from distill.errors import UserError
-from distill.files import atomic_write, json_object, text_lines
+from distill.files import atomic_write, json_object, naming, text_lines
 
 try:
     from kaldiio import save_ark
@@ -95,7 +95,8 @@ class Ark:
     def write(self, content: bytes) -> int:
         """Append."""
         self.crc = zlib.crc32(content, self.crc)
-        return self._file.write(content)
+        with naming(self.name):
+            return self._file.write(content)
 
     def tell(self) -> int:
         """Bytes written so far."""
@@ -103,10 +104,11 @@ class Ark:
 
     def finish(self) -> list[int]:
         """Put the file on the disk and close it; its size and checksum."""
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        size = self._file.tell()
-        self._file.close()
+        with naming(self.name):
+            self._file.flush()
+            os.fsync(self._file.fileno())
+            size = self._file.tell()
+            self._file.close()
         return [size, self.crc]
 
 

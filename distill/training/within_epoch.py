@@ -18,6 +18,8 @@ from espnet2.train.trainer import Trainer, TrainerOptions
 from espnet2.utils.build_dataclass import build_dataclass
 from torch.utils.data import DataLoader
 
+from distill.files import naming
+
 NAME = "within_epoch"
 COUNTS = ("stats", "total_count", "count")  # of ESPnet's SubReporter
 
@@ -184,4 +186,5 @@ class ResumedBatches:
             yield batch
 
     def _save(self, done: int) -> None:
-        torch.save({"about": self._about, "done": done, "state": self._state.read()}, self._paths[0])
+        with naming(self._paths[0]), open(self._paths[0], "wb") as stream:
+            torch.save({"about": self._about, "done": done, "state": self._state.read()}, stream)

@@ -267,19 +267,20 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def save_export(folder: Path, config: dict) -> None:
     """What stage 15 would write, without its check."""
     from distill.export import model as onnx_model
-    from distill.export.sherpa import sherpa_metadata, sherpa_model, sherpa_tokens
+    from distill.export.sherpa import sherpa_tokens
 
-    network = student()
+    network = student("fbank")
     tokens = TOKENS[: network.vocab_size]
     shapes = onnx_model.shapes_for(network, config, 480, folder)
     step = onnx_model.step_model(network, shapes)
     folder.mkdir()
     (folder / "tokens.txt").write_text(sherpa_tokens(tokens, "char"))
-    for model, end in ((step, ".onnx"), (onnx_model.quantized(step), ".int8.onnx")):
-        wrapped = sherpa_model(model, shapes)
-        onnx_model.save(wrapped, folder / f"sherpa_480ms{end}", sherpa_metadata(wrapped))
-        about = onnx_model.metadata(network, shapes, tokens, "char", 480)
-        onnx_model.save(model, folder / f"student_480ms{end}", about)
+    models = {"float32": step, "int8": onnx_model.quantized(step)}
+    for kind, (wrapped, about) in onnx_model.sherpa_models(network, shapes, models).items():
+        end = ".onnx" if kind == "float32" else ".int8.onnx"
+        onnx_model.save(wrapped, folder / f"sherpa_480ms{end}", about)
+        properties = onnx_model.metadata(network, shapes, tokens, "char", 480)
+        onnx_model.save(models[kind], folder / f"student_480ms{end}", properties)
 
 
 def transcribes(command: Command) -> bool:

@@ -8,6 +8,7 @@ import pytest
 import torch
 from tiny_exports import FRONT_ENDS, TOKENS, audio, config, export, student
 
+from distill.decode.greedy import GreedySearch
 from distill.decode.stream_results import StreamDecoder
 from distill.errors import UserError
 from distill.export.recognizer import LogProbStream, OnnxModel, OnnxRecognizer
@@ -21,7 +22,7 @@ LENGTHS = (0, 1, 399, 400, 1360, 7000, 7760, 8400, 20000, 60001)
 def torch_log_probs(front_end: str, samples: np.ndarray, chunk_ms: int, hop: float) -> np.ndarray:
     session = StreamingRecognizer(student(front_end), TOKENS, config(chunk_ms, hop), chunk_ms)
     state = session._new_state()
-    return session.network.stream(torch.from_numpy(samples)[None], state, final=True)[0].log_softmax(-1).numpy()
+    return session.network.stream(torch.from_numpy(samples)[None], state, flush=True)[0].log_softmax(-1).numpy()
 
 
 @pytest.mark.parametrize("front_end", FRONT_ENDS)
@@ -33,7 +34,7 @@ def test_log_posteriors_are_those_of_torch(front_end, chunk_ms, hop):
         stream = LogProbStream(model)
         pieces = [stream.accept(piece) for piece in np.array_split(samples, 1 + length // 3000)]
         actual, expected = (
-            np.concatenate((*pieces, stream.finish())),
+            np.concatenate((*pieces, stream.flush())),
             torch_log_probs(front_end, samples, chunk_ms, hop),
         )
         assert actual.shape == expected.shape
@@ -91,6 +92,59 @@ def test_endpoints_are_checked_after_each_chunk(front_end, monkeypatch):
         assert lengths.pop() * frame_ms == recognizer.step_ms == 240
 
 
+@pytest.mark.parametrize("front_end", FRONT_ENDS)
+def test_flush_brings_out_what_finish_does_and_the_stream_goes_on(front_end):
+    """At cut points anywhere, in both recognisers; the times of what follows are those of the audio."""
+    cuts, longer = np.random.default_rng(0).integers(1, 30000, 12).tolist(), 0
+    reference = StreamingRecognizer(student(front_end), TOKENS, config(hop=0.5), 480)
+    session = OnnxRecognizer.from_pretrained(export(front_end, hop=0.5), 480)
+    for cut in cuts:
+        samples, results = audio(cut + 16000, cut), []
+        for recognizer in (session, reference):
+            recognizer.reset()
+            assert recognizer.flush() == []
+            recognizer.accept_waveform(samples[:cut])
+            (*_, flushed) = recognizer.flush()
+            assert flushed["audio_s"] == cut / 16000
+            recognizer.accept_waveform(samples[cut:])
+            last = recognizer.finish()
+            recognizer.reset()
+            recognizer.accept_waveform(samples[:cut])
+            assert recognizer.finish()["tokens"] == flushed["tokens"]
+            assert last["text"].startswith(flushed["text"])
+            longer += len(last["text"]) > len(flushed["text"])
+            results.append(last)
+        times = [token["start_s"] for token in results[0]["tokens"]]
+        assert times == [token["start_s"] for token in results[1]["tokens"]] == sorted(times)
+        assert results[0]["text"] == results[1]["text"] and times[-1] <= cut / 16000 + 1 + 1e-5
+    assert longer > len(cuts)
+
+
+def test_the_silence_of_flush_does_not_count():
+    """Tokens in frames 2, 12 and 20 of 20 ms, where silence of 160 ms was put in behind 200 ms of audio."""
+    decoder = StreamDecoder(TOKENS, "char", 20, None, GreedySearch)
+    frames = np.eye(len(TOKENS), dtype=np.float32)[[0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0, 3, 0]]
+    decoder.receive(3200)
+    decoder.accept(9 * frames[:10], 10)
+    (result,) = decoder.flush(2560, 9 * frames[10:18], 10)
+    assert [token["start_s"] for token in result["tokens"]] == [0.04, 0.18]
+    decoder.receive(1280)
+    (result,) = decoder.accept(9 * frames[18:], 10)
+    assert [token["start_s"] for token in result["tokens"]] == [0.04, 0.18, 0.24]
+
+
+def test_int16_is_what_floats_are():
+    session, texts = OnnxRecognizer.from_pretrained(export("cnn")), []
+    samples = np.round(audio(30000) * 32768).clip(-32768, 32767).astype(np.int16)
+    for given in (samples, samples / np.float32(32768)):
+        session.reset()
+        session.accept_waveform(given)
+        texts.append(session.finish()["tokens"])
+    assert texts[0] == texts[1] != []
+    with pytest.raises(UserError, match="8000 Hz"):
+        OnnxRecognizer.from_pretrained(export("cnn")).accept_waveform(samples, 8000)
+
+
 def test_settled_tokens_are_not_made_again():
     session = OnnxRecognizer(OnnxModel(export("fbank") / "student_480ms.onnx"))
     results = session.accept_waveform(audio(40000, 3))
@@ -118,7 +172,7 @@ def test_what_is_no_audio_is_refused():
     with pytest.raises(UserError, match="finite"):
         session.accept_waveform(np.array([0.0, np.nan]))
     with pytest.raises(ValueError, match="floating-point"):
-        session.accept_waveform(np.zeros(10, np.int16))
+        session.accept_waveform(np.zeros(10, np.int32))
     session.finish()
     for call in (session.finish, lambda: session.accept_waveform(np.zeros(10))):
         with pytest.raises(RuntimeError, match="reset"):

@@ -337,6 +337,7 @@ TEACHER: dict[str, list[Any]] = {
     "network_conf.config.feat_extract_norm": ["x", 5, None],
     "network_conf.config.layer_norm_eps": [NAN, INF, -1, "x"],
     "network_conf.config.add_adapter": [True, "x"],
+    "network_conf.config.num_adapter_layers": [10**8, -1, "x"],
     "network_conf.config.adapter_attn_dim": [10**9, -1, "x"],
     "network_conf.config.mask_time_prob": [NAN, INF, -1, 7, "x"],
     "network_conf.config.mask_time_length": [0, -1, 10**30, "x"],
@@ -359,6 +360,7 @@ METADATA: dict[str, list[str | None]] = {
     "tokens": [None, "", "x", "5", "[1, 2]", "[]", '["a"]', "[" * 100000, json.dumps([BELL, *"abcdefghij"]),
                json.dumps(["\ud800", *"abcdefghij"])],
 }  # fmt: skip
+PACKED_METADATA = {"chunk": "-1", "tail": "1000000000000", "samples": None, "tokens": "[]"}
 HUGGING_FACE: dict[str, list[Any]] = {
     "model_type": [5, "gpt2", None, ["wav2vec2"], "hubert"],
     "conv_dim": [[8] * 300000, [10**9] * 7, "x", 5],
@@ -370,7 +372,6 @@ HUGGING_FACE: dict[str, list[Any]] = {
     "num_conv_pos_embeddings": [10**9, 0, "x"],
     "hidden_act": ["x", 5],
     "add_adapter": [True],
-    "num_adapter_layers": [],
     "adapter_attn_dim": [10**9, "x"],
     "pad_token_id": [None, "x", -1, 10**9, [0], 1.5],
     "vocab_size": [10**9, 0, -1, "x", 3],
@@ -391,6 +392,7 @@ IGNORED: dict[str, list[Any]] = {  # what is not the network's; ours are not to 
     "transformers_version": [5, "99.0"],
     "gradient_checkpointing": ["x"],
     "layerdrop": ["x", NAN],
+    "num_adapter_layers": [10**8, -1, "x"],
 }
 VOCAB = {
     "values that are lists": '{"<pad>": [0], "E": 1}',
@@ -448,11 +450,7 @@ def cases() -> Iterator[Case]:
         "a pipe": replaced_by(student, os.mkfifo),
     }.items():
         yield Case(f"export: {name}", "export", edit)
-    yield Case(
-        "export: the model of another chunk length",
-        "export",
-        lambda folder: shutil.copy(small_models.exported(160) / "student_160ms.onnx", folder / student) and None,
-    )
+    yield Case("export: the model of another chunk length", "export", other_chunk)
     for path, values in HUGGING_FACE.items():
         for value in values:
             yield Case(f"hf: {path}: {short(value)}", "hugging_face", in_json("config.json", path, value))
@@ -503,6 +501,8 @@ def harmless(path: str, value: Any) -> bool:
     """Whether a value does no harm in recognition."""
     if path == "network_conf.config.hidden_size" and value != value:
         return False
+    if path == "network_conf.config.num_adapter_layers":  # without an adapter nothing is built of it
+        return True
     return (path, repr(value)) in {
         ("network_conf.config.model_type", "None"),
         ("chunk_conf.chunk_ms", "None"),
@@ -598,6 +598,9 @@ def packed_cases() -> Iterator[Case]:
     }.items():
         may = name in ("a vocabulary of another place", "two directories of one model", "a bpe model that is none")
         yield Case(f"packed: {name}", "packed", edit, accepted=may)
+    for key, text in PACKED_METADATA.items():
+        yield Case(f"packed metadata: {key}: {text}", "packed", repacked(partial(export_of, metadata(key, text))))
+    yield Case("packed export: the model of another chunk length", "packed", repacked(partial(export_of, other_chunk)))
     for name, content in {"no zip": b"nonsense" * 99, "empty": b"", "an end alone": b"PK\5\6" + bytes(18)}.items():
         yield Case(f"packed: {name}", "packed", lambda path, content=content: path.write_bytes(content) and None)  # type: ignore[misc]
     yield Case("packed: cut off", "packed", lambda path: os.truncate(path, path.stat().st_size // 2))
@@ -616,6 +619,23 @@ def export_of_nonsense(members: dict[str, bytes]) -> None:
     members["exp/export/student_480ms.onnx"] = b"nonsense"
     checksums = {"exp/export/student_480ms.onnx": hashlib.sha256(b"nonsense").hexdigest()}
     members["meta.yaml"] = yaml.safe_dump({**meta, "models": {"onnx": "exp/export"}, "checksums": checksums}).encode()
+
+
+def export_of(edit: Edit, members: dict[str, bytes]) -> None:
+    """Pack a damaged export in place of the training."""
+    meta = yaml.safe_load(members["meta.yaml"])
+    members.clear()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name) / "export"
+        small_models.write_export(folder)
+        edit(folder)
+        members |= {f"exp/export/{path.name}": path.read_bytes() for path in folder.iterdir()}
+    checksums = {name: hashlib.sha256(content).hexdigest() for name, content in members.items()}
+    members["meta.yaml"] = yaml.safe_dump({**meta, "models": {"onnx": "exp/export"}, "checksums": checksums}).encode()
+
+
+def other_chunk(folder: Path) -> None:
+    shutil.copy(small_models.exported(160) / "student_160ms.onnx", folder / "student_480ms.onnx")
 
 
 def broken_bpe(members: dict[str, bytes]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tiny_networks import VOCAB, speech, student
+from tiny_networks import VOCAB, masked, speech, student
 
 from distill.streaming.recognizer import StreamingRecognizer, accept_together
 
@@ -23,10 +23,10 @@ def test_stream_equals_masked_forward(device, front_end, left_ms, ahead_ms):
     chunk, left, ahead = 320 // frame_ms, None if left_ms is None else left_ms // frame_ms, ahead_ms // frame_ms
     for seed, samples in enumerate((450, 8000, 50123)):
         audio = speech(samples, seed).to(device)
-        whole = network(audio[None], torch.tensor([samples], device=device), chunk, left, ahead).logits[0]
+        whole = masked(network, audio, chunk, left, ahead)
         state = network.initial_state(1, chunk, left, ahead)
         pieces = [network.stream(piece[None], state) for piece in audio.split(1777)]
-        stream = torch.cat([*pieces, network.stream(audio[None, :0], state, final=True)], 1)[0]
+        stream = torch.cat([*pieces, network.stream(audio[None, :0], state, flush=True)], 1)[0]
         assert stream.shape == whole.shape
         assert (stream.log_softmax(-1) - whole.log_softmax(-1)).abs().max() < 1e-3
 

@@ -8,8 +8,8 @@ import numpy as np
 import tiny_networks as tiny
 import torch
 
-from distill.export.model import metadata, save, shapes_for, step_model
-from distill.export.sherpa import sherpa_metadata, sherpa_model, sherpa_tokens
+from distill.export.model import metadata, save, shapes_for, sherpa_models, step_model
+from distill.export.sherpa import sherpa_tokens
 from distill.models.student import Student
 
 TOKENS = ["<blank>", *"abcdefghij"]
@@ -47,9 +47,9 @@ def _export(front_end: str, chunk_ms: int, hop: float) -> Path:
     network = student(front_end)
     shapes = shapes_for(network, config(chunk_ms, hop), chunk_ms, "tiny")
     step = step_model(network, shapes)
-    wrapped = sherpa_model(step, shapes)
+    wrapped, about = sherpa_models(network, shapes, {"float32": step})["float32"]
     save(step, folder / f"student_{chunk_ms}ms.onnx", metadata(network, shapes, TOKENS, "char", chunk_ms))
-    save(wrapped, folder / f"sherpa_{chunk_ms}ms.onnx", sherpa_metadata(wrapped))
+    save(wrapped, folder / f"sherpa_{chunk_ms}ms.onnx", about)
     (folder / "tokens.txt").write_text(sherpa_tokens(TOKENS, "char"))
     return folder
 

@@ -4,6 +4,7 @@ import torch
 
 from distill.models.student import Student
 from distill.models.teacher import Teacher
+from distill.recognition.networks import student_outputs
 
 VOCAB = 11
 CHANNELS = (8, 8, 12, 12, 16, 16, 16)
@@ -49,3 +50,10 @@ def batch(lengths: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
     """Padded audio (B, N) and (B,) lengths."""
     rows = [speech(n, seed) for seed, n in enumerate(lengths)]
     return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True), torch.tensor(lengths)
+
+
+def masked(network: Student, audio: torch.Tensor, chunk: int, left: int | None = None, ahead: int = 0) -> torch.Tensor:
+    """Logits (T, V) of the masked network over audio (n,) and the silence that ends its stream."""
+    setting = chunk, left, ahead
+    output = student_outputs(network, audio[None], torch.tensor([len(audio)]), [setting])[setting]
+    return output.logits[0, : output.lengths[0]]

@@ -16,6 +16,7 @@ import yaml
 from far_device import far_device, to_far
 from tiny_networks import CHANNELS, TEACHER, VOCAB, speech, student, teacher
 
+from distill.audio import SILENT
 from distill.bin import decode, make_lm, utterance_lengths
 from distill.bin.decoding_arguments import decode_conf
 from distill.data import batches
@@ -105,6 +106,24 @@ def test_a_batch_gives_what_each_utterance_gives_alone(work, tmp_path, model, op
         assert all("compute_s" in row for row in rows.values())
         assert sum("compute_s" in row for row in together[folder].values()) == 1
     assert len(texts) > 3, "outputs that do not differ compare nothing"
+
+
+@pytest.mark.parametrize("model", ["cnn", "full", "teacher"])
+def test_thirty_seconds_of_silence_give_no_words(work, tmp_path, model):
+    """Networks whose weights are random put tokens out whatever they hear."""
+    audio = np.zeros((2, 480000))
+    audio[1] = 0.9 * SILENT * np.random.default_rng(0).uniform(-1, 1, 480000)
+    lines = []
+    for number, samples in enumerate([*audio, speech(16000, 1).numpy()]):
+        path = tmp_path / f"{number}.wav"
+        soundfile.write(path, samples, 16000, subtype="FLOAT")
+        lines.append(f"u{number} {path}\n")
+    (tmp_path / "test").mkdir()
+    (tmp_path / "test/wav.scp").write_text("".join(lines))
+    for options in (["--sample", "1"], ["--batch_seconds", "0"]):
+        rows = recognised(tmp_path / options[1], work / model, tmp_path / "test", *options, "--chunk_ms", "480", "full")
+        for folder in rows.values():
+            assert [bool(folder[f"u{number}"]["text"]) for number in range(3)] == [False, False, True]
 
 
 def test_the_sample_is_shared_by_the_jobs_and_tells_the_speed(work, tmp_path):

@@ -122,7 +122,7 @@ def test_posteriors_of_chunks_are_those_of_the_stream(work):
     matrices = dict(log_posteriors(model, audio_of(work), chunk_ms=160))
     for utterance, path in audio_of(work).items():
         state = model.network.initial_state(1, 8, 100)
-        logits = model.network.stream(torch.from_numpy(read_audio(path))[None], state, final=True)
+        logits = model.network.stream(torch.from_numpy(read_audio(path))[None], state, flush=True)
         np.testing.assert_allclose(matrices[utterance], logits[0].log_softmax(-1).numpy(), atol=1e-4)
 
 

@@ -9,7 +9,7 @@ import pytest
 import soundfile
 import torch
 import yaml
-from tiny_networks import CHANNELS, TEACHER, VOCAB, speech, student, teacher
+from tiny_networks import CHANNELS, TEACHER, VOCAB, masked, speech, student, teacher
 
 from distill.bin.transcribe import main
 from distill.errors import UserError
@@ -74,7 +74,7 @@ def test_a_streaming_student_decodes_its_masked_forward():
     network, audio = session.network, speech(50000)
     session.accept_waveform(audio)
     streamed = session.finish()
-    ids = network(audio[None], torch.tensor([50000]), 16, 100).logits[0].argmax(-1)
+    ids = masked(network, audio, 16, 100).argmax(-1)
     expected = [TOKENS[i] for i in torch.unique_consecutive(ids).tolist() if i != 0]
     assert [t["token"] for t in streamed["tokens"]] == expected
     full = recognizer("student_stream", None)
@@ -108,7 +108,7 @@ def test_misuse_is_refused():
     with pytest.raises(UserError, match="not finite"):
         session.accept_waveform(np.array([0.0, np.nan], np.float32))
     with pytest.raises(ValueError, match="floating"):
-        session.accept_waveform(np.zeros(5, np.int16))
+        session.accept_waveform(np.zeros(5, np.int32))
     with pytest.raises(ValueError, match="samples"):
         session.accept_waveform(np.zeros((2, 5), np.float32))
     session.finish()
@@ -131,14 +131,14 @@ class Script(torch.nn.Module):
         except AttributeError:
             return getattr(self.network, name)
 
-    def stream(self, samples, state, final=False):
+    def stream(self, samples, state, flush=False):
         before = state.frames
-        count = self.network.stream(samples, state, final).shape[1]
+        count = self.network.stream(samples, state, flush).shape[1]
         return torch.nn.functional.one_hot(self.frames[before : before + count], VOCAB)[None].float() * 20
 
 
 # "a b" and "c", 26 blank frames (520 ms) after b, 6 in between a and b
-SCRIPT = [0] * 5 + [2, 2] + [0] * 6 + [3] + [0] * 26 + [4] + [0] * 60
+SCRIPT = [0] * 5 + [2, 2] + [0] * 6 + [3] + [0] * 26 + [4] + [0] * 80
 
 
 @pytest.mark.parametrize("sizes", [[160] * 202, [32320], [7000, 25320]])
@@ -296,9 +296,9 @@ def test_transcribe_refuses_bad_audio(experiments):
 
 
 def test_how_long_frames_wait():
-    session = recognizer("student_stream_fbank")  # the front end sees 45 ms beyond a chunk
+    session = recognizer("student_stream_fbank")  # the front end sees 37.5 ms beyond a chunk
     assert session.step_ms == 480
-    assert session.wait_ms == (525, 285)
+    assert session.wait_ms == (517.5, 277.5)
     session = recognizer("student_stream_ahead", 240)  # of 240 ms, 120 are look-ahead; 5 ms of the CNN's window
     assert session.step_ms == 120
     assert session.wait_ms == (245, 185)

@@ -93,7 +93,7 @@ class Session {
   open() {
     const url = new URL("stream", location.href);
     url.protocol = url.protocol.replace("http", "ws");
-    this.socket = new WebSocket(url);
+    this.socket = globalThis.openSocket ? globalThis.openSocket() : new WebSocket(url); // see distill/export/web
     this.socket.onmessage = ({ data }) => this.receive(JSON.parse(data));
     this.socket.onclose = ({ code }) => this.end(closeProblem(code));
   }
