@@ -194,7 +194,8 @@ class TeacherSource:
     def network(self, device: torch.device) -> Student | Teacher:
         """The frozen teacher in evaluation mode, loaded on first use."""
         if not self._loaded:
-            loaded = load_network(self.directory, device)
+            with torch.random.fork_rng(devices=[]):  # a training that is resumed goes on with its own random numbers
+                loaded = load_network(self.directory, device)
             if loaded.token_list != self.token_list:
                 raise UserError(f"{self.directory}: its token list is not this training's; use the same tokens")
             self._loaded.append(loaded.network.requires_grad_(False))

@@ -65,9 +65,8 @@ def weights(file: Path) -> dict[str, torch.Tensor]:
 
 def test_weights_are_those_of_espnets_trainer_also_after_a_resumption(world, teacher, recipe):
     more = ["--batch_size", "4", "--num_workers", "1", "--teacher", str(teacher)]
-    expected, after_one = (
-        weights(world.train("student_espnet2", CONFIG, *more) / f"{epoch}epoch.pth") for epoch in (2, 1)
-    )
+    directory = world.train("student_espnet2", CONFIG, *more)
+    after_one, expected = (weights(directory / f"{epoch}epoch.pth") for epoch in (1, 2))
     configuration = recipe / "conf/training.yaml"
     both_epochs = configuration.read_text()
     configuration.write_text(both_epochs.replace("max_epoch: 2", "max_epoch: 1"))

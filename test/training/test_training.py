@@ -79,6 +79,16 @@ def test_a_teacher_from_hugging_face_no_longer_needs_its_directory(world):
     assert network_shape(trained) == (4, 24, 20, 20)
 
 
+def test_a_training_whose_teacher_runs_in_it_is_resumed_exactly(world, teacher):
+    """Loading the teacher draws no random number: a resumed training would else have others than an undisturbed one."""
+    config = changed(STUDENT, network_conf={"dropout": 0.1})
+    whole = world.train("online_whole", config, "--teacher", str(teacher))
+    world.train("online_resumed", config, "--teacher", str(teacher), "--max_epoch", "1")
+    resumed = world.train("online_resumed", config, "--teacher", str(teacher))
+    expected, found = (torch.load(path / "2epoch.pth", weights_only=True) for path in (whole, resumed))
+    assert all(torch.equal(found[name], weight) for name, weight in expected.items())
+
+
 def test_a_teachers_body_stays_as_it_was_while_its_prediction_layer_is_trained(world, teacher):
     """As conf/train_teacher_init.yaml says."""
     shipped = yaml.safe_load((Path(__file__).parents[2] / "conf/train_teacher_init.yaml").read_text())
