@@ -19,6 +19,7 @@ from distill.files import atomic_write, read_yaml, yaml_text
 FRAME_MS = {"cnn": 20, "fbank": 40}
 TEACHER_FRAME_MS = 20
 CODEWORDS = 256  # of a codebook, so that a code is a byte
+CODED_TOKENS = 64  # as many tokens at most, and their logits are coded as layers are
 MAX_CHUNK_MS, MAX_LEFT_MS = 60_000, 600_000  # beyond these the caches of a stream would fill the memory
 
 # Types of configuration values, as YAML has them: "1e-3" is no number and 1 is not true. No number is infinite or NaN.
@@ -199,11 +200,18 @@ def code_bytes(width: int) -> int:
 
 def top_logits(vocab_size: int) -> tuple[int, bool]:
     """How many tokens of a frame's logits are kept beside codes, and whether an id takes two bytes."""
-    return min(max(2, min(8, vocab_size // 8)), vocab_size - 1), vocab_size > 256
+    return min(8, vocab_size - 1), vocab_size > 256
+
+
+def logit_codes(vocab_size: int) -> int:
+    """Codes of a frame's logits; 0: those of the most probable tokens are kept instead."""
+    return max(2, min(8, 1 + vocab_size // 3)) if vocab_size <= CODED_TOKENS else 0
 
 
 def logit_bytes(vocab_size: int) -> int:
-    """Bytes of a frame's logits beside codes: ids and values of the kept tokens, and a value for all others."""
+    """Bytes of a frame's logits: codes, or ids and values of the kept tokens and a value for all others."""
+    if codes := logit_codes(vocab_size):
+        return codes
     kept, wide = top_logits(vocab_size)
     return kept * (3 if wide else 2) + 1
 

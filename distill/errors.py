@@ -82,7 +82,7 @@ def cli(main: Callable[..., None]) -> Callable[..., None]:
                 main(*args, **kwargs)
                 sys.stdout.flush()  # a full disk or a closed pipe shows here, not when the interpreter ends
         except UserError as error:
-            print(f"error: {printable(' '.join(str(error).split()))}", file=sys.stderr)
+            report(printable(" ".join(str(error).split())))
             sys.exit(2)
         except BrokenPipeError:
             drop_unwritten_output()
@@ -92,7 +92,7 @@ def cli(main: Callable[..., None]) -> Callable[..., None]:
                 raise
             name = error.filename if error.filename is not None else output_file()
             where = printable(f"{name}: ") if name is not None else ""
-            print(f"error: {where}{error.strerror}; {CURES[error.errno]}", file=sys.stderr)
+            report(f"{where}{error.strerror}; {CURES[error.errno]}")
             drop_unwritten_output()
             sys.exit(2)
         except Exception as error:
@@ -100,13 +100,21 @@ def cli(main: Callable[..., None]) -> Callable[..., None]:
             if (place := full_disk()) is None:
                 raise
             message = printable(" ".join(str(error).split())) or type(error).__name__
-            print(f"error: {place}: {message}: {os.strerror(errno.ENOSPC)}; {CURES[errno.ENOSPC]}", file=sys.stderr)
+            report(f"{place}: {message}: {os.strerror(errno.ENOSPC)}; {CURES[errno.ENOSPC]}")
             drop_unwritten_output()
             sys.exit(2)
         except KeyboardInterrupt:
             sys.exit(128 + signal.SIGINT)
 
     return wrapped
+
+
+def report(message: str) -> None:
+    """Print the line of an error, on a line of its own: progress bars of tqdm end before it."""
+    if (module := sys.modules.get("tqdm")) is not None:
+        for bar in list(getattr(module.tqdm, "_instances", ())):
+            bar.close()
+    print(f"error: {message}", file=sys.stderr)
 
 
 def output_file() -> str | None:

@@ -202,9 +202,12 @@ class _PlainLoader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: igno
     }
 
     def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
-        if len(node.value) > MAX_YAML_DIGITS:
-            raise yaml.constructor.ConstructorError(None, None, "a number has too many digits", node.start_mark)
-        return super().construct_yaml_int(node)
+        # Its text is measured first, as long ones take long to read; in decimal digits a hexadecimal one is longer.
+        if len(node.value) <= MAX_YAML_DIGITS:
+            value = super().construct_yaml_int(node)
+            if len(str(value)) <= MAX_YAML_DIGITS:
+                return value
+        raise yaml.constructor.ConstructorError(None, None, "a number has too many digits", node.start_mark)
 
 
 _PlainLoader.add_constructor("tag:yaml.org,2002:int", _PlainLoader.construct_yaml_int)

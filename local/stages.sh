@@ -62,8 +62,12 @@ quietly() {
     fail "${output}: failed: ${reason}"
 }
 
-# has_room PATH: whether its disk has more than a megabyte
-has_room() { [ "$(df --output=avail -k "$1" | tail -n 1)" -ge 1024 ]; }
+# has_room PATH: whether its disk has a megabyte left, as far as df can tell
+has_room() {
+    local left
+    left=$(df --output=avail -k "$1" 2> /dev/null | tail -n 1 | tr -d ' ') || return 0
+    [[ ! "${left}" =~ ^[0-9]+$ ]] || [ "${left}" -ge 1024 ]
+}
 
 # at_end: what is done when the script ends. Where a command of the shell has failed, such as cp, a full disk is named.
 at_end() {

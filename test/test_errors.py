@@ -91,6 +91,13 @@ def test_a_full_disk_shows_when_the_last_output_is_written():
     assert process.communicate(timeout=60)[1].startswith("error: No space left on device") and process.returncode == 2
 
 
+def test_an_error_does_not_stand_behind_a_progress_bar():
+    body = "import tqdm\nitems = iter(tqdm.tqdm(range(3)))\nnext(items)\nraise OSError(28, 'full', 'a')"
+    process = start(body)
+    lines = process.communicate(timeout=60)[1].splitlines()
+    assert lines[-1].startswith("error: a: full; ") and process.returncode == 2
+
+
 def test_the_file_that_takes_the_output_is_named(tmp_path):
     """A limit stands for the full disk."""
     body = "import resource\nresource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))\nprint('x')"

@@ -163,7 +163,7 @@ class StreamDecoder:
     @property
     def _silent(self) -> bool:
         """Whether the frames so far are of silence."""
-        decoded = self._search.frames * self._frame_s * SAMPLE_RATE
+        decoded = self._audio_time(self._search.frames) * SAMPLE_RATE
         return self._first_sound is None or self._first_sound >= decoded
 
     def _at_endpoint(self) -> bool:

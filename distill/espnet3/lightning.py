@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -18,8 +19,12 @@ from espnet3.components.trainers.trainer import ESPnet3LightningTrainer
 from omegaconf import ListConfig, OmegaConf
 
 from distill.errors import UserError
+from distill.files import atomic_write
+from distill.training.distill_model import DistillModel
 from distill.training.distill_task import DistillTask
 from distill.training.within_epoch import random_state, set_random_state
+
+LAST = "last.ckpt"  # Lightning's latest checkpoint of a training
 
 
 class RandomStream:
@@ -160,16 +165,25 @@ class LightningTrainer(Trainer):
             ),
             best_model_criterion=ListConfig([[criterion, kept if isinstance(kept, int) else max(kept), mode]]),
         )
-        last = directory / "last.ckpt"
+        last = directory / LAST
         trainer.fit(ckpt_path=str(last) if options.resume and last.exists() else None)
-        averages = sorted(directory.glob(f"{phase}.{name}.ave_*best.pth"), key=lambda path: path.stat().st_mtime)
-        if averages:
-            link = directory / f"{phase}.{name}.ave.pth"
-            link.unlink(missing_ok=True)
-            link.symlink_to(averages[-1].name)
+        # ESPnet3's own average is written before the last epoch's checkpoint.
+        kept_best = (
+            file for file in trainer.trainer.checkpoint_callbacks if getattr(file, "monitor", None) == criterion
+        )
+        best = [path for file in kept_best for path in file.best_k_models]
+        epochs = [torch.load(path, map_location="cpu", weights_only=True)["state_dict"] for path in best]
+        average = {key: sum(epoch[key] for epoch in epochs) / len(epochs) for key in epochs[0]}
+        with atomic_write(directory / f"{phase}.{name}.ave.pth", "wb") as stream:
+            torch.save(average, stream)
 
 
 class LightningTask(DistillTask):
     """:class:`distill.training.distill_task.DistillTask` with ESPnet3's trainer; all else is the same."""
 
     trainer = LightningTrainer
+
+    @classmethod
+    def initialise(cls, args: argparse.Namespace, model: DistillModel) -> None:
+        if not (args.resume and Path(args.output_dir, LAST).exists()):
+            super().initialise(args, model)

@@ -86,7 +86,14 @@ class DistillSystem(BaseSystem):
     def _run_recipe(self, first: int, last: int) -> None:
         conf = self.training_config
         options = [str(option) for option in conf.recipe_options]
-        command = [str(Path(conf.recipe).resolve() / "run.sh"), "--stage", str(first), "--stop_stage", str(last), *options]
+        command = [
+            str(Path(conf.recipe).resolve() / "run.sh"),
+            "--stage",
+            str(first),
+            "--stop_stage",
+            str(last),
+            *options,
+        ]
         if subprocess.run(command).returncode:
             raise UserError(f"{conf.recipe}: its stages {first} to {last} failed, as it says above")
 

@@ -70,9 +70,9 @@ class Metadata:
     tail: Samples
     priming: Frames
     leading: Samples
+    sample_rate: Literal["16000"]
     logits_per_frame: Annotated[int, Field(ge=1, le=4)] = 1  # missing in older exports
     lead: Samples = 0  # likewise
-    sample_rate: Literal["16000"] = "16000"
 
     def __post_init__(self) -> None:
         ahead = self.priming * self.chunk

@@ -18,6 +18,12 @@ MAX_LOG10_P = 1e-3  # what rounding may add to a probability of 1
 History = tuple[int, ...]
 
 
+def refuse_above_most(ngrams: int) -> None:
+    """Refuse an n-gram that is too large; estimation does so while it counts."""
+    if ngrams > MAX_ARCS:
+        raise UserError(f"denominator graph: more than {MAX_ARCS:,} n-grams; lower the order")
+
+
 def _histories(known: Iterable[History], order: int, vocab_size: int) -> list[History]:
     """The start, every single token (the CTC topology needs to know the last one), and longer known histories.
 
@@ -59,8 +65,7 @@ def _automaton(
             while after not in number:
                 after = after[1:]
             arcs.append((index, token, number[after], log_p))
-    if len(arcs) > MAX_ARCS:
-        raise UserError(f"denominator graph: {len(arcs)} n-grams are more than {MAX_ARCS:.0e}; lower the order")
+    refuse_above_most(len(arcs))
     integers = np.array([arc[:3] for arc in arcs], dtype=np.int64).reshape(-1, 3)
     return Automaton.make(
         vocab_size,
@@ -83,6 +88,7 @@ def from_text(lines: Iterable[Sequence[int]], order: int, vocab_size: int) -> Au
     if not 1 <= order <= 4:
         raise UserError(f"n-gram order {order}: must be from 1 to 4")
     counts: dict[History, dict[int, int]] = defaultdict(lambda: defaultdict(int))
+    different = 0
     for number, line in enumerate(lines, 1):
         for token in line:
             if not 1 <= token < vocab_size:
@@ -90,7 +96,10 @@ def from_text(lines: Iterable[Sequence[int]], order: int, vocab_size: int) -> Au
         padded = (START, *line)
         for position, token in enumerate((*line, END)):
             for length in range(min(order, position + 2)):
-                counts[padded[position + 1 - length : position + 1]][token] += 1
+                row = counts[padded[position + 1 - length : position + 1]]
+                different += token not in row
+                row[token] += 1
+        refuse_above_most(different)
     if not counts:
         raise UserError("text: no lines to estimate an n-gram from")
     p: dict[History, dict[int, float]] = {}

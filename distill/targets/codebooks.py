@@ -1,4 +1,4 @@
-"""A teacher's outputs in a few bytes a frame: hidden layers as sums of codewords, logits as their largest values.
+"""A teacher's outputs in a few bytes a frame: sums of codewords, and logits of many tokens as their largest values.
 
 Multi-codebook quantisation of hidden layers for distillation is the idea of Guo et al. (2022), arXiv 2211.00508. Here a
 layer's frame h, normalised as the loss compares it, is coded as
@@ -29,14 +29,15 @@ ROWS = 4096  # frames that are coded at a time
 LLOYD_STEPS, JOINT_STEPS = 10, 4
 RIDGE = 1.0  # frames' worth of trust in the codewords before a least-squares step; most codewords have hundreds
 LOWEST = 32.0  # nats below 0 at which log-probabilities are cut off
+LOGITS = 0
 FIELDS = ("teacher", "hidden_ms")
 
 
 class Codebooks:
-    """The codebooks of a teacher's hidden layers.
+    """The codebooks of a teacher's hidden layers and, of few tokens, its logits.
 
     Args:
-        layers: (N, 256, D) float32 codewords by layer.
+        layers: (N, 256, D) float32 codewords by layer; LOGITS is the layer of logits.
         teacher: checksum of the teacher whose frames they were trained on.
         hidden_ms: milliseconds between these frames.
     """
@@ -50,17 +51,17 @@ class Codebooks:
         return Codebooks({layer: c.to(device) for layer, c in self.layers.items()}, self.teacher, self.hidden_ms)
 
     def encode(self, layer: int, hidden: Tensor) -> Tensor:
-        """Codes (..., N) uint8 of a layer's output (..., D)."""
+        """Codes (..., N) uint8 of a layer's output (..., D), or of logits (..., V)."""
         codewords = self.layers[layer]
         if layer not in self._grams:
             self._grams[layer] = gram(codewords)
-        frames = normalised(hidden.float()).reshape(-1, hidden.shape[-1])
+        frames = compared(layer, hidden.float()).reshape(-1, hidden.shape[-1])
         codes = [search(rows, codewords, self._grams[layer]) for rows in frames.split(ROWS)]
         empty = torch.zeros(0, len(codewords), dtype=torch.long, device=hidden.device)
         return torch.cat(codes or [empty]).to(torch.uint8).reshape(*hidden.shape[:-1], len(codewords))
 
     def decode(self, layer: int, codes: Tensor) -> Tensor:
-        """The normalised output (..., D) that codes (..., N) stand for."""
+        """What codes (..., N) stand for, (..., D): see :func:`compared`."""
         return summed(self.layers[layer], codes.long())
 
     def save(self, path: Path) -> None:
@@ -84,9 +85,11 @@ class Codebooks:
             raise UserError(f"{path}: codebooks missing or damaged; extract again (stage 8)") from None
 
 
-def normalised(hidden: Tensor) -> Tensor:
-    """Layer norm of every frame without parameters, as the loss on hidden layers has it."""
-    return F.layer_norm(hidden, hidden.shape[-1:])
+def compared(layer: int, frames: Tensor) -> Tensor:
+    """Frames (..., D) as the loss compares them: of a hidden layer normalised, of logits without their mean."""
+    if layer == LOGITS:
+        return frames - frames.mean(-1, keepdim=True)
+    return F.layer_norm(frames, frames.shape[-1:])
 
 
 def summed(codewords: Tensor, codes: Tensor) -> Tensor:
@@ -125,10 +128,10 @@ def search(frames: Tensor, codewords: Tensor, products: Tensor, beam: int = BEAM
     return codes[:, 0]
 
 
-def train_codebooks(hidden: Tensor, count: int, seed: int = 0) -> Tensor:
+def train_codebooks(layer: int, sample: Tensor, count: int) -> Tensor:
     """``count`` codebooks (N, 256, D) for a layer's output, from a sample (M, D) of its frames."""
-    generator = torch.Generator().manual_seed(seed)
-    frames = normalised(hidden.float())
+    generator = torch.Generator().manual_seed(0)
+    frames = compared(layer, sample.float())
     rest, codebooks = frames, []
     for _ in range(count):
         codebooks.append(kmeans(rest, generator))

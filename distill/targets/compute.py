@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from distill.data.batches import Batch, by_length, read_batches, sample_counts
 from distill.lfmmi.loss import top_occupancies
 from distill.models.transfer import send
 from distill.targets import store
-from distill.targets.codebooks import Codebooks, encode_logits
+from distill.targets.codebooks import LOGITS, Codebooks, encode_logits
 from distill.targets.frames import average_frames
 from distill.targets.nbest import best_sequences, pack
 from distill.targets.wanted import Wanted
@@ -86,23 +87,30 @@ def teacher_outputs(teacher: Any, batch: Batch, what: Wanted, graph: Any) -> dic
 
 def coded(tensors: dict[str, torch.Tensor], codebooks: Codebooks) -> dict[str, torch.Tensor]:
     """What :func:`teacher_outputs` gives, with hidden layers (B, T, D) and logits (B, T, V) as codes, uint8."""
-    layers = {store.hidden_stream(layer): layer for layer in codebooks.layers}
+    layers = {stream_of(layer): layer for layer in codebooks.layers}
     result = {name: codebooks.encode(layers[name], x) if name in layers else x for name, x in tensors.items()}
-    return result | {"logits": encode_logits(tensors["logits"])}
+    return result if LOGITS in codebooks.layers else result | {"logits": encode_logits(tensors["logits"])}
 
 
-def sample_frames(teacher: Any, audio: dict[str, str], what: Wanted, batch_seconds: float) -> dict[int, torch.Tensor]:
-    """Frames (M, D) of each wanted layer for the training of codebooks, M about SAMPLED, float16.
+def stream_of(layer: int) -> str:
+    """Name of the stream that is coded by a layer's codebooks."""
+    return "logits" if layer == LOGITS else store.hidden_stream(layer)
+
+
+def sample_frames(
+    teacher: Any, audio: dict[str, str], what: Wanted, coded_layers: Sequence[int], batch_seconds: float
+) -> dict[int, torch.Tensor]:
+    """Frames (M, D) of the layers that are to be coded, for the training of their codebooks, float16.
 
     Every third frame of utterances from all of a data set is taken, as neighbours hardly differ.
     """
     counts, layers = sample_counts(audio), what._replace(top_k=None, nbest=1)
     batches = by_length(counts, int(batch_seconds * SAMPLE_RATE), equal=padding_matters(teacher))
-    parts: dict[int, list[torch.Tensor]] = {layer: [] for layer in what.layers}
+    parts: dict[int, list[torch.Tensor]] = {layer: [] for layer in coded_layers}
     for batch in read_batches(audio, batches, readers_for(next(teacher.parameters()).device)):
         tensors = teacher_outputs(teacher, batch, layers, None)
-        for layer in what.layers:
-            name = store.hidden_stream(layer)
+        for layer in coded_layers:
+            name = stream_of(layer)
             for hidden, frames in zip(tensors[name], tensors[f"{name} frames"].tolist(), strict=True):
                 parts[layer].append(hidden[:frames:EVERY].half())
     return {layer: torch.cat(frames) for layer, frames in parts.items()}

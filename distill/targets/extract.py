@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from distill.audio import SAMPLE_RATE, read_wav_scp
 from distill.checkpoints.load import load_network, model_checksum, network_shape, read_config
-from distill.configuration import code_bytes
+from distill.configuration import code_bytes, logit_codes
 from distill.errors import UserError
 from distill.files import sha256
 from distill.targets import checks, space, store
@@ -128,6 +128,11 @@ class Extraction:
         """File of the codebooks, which the data sets of a recipe share."""
         return self.output.with_name(store.CODEBOOKS)
 
+    @property
+    def coded_layers(self) -> list[int]:
+        """Layers that have codebooks; 0 are the logits."""
+        return [0] * bool(logit_codes(self.streams["logits"])) + self.what.layers
+
     def codebooks(self) -> Codebooks:
         """The codebooks, of this teacher and these layers.
 
@@ -137,7 +142,7 @@ class Extraction:
         from distill.targets.codebooks import Codebooks
 
         codebooks = Codebooks.load(self.codebooks_path)
-        of_these = sorted(codebooks.layers) == self.what.layers and codebooks.hidden_ms == self.what.hidden_ms
+        of_these = sorted(codebooks.layers) == self.coded_layers and codebooks.hidden_ms == self.what.hidden_ms
         if codebooks.teacher != self.teacher_checksum or not of_these:
             raise UserError(
                 f"{self.codebooks_path}: codebooks of another teacher or other layers; extract again (stage 8)"
@@ -229,7 +234,7 @@ def train_codebooks(extraction: Extraction) -> None:
     from distill.checkpoints.device import batch_seconds_on, pick_device
     from distill.targets.codebooks import Codebooks
     from distill.targets.codebooks import train_codebooks as train
-    from distill.targets.compute import EVERY, sample_frames
+    from distill.targets.compute import EVERY, sample_frames, stream_of
 
     with contextlib.suppress(UserError):
         extraction.codebooks()
@@ -241,16 +246,17 @@ def train_codebooks(extraction: Extraction) -> None:
     stride = max(1, sum(extraction.milliseconds.values()) // wanted_ms)
     audio = {utterance: extraction.audio[utterance] for utterance in sorted(extraction.audio)[::stride]}
     seconds = batch_seconds_on(device, extraction.batch_seconds)
-    frames = sample_frames(teacher, audio, extraction.what, seconds) if extraction.what.layers else {}
+    coded = extraction.coded_layers
+    frames = sample_frames(teacher, audio, extraction.what, coded, seconds) if coded else {}
     del teacher
     layers = {}
     with torch.no_grad():
-        for layer in tqdm(extraction.what.layers, desc="codebooks", unit="layer"):
-            layers[layer] = train(frames.pop(layer), code_bytes(extraction.shape.width))
+        for layer in tqdm(coded, desc="codebooks", unit="layer"):
+            count = code_bytes(extraction.shape.width) if layer else logit_codes(extraction.streams["logits"])
+            layers[layer] = train(layer, frames.pop(layer), count)
     extraction.output.mkdir(parents=True, exist_ok=True)
-    what = extraction.what
-    Codebooks(layers, extraction.teacher_checksum, what.hidden_ms).save(extraction.codebooks_path)
-    print(f"{extraction.codebooks_path}: codebooks of layers {', '.join(map(str, what.layers))}")
+    Codebooks(layers, extraction.teacher_checksum, extraction.what.hidden_ms).save(extraction.codebooks_path)
+    print(f"{extraction.codebooks_path}: codebooks of {', '.join(stream_of(layer) for layer in coded)}")
 
 
 def extract_job(extraction: Extraction, job: int | None = None) -> None:

@@ -30,7 +30,7 @@ import shutil
 import struct
 import zlib
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -238,6 +238,7 @@ class StoredTargets:
         rows: number of each utterance's row in the tables of places.
         shard: (N,) number of an utterance's shard, from 0 in the order of their names.
         offsets: (N, streams + 1) where its matrices begin in the shard's ark, and where the last one ends.
+        read_ahead: whether a shard that is opened will soon be needed whole.
 
     Raises:
         UserError: there are no targets, or an index is damaged.
@@ -261,21 +262,28 @@ class StoredTargets:
             numbers.append(np.full(len(fields), number, np.int32))
             offsets.append(np.array([line[1:] for line in fields], np.int64).reshape(-1, len(streams) + 1))
         self.shard, self.offsets = np.concatenate(numbers), np.concatenate(offsets)
+        self.read_ahead = False
         self._arks = [ark_path(shard) for shard in shards]
         self._open: OrderedDict[int, int] = OrderedDict()  # file descriptor by shard, the last used at the end
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_open": OrderedDict()}
 
-    def __del__(self) -> None:
+    def __del__(self, close: Callable[[int], None] = os.close) -> None:  # at the interpreter's end os may be gone
         for descriptor in getattr(self, "_open", {}).values():
-            os.close(descriptor)
+            close(descriptor)
+
+    def size(self) -> int:
+        """Bytes of all shards."""
+        return sum(ark.stat().st_size for ark in self._arks if ark.is_file())
 
     def _descriptor(self, shard: int) -> int:
         if shard not in self._open:
             if len(self._open) >= OPEN_ARKS:
                 os.close(self._open.popitem(last=False)[1])
             self._open[shard] = os.open(self._arks[shard], os.O_RDONLY)
+            if self.read_ahead:
+                os.posix_fadvise(self._open[shard], 0, 0, os.POSIX_FADV_WILLNEED)
         self._open.move_to_end(shard)
         return self._open[shard]
 

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from espnet2.iterators.abs_iter_factory import AbsIterFactory
+from espnet2.iterators.sequence_iter_factory import SequenceIterFactory
 from espnet2.tasks.abs_task import IteratorOptions
 from espnet2.tasks.asr import ASRTask, preprocessor_choices
 from espnet2.train.abs_espnet_model import AbsESPnetModel
@@ -27,7 +29,15 @@ from distill.models.student import Student
 from distill.models.teacher import Teacher
 from distill.targets.checks import check_manifest
 from distill.targets.codebooks import Codebooks
-from distill.targets.store import CODEBOOKS, StoredTargets, hidden_stream, read_manifest, read_targets
+from distill.targets.store import (
+    CODEBOOKS,
+    StoredTargets,
+    hidden_stream,
+    read_manifest,
+    read_targets,
+    read_two_columns,
+)
+from distill.training import shard_batches
 from distill.training.distill_model import DistillModel
 from distill.training.teacher_targets import StoredFormat
 from distill.training.within_epoch import DistillTrainer
@@ -205,6 +215,42 @@ class DistillTask(ASRTask):
                 logging.info(f"Initialised {kept} tensors of the projections of hidden layers from {origin}")
 
     @classmethod
+    def build_sequence_iter_factory(
+        cls, args: argparse.Namespace, iter_options: IteratorOptions, mode: str
+    ) -> AbsIterFactory:
+        """ESPnet's batches; of a training with large stored targets, batches that read them shard by shard."""
+        targets = next((p for p, name, _ in iter_options.data_path_and_name_and_type if name == "teacher_logits"), None)
+        if targets is None or not iter_options.train or iter_options.batch_type != "numel":
+            return super().build_sequence_iter_factory(args, iter_options, mode)
+        stored = StoredTargets(Path(targets).parent)
+        if stored.size() < shard_batches.LARGE:
+            return super().build_sequence_iter_factory(args, iter_options, mode)
+        rank, processes = 0, 1
+        if iter_options.distributed:
+            rank, processes = torch.distributed.get_rank(), torch.distributed.get_world_size()
+        lengths = {u: int(n.split(",")[0]) for u, n in read_two_columns(iter_options.shape_files[0]).items()}
+        check_keys(targets, lengths, stored.rows)
+        numbers = {utterance: int(stored.shard[stored.rows[utterance]]) for utterance in lengths}
+        least = max(processes, args.min_batch_size)
+        groups = shard_batches.batches_by_group(lengths, numbers, iter_options.batch_bins, least)
+        if small := [batch for batches in groups for batch in batches if len(batch) < processes]:
+            raise UserError(
+                f"{iter_options.shape_files[0]}: {small[0][0]} is in a batch of less than {processes} utterances"
+            )
+        groups = [[batch[rank::processes] for batch in batches] for batches in groups]
+        batches = shard_batches.ShardBatches(groups)
+        logging.info(f"[{mode}] {len(batches)} batches by shard of the stored targets")
+        return SequenceIterFactory(
+            dataset=cls.build_dataset(args, iter_options, {u for batch in batches for u in batch}),
+            batches=batches,
+            seed=args.seed,
+            num_iters_per_epoch=iter_options.num_iters_per_epoch,
+            num_workers=args.num_workers,
+            collate_fn=iter_options.collate_fn,
+            pin_memory=args.ngpu > 0,
+        )
+
+    @classmethod
     def build_dataset(
         cls, args: argparse.Namespace, iter_options: IteratorOptions, keys_to_load: Collection[str] | None = None
     ) -> AbsDataset:
@@ -229,6 +275,8 @@ class DistillTask(ASRTask):
         others = [entry for entry in entries if entry[1] not in targets]
         dataset = super().build_dataset(args, replace(iter_options, data_path_and_name_and_type=others), keys_to_load)
         stored = {directory: StoredTargets(directory) for directory in directories}
+        for of_set in stored.values():
+            of_set.read_ahead = iter_options.train and of_set.size() >= shard_batches.LARGE
         for name, path in targets.items():
             check_keys(path, keys, stored[path.parent].rows)
             dataset.loader_dict[name] = read_targets(path.parent, path.stem, stored[path.parent])

@@ -15,7 +15,7 @@ from distill.configuration import CODEWORDS, DistillConf, layer_map
 from distill.errors import UserError
 from distill.lfmmi.loss import top_occupancies
 from distill.models.student import Student
-from distill.targets.codebooks import Codebooks, decode_logits
+from distill.targets.codebooks import LOGITS, Codebooks, decode_logits
 from distill.targets.frames import average_frames
 from distill.targets.nbest import best_sequences, unpack
 from distill.targets.store import hidden_stream
@@ -175,7 +175,7 @@ class TeacherSource:
                     "distill_conf.hidden_loss: codes needs one teacher, whose targets are stored with --target_dtype "
                     "codebook at the student's frame rate"
                 )
-            self.width = CODEWORDS * len(next(iter(self.codebooks.layers.values())))
+            self.width = CODEWORDS * len(self.codebooks.layers[self.layer_map[0]])
         if self.codebooks is not None and self.layer_map and not conf.hidden_norm:
             raise UserError("distill_conf.hidden_norm: false, but codebooks hold normalised layers; take another dtype")
 
@@ -238,7 +238,11 @@ class TeacherSource:
             hidden = {layer: x.float() for layer, x in stored.items()}
         else:
             self.codebooks = self.codebooks.to(logits.device)
-            logits = decode_logits(streams["teacher_logits"].clamp(min=0), len(self.token_list))  # -1 is padding
+            codes_of_logits = streams["teacher_logits"].clamp(min=0)  # -1 is padding
+            if LOGITS in self.codebooks.layers:
+                logits = self.codebooks.decode(LOGITS, codes_of_logits)
+            else:
+                logits = decode_logits(codes_of_logits, len(self.token_list))
             stored = {layer: codes.clamp(min=0) for layer, codes in stored.items()}
             decoded = {} if self.predicts_codes else stored
             hidden = {layer: self.codebooks.decode(layer, codes) for layer, codes in decoded.items()}

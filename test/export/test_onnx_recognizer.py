@@ -202,7 +202,8 @@ def test_the_recogniser_needs_no_torch():
     ("key", "value"),
     [
         ("chunk", "-1"), ("chunk", None), ("tail", str(10**12)), ("hop", "0"), ("samples", "12"), ("leading", "x"),
-        ("chunk_ms", "160"), ("frame_ms", "40"), ("sample_rate", "8000"), ("token_type", "letters"), ("tokens", "5"),
+        ("chunk_ms", "160"), ("frame_ms", "40"), ("sample_rate", "8000"), ("sample_rate", None),
+        ("token_type", "letters"), ("tokens", "5"),
         ("tokens", '["a"]'), ("tokens", '["\\u001b", "a", "b", "c", "d", "e", "f", "g", "h", "i", "j"]'),
     ],
 )  # fmt: skip

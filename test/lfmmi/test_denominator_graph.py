@@ -8,7 +8,7 @@ import torch
 from small_graphs import dense_witten_bell, random_text
 
 from distill.errors import UserError
-from distill.lfmmi import DenominatorGraph
+from distill.lfmmi import DenominatorGraph, ngram
 
 ARPA = """\\data\\
 ngram 1=5
@@ -246,3 +246,16 @@ def test_log_prob_of_any_batch():
                 total += float(graph.log_p[state, token])
                 state = int(graph.next_state[state, token])
             assert value == pytest.approx(total + float(graph.log_p[state, 0]))
+
+
+def test_an_n_gram_that_is_too_large_is_refused_while_it_is_counted(monkeypatch):
+    monkeypatch.setattr(ngram, "MAX_ARCS", 20)
+
+    def lines():
+        yield [1, 2, 3]
+        yield [4, 3, 2, 1, 4]
+        raise AssertionError("was read on")
+
+    with pytest.raises(UserError, match="more than 20 n-grams; lower the order"):
+        ngram.from_text(lines(), 3, 5)
+    assert ngram.from_text([[1, 2, 3], [1, 2, 3]], 1, 5).states

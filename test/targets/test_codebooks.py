@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from distill.configuration import CODEWORDS, code_bytes, logit_bytes, top_logits
+from distill.configuration import CODED_TOKENS, CODEWORDS, code_bytes, logit_bytes, top_logits
 from distill.errors import UserError
 from distill.targets import codebooks as cb
 
@@ -24,8 +24,8 @@ def teacher_frames(count: int, width: int, seed: int) -> torch.Tensor:
 @pytest.fixture(scope="module")
 def trained() -> cb.Codebooks:
     layers = {
-        2: cb.train_codebooks(teacher_frames(3000, 24, 1), 4),
-        5: cb.train_codebooks(teacher_frames(3000, 24, 2), 4),
+        2: cb.train_codebooks(1, teacher_frames(3000, 24, 1), 4),
+        5: cb.train_codebooks(1, teacher_frames(3000, 24, 2), 4),
     }
     return cb.Codebooks(layers, "T", 20)
 
@@ -39,13 +39,22 @@ def test_frames_that_were_not_in_the_sample_are_kept_but_for_a_small_error(train
     frames = teacher_frames(500, 24, 7)
     codes = trained.encode(2, frames)
     assert codes.dtype == torch.uint8 and codes.shape == (500, 4)
-    assert error(cb.normalised(frames), trained.decode(2, codes)) < 0.1
+    assert error(cb.compared(1, frames), trained.decode(2, codes)) < 0.1
+
+
+def test_logits_of_few_tokens_are_coded_without_their_mean():
+    rng = np.random.default_rng(0)
+    logits = torch.from_numpy(rng.normal(size=(4000, 13)) * 4 + rng.normal(size=(4000, 1)) * 9).float()
+    codebooks = cb.Codebooks({cb.LOGITS: cb.train_codebooks(cb.LOGITS, logits[:3000], 5)}, "T", 20)
+    decoded = codebooks.decode(cb.LOGITS, codebooks.encode(cb.LOGITS, logits[3000:]))
+    assert error(logits[3000:] - logits[3000:].mean(-1, keepdim=True), decoded) < 0.1
+    assert float((decoded.argmax(-1) == logits[3000:].argmax(-1)).float().mean()) > 0.85
 
 
 def test_each_codebook_and_its_place_matter(trained):
     """A decoder that took another codebook, another layer's or codes in another order would be far off."""
     frames = teacher_frames(500, 24, 7)
-    x, codes = cb.normalised(frames), trained.encode(2, frames)
+    x, codes = cb.compared(1, frames), trained.encode(2, frames)
     right = error(x, trained.decode(2, codes))
     assert error(x, trained.decode(5, codes)) > 4 * right
     assert error(x, trained.decode(2, codes.flip(-1))) > 4 * right
@@ -78,11 +87,11 @@ def test_sums_of_codewords_are_coded_as_well_as_by_exhaustive_search(count, fram
 
 def test_the_joint_step_lowers_the_error_of_the_residual_codebooks(monkeypatch):
     frames = teacher_frames(3000, 24, 1)
-    x = cb.normalised(frames)
+    x = cb.compared(1, frames)
     errors = []
     for steps in (0, 4):
         monkeypatch.setattr(cb, "JOINT_STEPS", steps)
-        codebooks = cb.Codebooks({1: cb.train_codebooks(frames, 3)}, "T", 20)
+        codebooks = cb.Codebooks({1: cb.train_codebooks(1, frames, 3)}, "T", 20)
         errors.append(error(x, codebooks.decode(1, codebooks.encode(1, frames))))
     assert errors[1] < 0.97 * errors[0]
 
@@ -99,7 +108,7 @@ def test_least_squares_is_the_solution_of_the_normal_equations():
 
 @pytest.mark.parametrize("count", [1, 5, 255, 300])
 def test_few_frames_are_enough_to_train_on(count):
-    codewords = cb.train_codebooks(teacher_frames(count, 16, 0), 2)
+    codewords = cb.train_codebooks(1, teacher_frames(count, 16, 0), 2)
     assert codewords.shape == (2, CODEWORDS, 16) and torch.isfinite(codewords).all()
 
 
@@ -119,7 +128,7 @@ def test_a_file_of_codebooks_is_the_same_for_the_same_codebooks_and_refused_if_d
     assert a.read_bytes() == b.read_bytes()
     assert (loaded.teacher, loaded.hidden_ms, sorted(loaded.layers)) == ("T", 20, [2, 5])
     frames = teacher_frames(200, 24, 7)
-    x = cb.normalised(frames)
+    x = cb.compared(1, frames)
     before, after = (error(x, c.decode(2, c.encode(2, frames))) for c in (trained, loaded))
     assert after == pytest.approx(before, rel=0.01)
     a.write_bytes(a.read_bytes()[:-100])
@@ -128,13 +137,13 @@ def test_a_file_of_codebooks_is_the_same_for_the_same_codebooks_and_refused_if_d
             cb.Codebooks.load(path)
 
 
-@given(st.sampled_from([3, 12, 30, 64, 256, 257, 500, 8000]), st.integers(0, 99), st.floats(0.3, 8))
+@given(st.sampled_from([9, 65, 100, 256, 257, 500, 8000]), st.integers(0, 99), st.floats(0.3, 8))
 @settings(max_examples=60, deadline=None)
 def test_the_kept_tokens_have_their_ids_and_nearly_their_probabilities(vocab_size, seed, scale):
     logits = scale * torch.randn(7, vocab_size, generator=torch.Generator().manual_seed(seed))
     codes = cb.encode_logits(logits)
     kept, _ = top_logits(vocab_size)
-    assert codes.shape == (7, logit_bytes(vocab_size))
+    assert vocab_size <= CODED_TOKENS or codes.shape[1] == logit_bytes(vocab_size)
     expected, actual = logits.log_softmax(-1), cb.decode_logits(codes, vocab_size)
     ids = expected.topk(kept).indices
     step = 2 * (expected.neg().clamp(0, cb.LOWEST) * cb.LOWEST).sqrt() / 255 / 2 + 0.01
@@ -149,4 +158,4 @@ def test_the_kept_tokens_have_their_ids_and_nearly_their_probabilities(vocab_siz
 
 def test_bytes_of_a_frame():
     assert [code_bytes(width) for width in (32, 128, 256, 512, 768, 1024)] == [3, 3, 4, 8, 8, 8]
-    assert [logit_bytes(vocab_size) for vocab_size in (3, 13, 30, 500)] == [5, 5, 7, 25]
+    assert [logit_bytes(vocab_size) for vocab_size in (3, 13, 30, 64, 65, 500)] == [2, 5, 8, 8, 17, 25]

@@ -30,6 +30,7 @@ def sentences() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     return pad(audio, batch_first=True), torch.tensor([len(a) for a in audio]), pad(ids, True, -1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("silence_s", [0.0, 2.0])
 def test_thirty_seconds_without_words_give_none_if_the_training_has_silence(world, silence_s):
     """The noise is louder than what decoding takes for silence anyway."""

@@ -48,9 +48,8 @@ def batch(directory: Path, codebooks: cb.Codebooks | None) -> dict[str, torch.Te
         streams[f"teacher_{name}_lengths"] = torch.tensor([len(row) for row in rows])
         padded = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=-1)
         if codebooks is not None:
-            codes = padded.clamp(min=0)
-            layer = int(name.removeprefix("hidden_")) if name != "logits" else 0
-            padded = codebooks.decode(layer, codes) if layer else cb.decode_logits(codes, len(TOKENS))
+            layer = int(name.removeprefix("hidden_")) if name != "logits" else cb.LOGITS
+            padded = codebooks.decode(layer, padded.clamp(min=0))
         streams[f"teacher_{name}"] = padded
     return streams
 

@@ -45,6 +45,20 @@ def test_a_failure_of_another_toolkit_is_one_line_that_names_its_log(tmp_path, c
     assert done.stderr == f"error: log.txt: failed: {message}\n"
 
 
+@pytest.mark.parametrize(("df", "status"), [("echo Avail; echo 12", 2), ("echo Avail; echo -", 0), ("exit 1", 0)])
+def test_another_toolkit_that_succeeds_on_a_full_disk_has_failed(tmp_path, df, status):
+    """Its programs do not notice every write that fails."""
+    done = run(tmp_path, f"df() {{ {df}; }}; quietly log.txt echo fine")
+    assert (done.returncode, done.stderr) == (status, f"error: log.txt: failed: {FULL_DISK}\n" if status else "")
+
+
+@pytest.mark.parametrize(("command", "status"), [("cp none some", 2), ("exit 3", 3), ("true", 0)])
+def test_a_full_disk_is_named_when_a_command_of_the_shell_fails(tmp_path, command, status):
+    done = run(tmp_path, f"dumpdir=. expdir=.; df() {{ echo Avail; echo 12; }}; {command}")
+    assert done.returncode == status
+    assert (f"error: ./: {FULL_DISK}" in done.stderr) == (status == 2)
+
+
 def test_utterances_that_were_left_out_are_named(tmp_path):
     for name, keys in {"before": "abcde", "after": "ace"}.items():
         (tmp_path / name).mkdir()
