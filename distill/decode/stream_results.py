@@ -188,14 +188,13 @@ class StreamDecoder:
 
     def _result(self, event: str, hypothesis: Hypothesis) -> Result:
         audio_s = self.samples / SAMPLE_RATE
-        latest = max(0.0, audio_s - self._frame_s)  # a token that came out in the silence at the end was spoken before
         # Settled tokens are reused: an hour has tens of thousands of tokens, and a result every chunk.
         del self._tokens[self._settled :]
         for token in hypothesis.tokens[self._settled :]:
             self._tokens.append(
                 TokenResult(
                     token=self._token_list[token.id],
-                    start_s=round(min(self._audio_time(token.start_frame), latest), 6),
+                    start_s=round(min(self._audio_time(token.start_frame), audio_s), 6),
                     end_s=round(min(self._audio_time(token.end_frame), audio_s), 6),
                     confidence=round(token.confidence, 6),
                 )

@@ -124,13 +124,13 @@ def test_the_silence_of_flush_does_not_count():
     """Tokens in frames 2, 12 and 20 of 20 ms, where silence of 160 ms was put in behind 200 ms of audio."""
     decoder = StreamDecoder(TOKENS, "char", 20, None, GreedySearch)
     frames = np.eye(len(TOKENS), dtype=np.float32)[[0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0, 3, 0]]
-    decoder.receive(np.ones(3200))
+    decoder.receive(np.ones(3200, np.float32))
     decoder.accept(9 * frames[:10], 10)
     (result,) = decoder.flush(2560, 9 * frames[10:18], 10)
-    assert [token["start_s"] for token in result["tokens"]] == [0.04, 0.18]
-    decoder.receive(np.ones(1280))
+    assert [token["start_s"] for token in result["tokens"]] == [0.04, 0.2]
+    decoder.receive(np.ones(1280, np.float32))
     (result,) = decoder.accept(9 * frames[18:], 10)
-    assert [token["start_s"] for token in result["tokens"]] == [0.04, 0.18, 0.24]
+    assert [token["start_s"] for token in result["tokens"]] == [0.04, 0.2, 0.24]
 
 
 def test_int16_is_what_floats_are():
