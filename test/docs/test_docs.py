@@ -181,10 +181,9 @@ def check(command: Command) -> None:
     elif program in ("$python", "python3", "python") and rest[0].endswith(".py"):
         assert (ROOT / rest[0]).is_file(), command
     elif program in ("$python", "python3", "python"):
-        alone = rest[:2] == ["-m", "http.server"]  # any Python has it
-        assert program != "python3" or alone or not command.block or "path.sh" in command.block, (
-            f"no path.sh: {command}"
-        )
+        if rest[:2] == ["-m", "http.server"]:  # any Python has it
+            return
+        assert program != "python3" or not command.block or "path.sh" in command.block, f"no path.sh: {command}"
         while rest:
             assert rest[0] == "-m", command
             module, rest = rest[1], rest[2:]
