@@ -272,7 +272,7 @@ def print_plan(
 
     print(f"# Plan for {corpus}\n")
     print_costs(costs, ngpu)
-    print(f"Stored targets would take (layers of the teacher: {layers} of width {teacher.width}):\n")
+    print(f"Stored targets would take ({layers} of the teacher's layers, of width {teacher.width}):\n")
     for dtype, gb in sizes.items():
         print(f"- {dtype}: {gb:,.0f} GB" if gb >= 10 else f"- {dtype}: {gb:.2g} GB")
     print("\nFrom:\n")

@@ -103,7 +103,10 @@ def begin(stamp: Path, options: str, inputs: list[str], output: Path | None = No
         return TO_DO
     if previous is not None:
         causes = [
-            title(Path(name)) if Path(name).parent.name == ".stages" else name for name in changed(previous, current)
+            (title(Path(name)) if Path(name).parent.name == ".stages" else name)
+            + ("" if name in current else " (no longer used)")
+            + ("" if name in previous else " (new)")
+            for name in changed(previous, current)
         ]
         print(f"{title(stamp)}: changed since it was last run: {', '.join(causes)}")
     if output is not None and os.path.lexists(output):

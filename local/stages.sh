@@ -146,7 +146,8 @@ summary() {
     log "finished stages ${stage} to ${stop_stage} in $(minutes "${SECONDS}")"
     for made in "results: $1/RESULTS.md" "report: $1/report/index.html" "packed model: $1/student_stream.zip" \
         "exported: $1/export"; do
-        if [ -e "${made#*: }" ]; then echo "  ${made}"; fi
+        # What is older than the results belongs to an earlier run.
+        if [ -e "${made#*: }" ] && [ ! "$1/results.json" -nt "${made#*: }" ]; then echo "  ${made}"; fi
     done
     if [ "${stop_stage}" -ge 16 ]; then return 0; fi
     if [ -e "$1/student_stream.zip" ] && [ ! "$1/results.json" -nt "$1/student_stream.zip" ]; then return 0; fi

@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import argparse
+from typing import NoReturn
+
+
+class Parser(argparse.ArgumentParser):
+    """Parser that reports a wrong option in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"error: {self.prog}: {message}; --help lists the options\n")
 
 
 def new_parser(description: str | None) -> argparse.ArgumentParser:
-    """A parser whose help shows the description as it is written."""
-    return argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    """A parser whose help shows the description as it is written, and whose errors are one line."""
+    return Parser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
 
 
 def true_or_false(value: str) -> bool:

@@ -20,7 +20,7 @@ def main(argv: list[str] | None = None) -> None:
     parser = new_parser(__doc__)
     parser.add_argument("--data", type=Path, default=Path("data"), help="where the data directories go")
     parser.add_argument("--wav", type=Path, default=Path("data/local/wav"), help="where the audio goes")
-    parser.add_argument("--num_train", type=int, default=3000, help="training utterances (default: 3000)")
+    parser.add_argument("--num_train", type=int, default=6000, help="training utterances (default: 6000)")
     parser.add_argument("--num_valid", type=int, default=240, help="(default: 240)")
     parser.add_argument("--num_test", type=int, default=240, help="(default: 240)")
     parser.add_argument("--seed", type=int, default=0, help="(default: 0)")

@@ -40,6 +40,8 @@ def read_config(directory: str | Path) -> dict[str, Any]:
     directory = model_directory(directory, "torch")
     path = directory / "config.yaml"
     if not path.is_file():
+        if (directory / "modeling_distillw2v2.py").is_file():
+            raise UserError(f"{directory}: is for the library transformers; give the model that it was packed from")
         raise UserError(f"{path}: not found; give the directory of a finished training, such as exp/teacher")
     config = read_yaml(path, "give a training of this toolkit, or train it again")
     try:
