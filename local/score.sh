@@ -22,8 +22,13 @@ options=(--scoring "${scoring}")
 if [ -n "${bpemodel}" ]; then options+=(--bpemodel "${bpemodel}"); fi
 for data in $1; do
     decoded=()
-    for dir in "${@:2}"; do decoded+=("${dir}"/decode_*/"$(basename "${data}")"); done
-    [ -e "${decoded[0]:-}" ] || fail "$2: nothing of ${data} is recognised there; run local/decode.sh first"
+    for dir in "${@:2}"; do
+        for found in "${dir}"/decode_*/"$(basename "${data}")"; do
+            # Of jobs that failed at once nothing is there but a note of what they began with.
+            if [ -n "$(find "${found}" -mindepth 1 ! -name made_from 2> /dev/null)" ]; then decoded+=("${found}"); fi
+        done
+    done
+    [ ${#decoded[@]} -gt 0 ] || fail "$2: nothing of ${data} is recognised there; run local/decode.sh first"
     references=(--ref "${data}/text")
     if [ -n "${ref_tokens}" ]; then references+=(--ref_tokens "${data}/${ref_tokens}"); fi
     python3 -m distill.bin.score "${references[@]}" --decode_dir "${decoded[@]}" "${options[@]}"

@@ -41,6 +41,23 @@ def test_changed_input_is_stale(paths, finished, capsys):
     assert stage.begin(stamp, "seed 0", [str(config)]) == stage.TO_DO
 
 
+def test_inputs_that_came_and_went_are_named_so(paths, capsys):
+    stamp, config = paths
+    other = config.with_name("other.yaml")
+    other.touch()
+    stage.begin(stamp, "", [str(config)])
+    stage.begin(stamp, "", [str(other)])
+    assert capsys.readouterr().out == (
+        f"stage 10: changed since it was last run: {config} (no longer used), {other} (new)\n"
+    )
+
+
+def test_a_stage_that_was_not_run_is_named(tmp_path):
+    missing = tmp_path / "exp/.stages/7_valid"
+    with pytest.raises(UserError, match=f"stage 7 has not been run in {tmp_path}/exp; begin with --stage 7"):
+        stage.begin(tmp_path / "12", "", [str(missing)])
+
+
 def test_changed_option_is_stale(paths):
     stamp, config = paths
     stage.begin(stamp, "seed 0", [str(config)])

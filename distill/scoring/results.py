@@ -83,7 +83,9 @@ def collect(expdir: Path, test_sets: list[str]) -> list[Row]:
     systems = find_systems(expdir)
     rows: list[Row] = []
     for test_set in test_sets:
-        decode_dirs = [path for system in systems for path in sorted(expdir.glob(f"{system}/decode_*/{test_set}"))]
+        found = [path for system in systems for path in sorted(expdir.glob(f"{system}/decode_*/{test_set}"))]
+        # Of jobs that failed at once nothing is there but a note of what they began with.
+        decode_dirs = [path for path in found if {file.name for file in path.iterdir()} - {"made_from"}]
         if decode_dirs:
             rows += compare(decode_dirs, [read_scores(decode_dir) for decode_dir in decode_dirs])
     if not rows:

@@ -163,13 +163,7 @@ def warnings(rows: Sequence[Row]) -> list[str]:
         poor = [row for row in rows if row["test_set"] == test_set and not recognises(row)]
         if not poor:
             continue
-        full = {row["system"] for row in rows if row["latency_ms"] is not None}  # streaming systems
-        names = ", ".join(
-            dict.fromkeys(
-                system_label(row) + (" full" if row["latency_ms"] is None and row["system"] in full else "")
-                for row in poor
-            )
-        )
+        names = ", ".join(dict.fromkeys(system_label(row) for row in poor))
         cure = (
             "train the teacher longer, or take another"
             if any(row["system"] == "teacher" for row in poor)

@@ -47,6 +47,22 @@ def test_speeds_on_different_devices_are_not_compared(tmp_path):
     assert [(row["device"], row["rtf_utterances"]) for row in rows] == [("NVIDIA H200", 2), ("cpu", 2)]
 
 
+def test_what_failed_at_once_and_what_is_left_out(tmp_path, capsys):
+    make(tmp_path, "teacher", "decode_full", [[5, 1], [5, 0]], None)
+    make(tmp_path, "student_stream", "decode_full", [[5, 1], [5, 1]], None)
+    failed = tmp_path / "student_stream/decode_50ms/test"
+    failed.mkdir(parents=True)
+    (failed / "made_from").touch()
+    arguments = ["--expdir", str(tmp_path), "--recipe", "egs2/x", "--test_sets"]
+    results.main([*arguments, "test"])
+    assert "| speaker | words | teacher | student_stream full |" in (tmp_path / "RESULTS.md").read_text()
+    assert "--test_sets" not in capsys.readouterr().out
+    for path in list(tmp_path.glob("*/decode_full")):
+        shutil.copytree(path / "test", path / "other")
+    results.main([*arguments, "other"])
+    assert "RESULTS.md: without test, which --test_sets does not name; its scores are kept\n" in capsys.readouterr().out
+
+
 def test_names_and_values_are_shown_as_they_are(tmp_path, capsys):
     """Markdown, HTML and a terminal take nothing in them for their own."""
     make(tmp_path, "teacher", "decode_full", [[5, 1], [5, 0]], None)
