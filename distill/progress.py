@@ -25,6 +25,7 @@ WARNING = re.compile(r"\((?:resume|distill_task|distill_model|loss|teacher_targe
 VALUE = re.compile(r"(?<![a-z_])(loss(?!_scale)(?:_[a-z]+)?|ter)=(-?[0-9.]+(?:e[-+]?[0-9]+)?|nan|-?inf)")
 BAR = "{desc}: epoch {n:.1f}/{total} {percentage:3.0f}% [{elapsed}, {remaining} left{postfix}]"
 POLL_SECONDS = 0.5
+VALIDATING = 0.94  # share of an epoch that is shown as done while it is validated and saved
 ONLY_BLANKS = 0.95  # token errors on the validation set from which a network puts out next to nothing
 
 
@@ -80,10 +81,10 @@ class Progress:
 
     @property
     def epochs_done(self) -> float:
-        """Epochs finished, with the finished share of the running one."""
+        """Epochs finished, with the finished share of the running one, which is less than 1 until it is validated."""
         if not self.epoch:
             return 0.0
-        return self.epoch - 1 + (min(1.0, self.batch / self.batches) if self.batches else 0.0)
+        return self.epoch - 1 + (min(VALIDATING, self.batch / self.batches) if self.batches else 0.0)
 
     @property
     def epochs(self) -> int:

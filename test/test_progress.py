@@ -24,6 +24,14 @@ def test_progress_reads_the_trainers_log():
     assert progress.summary() == "valid ter 0.250, valid loss 1.500, train loss 2.000, train loss_mmi 1.000"
 
 
+def test_an_epoch_is_done_when_it_has_been_validated():
+    progress = Progress(None)
+    for line in LOG.splitlines():
+        progress.read(line)
+    progress.read("[host] 2026-01-01 (trainer:1) INFO: 3epoch:train:31-40batch: loss=2.5")
+    assert progress.epochs_done == 2.94
+
+
 def test_watch_passes_on_failure_and_shows_why(tmp_path):
     log = tmp_path / "x" / "train.log"
     fail = "import sys; print('doing'); print('error: no such teacher', file=sys.stderr); sys.exit(2)"

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from distill.audio import SAMPLE_RATE
-from distill.bench.parts import first_utterances, write_json
+from distill.bench.parts import first_utterances, warn_if_busy, write_json
 from distill.errors import UserError
 
 if TYPE_CHECKING:
@@ -129,6 +129,7 @@ def measure_latency(
     import torch
     from tqdm import tqdm
 
+    warn_if_busy()
     from distill.streaming.recognizer import StreamingRecognizer
 
     torch.set_num_threads(threads)

@@ -49,6 +49,13 @@ def write_json(path: Path | None, content: Any) -> None:
             json.dump(content, stream, indent=1)
 
 
+def warn_if_busy() -> None:
+    """Print a line if other programs keep this machine's cores busy, as times are then longer than they would be."""
+    load, cores = os.getloadavg()[0], os.cpu_count() or 1
+    if load > 0.75 * cores:
+        print(f"note: a load of {load:.1f} on {cores} cores; times are those of a busy machine")
+
+
 def first_utterances(data_dir: Path, count: int) -> list[np.ndarray]:
     """(n,) samples of each of the first ``count`` utterances of a data directory with wav.scp."""
     return [read_audio(path) for path in list(read_wav_scp(data_dir / "wav.scp").values())[:count]]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from distill.audio import SAMPLE_RATE
-from distill.bench.parts import first_utterances, write_json
+from distill.bench.parts import first_utterances, warn_if_busy, write_json
 from distill.errors import UserError
 
 if TYPE_CHECKING:
@@ -100,6 +100,7 @@ def measure_speed(
     """
     import torch
 
+    warn_if_busy()
     torch.set_num_threads(1)
     utterances = first_utterances(data_dir, num_utts)
     audio_s = sum(map(len, utterances)) / SAMPLE_RATE
