@@ -12,7 +12,7 @@ from transformers.modeling_outputs import CausalLMOutput
 from distill.checkpoints.load import LoadedNetwork, build_network
 from distill.models.fbank import FbankFrontEnd
 from distill.models.student import Student
-from distill.recognition.networks import chunk_of
+from distill.recognition.networks import chunk_of, student_outputs
 from distill.training.loss_terms import ctc
 
 BLANK = 0
@@ -72,7 +72,7 @@ class DistillW2V2ForCTC(PreTrainedModel):
         lengths = samples if attention_mask is None else attention_mask.sum(1)
         chunk = chunk_of(LoadedNetwork(self.network, [], self.config.training), self.config.chunk_ms)
         if chunk is not None and isinstance(self.network, Student):
-            output = self.network(input_values, lengths, *chunk)
+            output = student_outputs(self.network, input_values, lengths, [chunk])[chunk]
         else:
             output = self.network(input_values, lengths)
         frames = output.lengths.to(output.logits.device)

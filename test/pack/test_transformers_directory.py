@@ -93,7 +93,7 @@ def test_a_chunk_length_is_taken_at_loading(systems):
     logits = {
         chunk_ms: AutoModelForCTC.from_pretrained(
             systems / "hf/fbank", trust_remote_code=True, chunk_ms=chunk_ms
-        )(inputs).logits
+        )(inputs).logits[:, : 48000 // 320 - 4]
         for chunk_ms in (None, 160, 480)
     }  # fmt: skip
     assert not torch.allclose(logits[None], logits[160]) and not torch.allclose(logits[160], logits[480])
