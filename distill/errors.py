@@ -17,6 +17,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator
 
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 # Errors of the operating system that the user can do something about, and what
 CURES = {
     errno.ENOSPC: "make room on that disk and run the same command again",
@@ -91,6 +92,8 @@ def cli(main: Callable[..., None]) -> Callable[..., None]:
             if error.errno not in CURES:
                 raise
             name = error.filename if error.filename is not None else output_file()
+            if error.filename2 is not None and error.errno in NO_ROOM:
+                name = error.filename2  # where a copy goes
             where = printable(f"{name}: ") if name is not None else ""
             report(f"{where}{error.strerror}; {CURES[error.errno]}")
             drop_unwritten_output()

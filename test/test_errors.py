@@ -39,6 +39,8 @@ def test_what_the_machine_refuses(capsys, number, cure):
     output = ended(OSError(number, os.strerror(number), "exp/x"), capsys)
     assert output.startswith(f"error: exp/x: {os.strerror(number)}; ") and cure in output
     assert ended(OSError(number, os.strerror(number)), capsys).startswith(f"error: {os.strerror(number)}; ")
+    copied = ended(OSError(number, os.strerror(number), "source", None, "target"), capsys)
+    assert copied.startswith("error: source: " if number == errno.EACCES else "error: target: ")
 
 
 def test_a_fault_of_the_program_is_none_of_the_users():
