@@ -151,7 +151,7 @@ summary() {
     done
     if [ "${stop_stage}" -ge 16 ]; then return 0; fi
     if [ -e "$1/student_stream.zip" ] && [ ! "$1/results.json" -nt "$1/student_stream.zip" ]; then return 0; fi
-    echo "  next: the same command with --stage $((stop_stage + 1)) --stop_stage 16"
+    echo "  next: the same command with --stage $((stop_stage + 1)) --stop_stage 16; what is done is skipped"
 }
 
 # lock EXPDIR DUMPDIR: one run at a time in each of them; whoever a killed run left behind counts as one. The lock on

@@ -65,7 +65,9 @@ def check_data_dir(
     recordings = data.recordings
     with ThreadPoolExecutor() as pool:
         checked = pool.map(check_one, recordings.items())
-        for key, duration in tqdm(checked, total=len(recordings), desc=f"checking {directory}", unit="file", delay=2):
+        for key, duration in tqdm(
+            checked, total=len(recordings), desc=f"checking {directory}", unit="file", delay=2, disable=None
+        ):
             seconds[key] = duration
     if data.segments is None:
         utterance_file, lengths = wav_scp, seconds

@@ -76,7 +76,10 @@ def test_what_a_run_has_made_and_what_comes_next(tmp_path):
     (tmp_path / "exp/RESULTS.md").touch()
     lines = run(tmp_path, "SECONDS=125; stage=1 stop_stage=13; summary exp").stdout.splitlines()
     assert lines[0] == "finished stages 1 to 13 in 2 min 5 s"
-    assert lines[1:] == ["  results: exp/RESULTS.md", "  next: the same command with --stage 14 --stop_stage 16"]
+    assert lines[1:] == [
+        "  results: exp/RESULTS.md",
+        "  next: the same command with --stage 14 --stop_stage 16; what is done is skipped",
+    ]
     assert "next" not in run(tmp_path, "stage=16 stop_stage=16; summary exp").stdout
     (tmp_path / "exp/results.json").touch()
     (tmp_path / "exp/student_stream.zip").touch()
