@@ -13,10 +13,11 @@ import onnxruntime
 import torch
 from torch import Tensor
 
+from distill import streaming
 from distill.audio import END_SILENCE, SAMPLE_RATE
 from distill.decode.greedy import GreedySearch
 from distill.decode.hypothesis import RecordingSearch
-from distill.export.recognizer import OnnxModel, OnnxRecognizer, open_session
+from distill.export.recognizer import OnnxModel, Recognizer, open_session
 from distill.export.rows import RowState, one_row_per_frame
 from distill.export.sherpa import BLOCK, FULL_SCALE, GAIN
 from distill.export.step import Shapes
@@ -24,7 +25,6 @@ from distill.models.cnn import with_lead
 from distill.models.fbank import FbankFrontEnd
 from distill.models.student import Student
 from distill.scoring.counts import count_errors
-from distill.streaming import StreamingRecognizer
 
 LOG_PROB_BOUND = 1e-3
 SILENCE_MS = 600  # besides the last chunk: END_SILENCE, the front end's window, and blocks that sherpa-onnx waits for
@@ -95,15 +95,13 @@ def torch_reference(
 ) -> Callable[[np.ndarray], tuple[np.ndarray, str]]:
     """A function that returns (t, V) log-posteriors and text of an utterance's audio, from a session in torch."""
     logits: list[Tensor] = []
-    recognizer = StreamingRecognizer(
+    recognizer = streaming.Recognizer(
         network, token_list, config, chunk_ms, new_search=lambda: RecordingSearch(GreedySearch(), logits.append)
     )
 
     def recognize(audio: np.ndarray) -> tuple[np.ndarray, str]:
         logits.clear()
-        recognizer.reset()
-        recognizer.accept_waveform(audio)
-        text = recognizer.finish()["text"]
+        text = recognizer.recognize(audio)["text"]
         return torch.cat(logits).log_softmax(-1).numpy(), text
 
     return recognize
@@ -112,13 +110,11 @@ def torch_reference(
 def onnx_comparison(path: Path) -> Comparison:
     """Compare a student_*.onnx, through the recogniser in onnxruntime."""
     log_probs: list[np.ndarray] = []
-    recognizer = OnnxRecognizer(OnnxModel(path), new_search=lambda: RecordingSearch(GreedySearch(), log_probs.append))
+    recognizer = Recognizer(OnnxModel(path), new_search=lambda: RecordingSearch(GreedySearch(), log_probs.append))
 
     def recognize(audio: np.ndarray) -> tuple[np.ndarray, str]:
         log_probs.clear()
-        recognizer.reset()
-        recognizer.accept_waveform(audio)
-        text = recognizer.finish()["text"]
+        text = recognizer.recognize(audio)["text"]
         return np.concatenate(log_probs), text
 
     return Comparison(recognize)
