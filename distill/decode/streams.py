@@ -50,6 +50,7 @@ class BaseRecognizer(ABC, Generic[State]):
     """
 
     streaming = True
+    chunk_ms: int | None
 
     def __init__(
         self,

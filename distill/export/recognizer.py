@@ -401,7 +401,7 @@ class Recognizer(BaseRecognizer[UnreadAudio]):
     @property
     def wait_ms(self) -> tuple[float, float]:
         """Longest and mean milliseconds that a frame waits for the end of its chunk, look-ahead and front end."""
-        longest = self.chunk_ms + (self._about.window - self._about.hop - self._about.lead) * 1000 / SAMPLE_RATE
+        longest = self._about.chunk_ms + (self._about.window - self._about.hop - self._about.lead) * 1000 / SAMPLE_RATE
         return longest, longest - self.step_ms / 2
 
     def _batch_key(self) -> Hashable:

@@ -69,7 +69,7 @@ class SlotStep(StreamStep):
         x = samples[..., None] if self.log_mel is None else self.log_mel(samples)
         for layer in self.conv_layers:
             x = strided(x, layer)
-        x = self.projection(self.feature_norm(x))
+        x = self.projection(self.feature_norm(x)).reshape(batch, shapes.chunk, self.width)
         result = []
         if shapes.lookahead:
             x = torch.cat((state[0], x), 1)

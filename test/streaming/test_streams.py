@@ -1,22 +1,29 @@
 """Many streams of one recogniser, in torch and in onnxruntime; and the interface before there were streams."""
 
+import gc
+
 import numpy as np
 import pytest
+import torch
 from tiny_exports import TOKENS, audio, config, export, student
 
 from distill import streaming
 from distill.decode.stream_results import EndpointRules
 from distill.errors import UserError
 from distill.export.recognizer import OnnxModel, OnnxRecognizer, Recognizer
+from distill.export.slots import SlotModel
 
-RUNTIMES = ("torch", "onnxruntime")
+RUNTIMES = ("torch", "onnxruntime", "onnxruntime, batches")
 
 
 def recognizer(runtime: str, front_end: str = "fbank", rules: EndpointRules = EndpointRules()):  # noqa: B008
     """Of chunks of 480 ms that overlap by half."""
     if runtime == "torch":
         return streaming.Recognizer(student(front_end), TOKENS, config(hop=0.5), 480, rules)
-    return Recognizer(OnnxModel(export(front_end, hop=0.5) / "student_480ms.onnx"), rules)
+    folder = export(front_end, hop=0.5)
+    if "batches" in runtime:
+        return Recognizer(SlotModel(folder / "streams_480ms.onnx"), rules)
+    return Recognizer(OnnxModel(folder / "student_480ms.onnx"), rules)
 
 
 def alike(actual: dict, expected: dict) -> bool:
@@ -126,6 +133,49 @@ def test_misuse_is_refused(runtime):
     assert [result["audio_s"] for result in stream.decode()] == [0]
 
 
+@pytest.mark.parametrize(("front_end", "chunk_ms", "hop"), [("cnn", 480, 0.5), ("fbank", 400, 0.3), ("fbank", 80, 1.0)])
+def test_a_batch_in_onnxruntime_computes_what_torch_does(front_end, chunk_ms, hop):
+    """Log-posteriors of streams that begin one after another, and of long ones: the rings are written over."""
+    model, network = SlotModel(export(front_end, chunk_ms, hop) / f"streams_{chunk_ms}ms.onnx"), student(front_end)
+    recordings = [audio(50000 + 20000 * n, n) for n in range(4)]
+    reference = streaming.Recognizer(network, TOKENS, config(chunk_ms, hop), chunk_ms)
+    states, scores = [model.new_stream() for _ in recordings], [[] for _ in recordings]
+    for step in range(120):
+        for number, (state, samples) in enumerate(zip(states, recordings, strict=True)):
+            state.receive(samples[1000 * (step - 3 * number) :][:1000] if step >= 3 * number else samples[:0])
+        ready = [number for number, state in enumerate(states) if state.ready]
+        for number, rows in zip(
+            ready, model.compute([states[number] for number in ready]) if ready else (), strict=True
+        ):
+            scores[number].append(rows)
+    for samples, rows in zip(recordings, scores, strict=True):
+        state = reference._new_state()
+        expected = network.stream(torch.from_numpy(samples)[None], state)[0].log_softmax(-1).numpy()
+        actual = np.concatenate(rows)
+        assert len(actual) > 100 and abs(len(actual) - len(expected)) <= 2 * len(rows[-1])
+        count = min(len(actual), len(expected))
+        np.testing.assert_allclose(actual[:count], expected[:count], atol=1e-3, rtol=0)
+
+
+def test_a_slot_is_taken_again_and_what_was_in_it_is_not_seen():
+    model = SlotModel(export("fbank") / "streams_480ms.onnx")
+    recogniser, samples = Recognizer(model), audio(60000, 1)
+    first = recogniser.recognize(samples)
+    streams = [recogniser.create_stream() for _ in range(5)]
+    assert len({stream.state.slot for stream in streams}) == 5
+    for number, stream in enumerate(streams):
+        stream.accept(audio(40000, number))
+    recogniser.decode(streams)
+    used = {stream.state.slot for stream in streams}
+    del stream, streams
+    gc.collect()
+    again = recogniser.create_stream()
+    assert again.state.slot in used | set(range(8))
+    again.accept(samples)
+    again.finish()
+    assert alike(again.decode()[-1], {**first})
+
+
 def test_recognisers_that_share_a_network_share_batches(monkeypatch):
     first, sizes = recognizer("torch"), []
     second = streaming.Recognizer(first.network, TOKENS, config(hop=0.5), 480)
@@ -140,7 +190,7 @@ def test_recognisers_that_share_a_network_share_batches(monkeypatch):
     assert set(sizes) == {3}
 
 
-@pytest.mark.parametrize("runtime", RUNTIMES)
+@pytest.mark.parametrize("runtime", ["torch", "onnxruntime"])
 def test_the_old_names_warn_and_work(runtime):
     samples = audio(30000, 2)
     expected = recognizer(runtime).recognize(samples)
