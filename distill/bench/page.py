@@ -131,6 +131,18 @@ def streams(report: dict[str, Any]) -> list[str]:
     return lines + table(("student", "runtime", "streams", "late, median", "99 %", "of the core"), rows)
 
 
+def int4(report: dict[str, Any]) -> list[str]:
+    """Weights of 4 bits beside float32 and int8."""
+    lines = [
+        "## Weights of 4 bits",
+        "",
+        f"A chunk of 480 ms on one thread, least processor time, measured on {report['date']} "
+        "(`python -m distill.bench.int4`). A format is worth exporting where it is no slower than int8.",
+    ]
+    rows = [[NAMES[r["student"]], r["weights"], f"{r['mb']:.1f}", f"{r['ms']:.2f}"] for r in report["rows"]]
+    return lines + table(("student", "weights", "MB", "ms a chunk"), rows)
+
+
 @cli
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -157,6 +169,7 @@ def main(argv: list[str] | None = None) -> None:
         "export": exports,
         "streaming": sessions,
         "streams": streams,
+        "int4": int4,
         "lfmmi": lfmmi,
         "targets": training,
         "scaling": scaling,
