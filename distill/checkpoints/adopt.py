@@ -57,7 +57,10 @@ def read_vocabulary(model: Path) -> tuple[dict[str, Any], Path]:
         pieces, added = content["model"]["vocab"], content.get("added_tokens") or []
         if not isinstance(pieces, dict):  # pieces and their scores
             pieces = {piece: index for index, (piece, _) in enumerate(pieces)}
-        return {**pieces, **{token["content"]: token["id"] for token in added}}, path
+        outputs = {**pieces, **{token["content"]: token["id"] for token in added}}
+        if not all(isinstance(token, str) for token in outputs):
+            raise TypeError
+        return outputs, path
     except (KeyError, TypeError, ValueError, AttributeError):
         raise UserError(f"{path}: has no model.vocab of tokens and their numbers; {COPY}") from None
 
@@ -74,8 +77,7 @@ def adapter_file(model: Path, language: str | None) -> tuple[str | None, Path | 
     """Language and file of the adapter to load, of a model with one for each language (MMS); None of any other model.
 
     Args:
-        language: None: ``target_lang`` in tokenizer_config.json, whose weights are in the model's own file if there are
-            no files of adapters at all.
+        language: None: ``target_lang`` in tokenizer_config.json.
 
     Raises:
         UserError: the model has no such language, or its file is missing.
@@ -91,11 +93,9 @@ def adapter_file(model: Path, language: str | None) -> tuple[str | None, Path | 
         some = ", ".join(sorted(languages)[:5])
         raise UserError(f"--language {shortened(chosen)}: must be a language of {model / 'vocab.json'}, such as {some}")
     path = model / f"adapter.{chosen}.safetensors"
-    if path.is_file():
-        return chosen, path
-    if language is not None or next(model.glob("adapter.*.safetensors"), None) is not None:
+    if not path.is_file():
         raise UserError(f"{path}: not found; copy it to the model, or give another --language")
-    return chosen, None
+    return chosen, path
 
 
 def vocabulary(model: Path, language: str | None = None) -> dict[str, int]:
@@ -210,6 +210,9 @@ def load_recogniser(model: Path, language: str | None = None) -> Any:
             f"{model}: has no {missing[0]}; only a model that was fine-tuned with CTC can be adopted, a pretrained one "
             "is fine-tuned first (stage 7)"
         )
+    unknown = sorted(key for key in report["unexpected_keys"] if ".layers." in key)
+    if unknown:
+        raise UserError(f"{model}: config.json describes a network without {unknown[0]}; copy the directory again")
     adapter = adapter_file(model, language)[1]
     if adapter is not None:
         load_adapter(source, adapter)

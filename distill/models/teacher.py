@@ -133,15 +133,18 @@ class Teacher(nn.Module):
             "feature projection": projection.projection,
         }
 
-    def _features(self, speech: Tensor, samples: Tensor) -> Tensor:
-        """(B, N) audio, padded with zeros, with (B,) samples each, on its device -> (B, T, channels)."""
+    def _inputs(self, speech: Tensor, samples: Tensor) -> Tensor:
+        """(B, N) audio, padded with zeros, with (B,) samples each, on its device -> features (B, T, channels)."""
         if self.normalize:
             inside = torch.arange(speech.shape[1], device=speech.device) < samples[:, None]
             count = samples.clamp(min=1)[:, None]
             mean = (speech * inside).sum(1, keepdim=True) / count
             centred = (speech - mean) * inside
             speech = centred / (centred.square().sum(1, keepdim=True) / count + 1e-7).sqrt()
-        speech = F.pad(speech, (0, max(0, self._window - speech.shape[1])))
+        return self._features(F.pad(speech, (0, max(0, self._window - speech.shape[1]))))
+
+    def _features(self, speech: Tensor) -> Tensor:
+        """What the CNN puts out for (B, N) audio, (B, T, channels)."""
         extractor = self.encoder.feature_extractor
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.freeze_cnn):
             if self._fast:
@@ -176,7 +179,7 @@ class Teacher(nn.Module):
         unless the batch is no longer than a mask.
         """
         frames = self._frames(speech_lengths)
-        x = self._project(self._features(speech, send(speech_lengths, speech.device)))
+        x = self._project(self._inputs(speech, send(speech_lengths, speech.device)))
         if self.training:
             x = self._hide(x, frames)
         x, hidden = self._encode(x, frames)

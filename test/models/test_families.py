@@ -97,7 +97,7 @@ def test_log_mel_features_are_those_of_transformers(family, model_type, samples)
     if family == "parakeet":
         features = network._log_mel(audio, lengths[:, None])[0][0]
     else:
-        features = network._features(audio, lengths)[0]
+        features = network._inputs(audio, lengths)[0]
     expected = inputs_of(family, audio[0, :samples])
     frames = int(expected["attention_mask"].sum())
     if family == "wav2vec2-bert":

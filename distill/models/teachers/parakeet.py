@@ -21,13 +21,14 @@ class ParakeetTeacher(Teacher):
     """
 
     filters: Tensor
+    hann: Tensor
 
     def _set_frames(self) -> None:
         from transformers.audio_utils import mel_filter_bank
 
         self.frame_ms = self.encoder_frame_ms = 10 * self.config.subsampling_factor
-        slaney = {"norm": "slaney", "mel_scale": "slaney"}
-        filters = mel_filter_bank(FFT // 2 + 1, self.config.num_mel_bins, 0.0, 8000.0, 16000, **slaney)
+        bins = self.config.num_mel_bins
+        filters = mel_filter_bank(FFT // 2 + 1, bins, 0.0, 8000.0, 16000, norm="slaney", mel_scale="slaney")
         self.register_buffer("filters", torch.from_numpy(filters).float(), persistent=False)
         self.register_buffer("hann", torch.hann_window(WINDOW, periodic=False), persistent=False)
 

@@ -38,7 +38,7 @@ class Wav2Vec2BertTeacher(Teacher):
     def _log_mel_frames(self, samples: Tensor) -> Tensor:
         return torch.div((samples - FRAME).clamp(min=SHIFT), SHIFT, rounding_mode="floor") + 1
 
-    def _features(self, speech: Tensor, samples: Tensor) -> Tensor:
+    def _inputs(self, speech: Tensor, samples: Tensor) -> Tensor:
         speech = F.pad(speech, (0, max(0, FRAME + SHIFT - speech.shape[1])))
         with torch.autocast(speech.device.type, enabled=False):  # bfloat16 would round logarithms by up to 0.07
             log_mel = kaldi_fbank(speech.float() * 32768, self.povey, self.filters)
