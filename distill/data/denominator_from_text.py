@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 from distill.data.tokens import read_token_ids
@@ -33,9 +34,16 @@ def make_denominator_graph(
     """
     tokens = token_list.read_text(encoding="utf-8").splitlines()
     if text is not None:
-        lines = read_token_ids(text, tokens, token_type, bpemodel or None)
-        graph = DenominatorGraph.from_text(lines, order=order, vocab_size=len(tokens))
-        source = f"{order}-gram from {len(lines)} lines of {text}"
+        lines = 0
+
+        def counted() -> Iterator[list[int]]:
+            nonlocal lines
+            for ids in read_token_ids(text, tokens, token_type, bpemodel or None):
+                lines += 1
+                yield ids
+
+        graph = DenominatorGraph.from_text(counted(), order=order, vocab_size=len(tokens))
+        source = f"{order}-gram from {lines} lines of {text}"
     elif lm is not None and lm.suffix == ".arpa":
         graph, source = DenominatorGraph.from_arpa(lm, tokens), f"n-gram of {lm}"
     elif lm is not None and lm.suffix == ".txt":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 from distill.data.tables import Table
@@ -27,8 +28,8 @@ def check_tokens(path: Path, text: Table, token_list: Path, token_type: str) -> 
                 )
 
 
-def read_token_ids(text: Path, token_list: list[str], token_type: str, bpemodel: str | None) -> list[list[int]]:
-    """Read the token ids of every line of a Kaldi ``text`` file, tokenised as in training.
+def read_token_ids(text: Path, token_list: list[str], token_type: str, bpemodel: str | None) -> Iterator[list[int]]:
+    """Yield the token ids of every line of a Kaldi ``text`` file, tokenised as in training.
 
     Args:
         text: the file; the first field of a line is the utterance id.
@@ -53,7 +54,7 @@ def read_token_ids(text: Path, token_list: list[str], token_type: str, bpemodel:
         tokenizer = CharTokenizer() if token_type == "char" else WordTokenizer()
     id_of = {token: index for index, token in enumerate(token_list)}
     unknown = id_of.get("<unk>")
-    lines = []
+    number = 0
     with open(text, encoding="utf-8") as stream:
         for number, line in enumerate(stream, 1):
             fields = line.rstrip("\n").split(maxsplit=1)
@@ -65,7 +66,6 @@ def read_token_ids(text: Path, token_list: list[str], token_type: str, bpemodel:
                 if index is None:
                     raise UserError(f"{text}:{number}: {token!r} is not in the token list; make it again (stage 5)")
                 ids.append(index)
-            lines.append(ids)
-    if not lines:
+            yield ids
+    if not number:
         raise UserError(f"{text}: empty; the denominator graph needs the training text")
-    return lines

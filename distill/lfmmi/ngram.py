@@ -4,78 +4,120 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from distill.errors import UserError
 from distill.lfmmi.ngram_automaton import Automaton
+from distill.lfmmi.ngram_counts import code_base, count_ngrams, refuse_above_most
 
 START, END = -1, 0  # in histories the sentence start is -1; as a token that follows, 0 is the sentence end
-MAX_ARCS = 50_000_000
 MAX_LOG10_P = 1e-3  # what rounding may add to a probability of 1
 History = tuple[int, ...]
+# Ascending codes (see :func:`code_base`) of the histories of one length, and something of each
+Coded = tuple[np.ndarray, np.ndarray]
 
 
-def refuse_above_most(ngrams: int) -> None:
-    """Refuse an n-gram that is too large; estimation does so while it counts."""
-    if ngrams > MAX_ARCS:
-        raise UserError(f"denominator graph: more than {MAX_ARCS:,} n-grams; lower the order")
+class _Nodes:
+    """The nodes of an automaton by the history that each stands for.
 
+    They are the start, every single token (the CTC topology needs to know the last one), the given histories with
+    their endings, so that the state is always the longest known ending, and at last the empty history.
 
-def _histories(known: Iterable[History], order: int, vocab_size: int) -> list[History]:
-    """The start, every single token (the CTC topology needs to know the last one), and longer known histories.
+    Args:
+        histories: for each length from 2, ascending codes of histories.
 
-    With a history its endings are there too, so that the state is always the longest known ending.
+    Attributes:
+        codes: for each length from 0, ascending codes.
+        nodes: for each length from 0, their nodes.
+        last: (S,) last token of each but the empty history, 0 for the start.
     """
-    # An ARPA file also lists sequences that end with the sentence end, which nothing follows
-    wanted = {h[i:] for h in known if 2 <= len(h) < order and END not in h for i in range(len(h) - 1)}
-    return [(START,), *((token,) for token in range(1, vocab_size)), *sorted(wanted, key=lambda h: h[::-1])]
+
+    def __init__(self, histories: Sequence[np.ndarray], vocab_size: int, base: int) -> None:
+        self.base = base
+        longer = [np.unique(codes) for codes in histories]
+        for length in range(len(longer) - 1, 0, -1):
+            longer[length - 1] = np.union1d(longer[length - 1], longer[length] % base ** (length + 1))
+        # In the order of their reversed tokens, the start before all others, a shorter one before a longer
+        digits = np.full((sum(map(len, longer)), len(longer) + 1), -2)
+        begin = 0
+        for length, codes in enumerate(longer, 2):
+            for back in range(length):
+                digit = codes // base**back % base
+                digits[begin : begin + len(codes), back] = np.where(digit == vocab_size, START, digit)
+            begin += len(codes)
+        sort = np.lexsort(digits.T[::-1])
+        rank = np.empty(len(digits), np.int64)
+        rank[sort] = np.arange(vocab_size, vocab_size + len(digits))
+        single = np.arange(1, vocab_size)
+        self.codes = [np.zeros(1, np.int64), np.append(single, vocab_size), *longer]
+        longer_nodes = np.split(rank, np.cumsum([len(codes) for codes in longer], dtype=np.int64))[: len(longer)]
+        self.nodes = [np.full(1, vocab_size + len(digits)), np.append(single, 0), *longer_nodes]
+        self.last = np.concatenate([np.arange(vocab_size), np.maximum(digits[sort, 0], 0)])
+
+    def find(self, length: int, codes: np.ndarray) -> np.ndarray:
+        """Nodes of histories of a length, -1 for those that have none."""
+        known = self.codes[length] if length < len(self.codes) else np.zeros(0, np.int64)
+        place = np.minimum(np.searchsorted(known, codes), max(0, len(known) - 1))
+        return np.where(known[place] == codes, self.nodes[length][place], -1) if len(known) else np.full(len(codes), -1)
+
+    def history(self, node: int) -> list[int]:
+        """The tokens of a node's history, START for the start."""
+        for length, (codes, nodes) in enumerate(zip(self.codes, self.nodes, strict=True)):
+            for code in codes[nodes == node].tolist():
+                digits = [code // self.base**back % self.base for back in reversed(range(length))]
+                return [START if digit == self.base - 1 else digit for digit in digits]
+        raise AssertionError(f"no node {node}")
+
+    def longest(self, length: int, codes: np.ndarray) -> np.ndarray:
+        """Nodes of the longest endings that have one, of sequences of a length."""
+        found = self.find(length, codes)
+        for shorter in range(length - 1, -1, -1):
+            found = np.where(found < 0, self.find(shorter, codes % self.base**shorter), found)
+        return found
 
 
 def _automaton(
-    histories: list[History],
-    listed: Mapping[History, Mapping[int, float]],
-    log_weight: Mapping[History, float],
+    nodes: _Nodes,
+    listed: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray]],
+    log_weight: Sequence[Coded],
     order: int,
     vocab_size: int,
 ) -> Automaton:
-    """An automaton whose nodes are the histories and, last, the empty one.
+    """An automaton whose nodes are histories and, last, the empty one.
 
     Args:
-        listed: log P of the tokens (and the end, 0) that a history lists.
-        log_weight: log back-off weight of a history, 0 where not given.
+        listed: for each length of history from 0: (n,) codes of histories, (n,) the tokens (or the end, 0) that they
+            list, (n,) log P of those.
+        log_weight: for each length from 1, log back-off weights of histories, 0 where not given.
     """
-    nodes: list[History] = [*histories, ()]
-    number = {history: index for index, history in enumerate(nodes)}
-    backoff = np.array([number[history[1:]] for history in histories] + [-1])
-    arcs: list[tuple[int, int, int, float]] = []
-    final = np.full(len(nodes), -np.inf)
-    for index in sorted(range(len(nodes)), key=lambda i: len(nodes[i])):  # back-off before what backs off to it
-        history = nodes[index]
-        if history:
-            final[index] = final[backoff[index]] + log_weight.get(history, 0.0)
-        # In an n-gram of order 1 the histories exist for the topology alone
-        for token, log_p in (listed.get(history, {}) if order > 1 or not history else {}).items():
-            if token == END:
-                final[index] = log_p
-                continue
-            after = (*history, token)[-max(order - 1, 1) :]
-            while after not in number:
-                after = after[1:]
-            arcs.append((index, token, number[after], log_p))
-    refuse_above_most(len(arcs))
-    integers = np.array([arc[:3] for arc in arcs], dtype=np.int64).reshape(-1, 3)
-    return Automaton.make(
-        vocab_size,
-        np.array([max(history[-1], 0) for history in histories]),
-        final[:-1],
-        (integers[:, 0], integers[:, 1], integers[:, 2], np.array([arc[3] for arc in arcs])),
-        backoff,
-        np.array([log_weight.get(history, 0.0) if order > 1 else 0.0 for history in nodes]),
-        max(order, 2),
-    )
+    count = len(nodes.last) + 1
+    backoff, final, weights = np.full(count, -1), np.full(count, -np.inf), np.zeros(count)
+    columns: list[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]] = []
+    for length, (codes, node) in enumerate(zip(nodes.codes, nodes.nodes, strict=True)):
+        if length:
+            backoff[node] = nodes.find(length - 1, codes % nodes.base ** (length - 1))
+            if order > 1 and length <= len(log_weight):  # of order 1 the histories exist for the topology alone
+                of, weight = log_weight[length - 1]
+                at = nodes.find(length, of)
+                weights[at[at >= 0]] = weight[at >= 0]
+            final[node] = final[backoff[node]] + weights[node]
+        if length >= len(listed) or (length and order == 1):
+            continue
+        history, token, log_p = listed[length]
+        at = nodes.find(length, history)
+        ends = (at >= 0) & (token == END)
+        final[at[ends]] = log_p[ends]
+        arcs = (at >= 0) & (token != END)
+        kept = max(order - 1, 1)  # tokens of a history
+        after = history[arcs] * nodes.base + token[arcs]
+        target = nodes.longest(min(length + 1, kept), after % nodes.base**kept)
+        columns.append((at[arcs], token[arcs], target, log_p[arcs]))
+    refuse_above_most(sum(len(column[0]) for column in columns))
+    arrays = tuple(np.concatenate(part) for part in zip(*columns, strict=True))
+    return Automaton.make(vocab_size, nodes.last, final[:-1], arrays, backoff, weights, max(order, 2))  # type: ignore
 
 
 def from_text(lines: Iterable[Sequence[int]], order: int, vocab_size: int) -> Automaton:
@@ -87,34 +129,35 @@ def from_text(lines: Iterable[Sequence[int]], order: int, vocab_size: int) -> Au
     """
     if not 1 <= order <= 4:
         raise UserError(f"n-gram order {order}: must be from 1 to 4")
-    counts: dict[History, dict[int, int]] = defaultdict(lambda: defaultdict(int))
-    different = 0
-    for number, line in enumerate(lines, 1):
-        for token in line:
-            if not 1 <= token < vocab_size:
-                raise UserError(f"text line {number}: token {token} is not from 1 to {vocab_size - 1}")
-        padded = (START, *line)
-        for position, token in enumerate((*line, END)):
-            for length in range(min(order, position + 2)):
-                row = counts[padded[position + 1 - length : position + 1]]
-                different += token not in row
-                row[token] += 1
-        refuse_above_most(different)
-    if not counts:
-        raise UserError("text: no lines to estimate an n-gram from")
-    p: dict[History, dict[int, float]] = {}
-    log_weight: dict[History, float] = {}
-    for history in sorted(counts, key=len):
-        seen = counts[history]
-        total = sum(seen.values()) + len(seen)
-        if not history:
-            p[history] = {w: (seen.get(w, 0) + len(seen) / vocab_size) / total for w in range(vocab_size)}
-            continue
-        log_weight[history] = math.log(len(seen) / total)
-        below = p[history[1:]]  # what follows a history follows its endings
-        p[history] = {w: (count + len(seen) * below[w]) / total for w, count in seen.items()}
-    listed = {history: {w: math.log(value) for w, value in row.items()} for history, row in p.items()}
-    return _automaton(_histories(counts, order, vocab_size), listed, log_weight, order, vocab_size)
+    base = code_base(vocab_size, order)
+    counts = count_ngrams(lines, order, vocab_size)
+    listed: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+    log_weight: list[Coded] = []
+    lower, lower_codes = np.full(vocab_size, 1 / vocab_size), np.arange(vocab_size)  # P of one token less, and n-grams
+    for length, (history, token, count) in enumerate(counts):
+        begin = np.flatnonzero(np.diff(history, prepend=-1))  # of each history
+        different = np.diff(begin, append=len(history))
+        total = np.add.reduceat(count, begin) + different
+        if length == 0:
+            seen = np.bincount(token, count, vocab_size)
+            history, token = np.zeros(vocab_size, np.int64), np.arange(vocab_size)
+            p = (seen + different[0] * lower) / total[0]
+        else:
+            of = np.repeat(np.arange(len(begin)), different)
+            ngram = history % base ** (length - 1) * base + token  # what follows a history follows its endings
+            below = lower[np.searchsorted(lower_codes, ngram)]
+            p = (count + different[of] * below) / total[of]
+            log_weight.append((history[begin], np.log(different / total)))
+        listed.append((history, token, np.log(p)))
+        lower, lower_codes = p, history * base + token
+    nodes = _Nodes([of for of, _ in log_weight[1:]], vocab_size, base)
+    return _automaton(nodes, listed, log_weight, order, vocab_size)
+
+
+def _codes(histories: Sequence[History], length: int, base: int) -> np.ndarray:
+    """Codes of histories of one length."""
+    digits = np.array(histories, np.int64).reshape(len(histories), length)
+    return np.where(digits == START, base - 1, digits) @ base ** np.arange(length - 1, -1, -1)
 
 
 def arpa_entries(path: Path) -> Iterator[tuple[int, tuple[str, ...], float, float | None]]:
@@ -190,11 +233,23 @@ def from_arpa(path: Path, token_list: Sequence[str]) -> Automaton:
     for token, name in enumerate(token_list):
         if token and token not in listed[()] and not (name.startswith("<") and name.endswith(">")):
             raise UserError(f"{path}: has no 1-gram for token {name!r} of the list; make it from the same tokens")
-    histories = _histories(known, order, vocab_size)
-    automaton = _automaton(histories, listed, log_weight, order, vocab_size)
+    base = code_base(vocab_size, order)
+    # The file also lists sequences that end with the sentence end, which nothing follows
+    histories = [
+        _codes([h for h in known if len(h) == length and END not in h], length, base) for length in range(2, order)
+    ]
+    nodes = _Nodes(histories, vocab_size, base)
+    rows, weights = [], []
+    for length in range(order):
+        of = [(h, token, log_p) for h, row in listed.items() if len(h) == length for token, log_p in row.items()]
+        tokens, log_p = np.array([token for _, token, _ in of], np.int64), np.array([log_p for _, _, log_p in of])
+        rows.append((_codes([h for h, _, _ in of], length, base), tokens, log_p))
+        backed_off = [h for h in log_weight if len(h) == length]
+        weights.append((_codes(backed_off, length, base), np.array([log_weight[h] for h in backed_off])))
+    automaton = _automaton(nodes, rows, weights[1:], order, vocab_size)
     sums = automaton.row_sums()
     if (sums > 1.01).any():
         worst = int(sums.argmax())
-        after_what = " ".join("<s>" if token == START else token_list[token] for token in histories[worst])
+        after_what = " ".join("<s>" if token == START else token_list[token] for token in nodes.history(worst))
         raise UserError(f"{path}: the probabilities after {after_what!r} sum to {sums[worst]:.4g}; make it again")
     return automaton

@@ -1,5 +1,6 @@
 """n-grams from text and ARPA files, what is refused, saving."""
 
+import dataclasses
 import math
 
 import numpy as np
@@ -8,7 +9,7 @@ import torch
 from small_graphs import dense_witten_bell, random_text
 
 from distill.errors import UserError
-from distill.lfmmi import DenominatorGraph, ngram
+from distill.lfmmi import DenominatorGraph, ngram, ngram_counts
 
 ARPA = """\\data\\
 ngram 1=5
@@ -249,7 +250,8 @@ def test_log_prob_of_any_batch():
 
 
 def test_an_n_gram_that_is_too_large_is_refused_while_it_is_counted(monkeypatch):
-    monkeypatch.setattr(ngram, "MAX_ARCS", 20)
+    monkeypatch.setattr(ngram_counts, "MAX_ARCS", 20)
+    monkeypatch.setattr(ngram_counts, "BLOCK", 12)
 
     def lines():
         yield [1, 2, 3]
@@ -259,3 +261,24 @@ def test_an_n_gram_that_is_too_large_is_refused_while_it_is_counted(monkeypatch)
     with pytest.raises(UserError, match="more than 20 n-grams; lower the order"):
         ngram.from_text(lines(), 3, 5)
     assert ngram.from_text([[1, 2, 3], [1, 2, 3]], 1, 5).states
+
+
+@pytest.mark.parametrize("order", [1, 3])
+def test_the_blocks_in_which_a_text_is_counted_change_nothing(monkeypatch, order):
+    text = random_text(6, 40) + [[], [5] * 9]
+    whole = ngram.from_text(text, order, 7)
+    monkeypatch.setattr(ngram_counts, "BLOCK", 5)
+    for field in dataclasses.fields(whole):
+        np.testing.assert_array_equal(getattr(ngram.from_text(text, order, 7), field.name), getattr(whole, field.name))
+
+
+def test_a_token_out_of_range_is_named_with_its_line_in_any_block(monkeypatch):
+    monkeypatch.setattr(ngram_counts, "BLOCK", 5)
+    for wrong in (0, 5, -1):
+        with pytest.raises(UserError, match=f"text line 4: token {wrong} is not from 1 to 4"):
+            ngram.from_text([[1, 2], [], [3, 4, 2], [1, wrong], [1]], 2, 5)
+
+
+def test_a_vocabulary_whose_n_grams_have_no_code_is_refused():
+    with pytest.raises(UserError, match="n-grams of order 4 of 60000 tokens; lower the order"):
+        ngram.from_text([[1, 2]], 4, 60_000)
