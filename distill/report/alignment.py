@@ -14,12 +14,12 @@ import torch
 from PIL import Image
 
 from distill.audio import SAMPLE_RATE, read_audio
-from distill.bench.latency import emitted_at, stream
+from distill.bench.latency import emitted_at, recognise
 from distill.models.fbank import FRAME, FbankFrontEnd
 from distill.report.plots import Mark, Scale, Tick, number, separate_labels
 
 if TYPE_CHECKING:
-    from distill.streaming.recognizer import StreamingRecognizer
+    from distill.streaming.recognizer import Recognizer
 
 MOST_S = 15.0  # of an utterance that is shown
 LEFT, RIGHT, IMAGE = 58, 40, 110  # px: before and after the spectrogram, and its height
@@ -66,7 +66,7 @@ def spectrogram(audio: np.ndarray) -> str:
     return "data:image/png;base64," + base64.b64encode(out.getvalue()).decode()
 
 
-def align(name: str, audio: np.ndarray, student: StreamingRecognizer, teacher: StreamingRecognizer | None) -> Alignment:
+def align(name: str, audio: np.ndarray, student: Recognizer, teacher: Recognizer | None) -> Alignment:
     """Recognise an utterance with both, the student as it arrives, and draw when which token comes out.
 
     Args:
@@ -75,9 +75,9 @@ def align(name: str, audio: np.ndarray, student: StreamingRecognizer, teacher: S
         teacher: with full context; or None.
     """
     drawing = Alignment(name, len(audio) / SAMPLE_RATE, spectrogram(audio))
-    results = stream(student, audio)
+    results = recognise(student, audio)
     tokens, emitted = results[-1]["tokens"], emitted_at(results)
-    aligned = [] if teacher is None else stream(teacher, audio)[-1]["tokens"]
+    aligned = [] if teacher is None else teacher.recognize(audio)["tokens"]
     characters = max(sum(len(token["token"]) + 1 for token in row) for row in (tokens, aligned))
     second = max(80.0, 640 / max(drawing.seconds, 1.0), min(260.0, CHARACTER * characters / max(drawing.seconds, 1.0)))
     drawing.right = round(LEFT + second * drawing.seconds, 1)
@@ -126,10 +126,10 @@ def alignments(student: Path, teacher: Path | None, chunk_ms: int | None, paths:
         chunk_ms: of the student; None: full context.
         paths: audio by utterance.
     """
-    from distill.streaming.recognizer import StreamingRecognizer
+    from distill.streaming.recognizer import Recognizer
 
-    recognizer = StreamingRecognizer.from_pretrained(student, chunk_ms)
-    reference = None if teacher is None else StreamingRecognizer.from_pretrained(teacher, None)
+    recognizer = Recognizer.from_pretrained(student, chunk_ms)
+    reference = None if teacher is None else Recognizer.from_pretrained(teacher, None)
     return [align(name, read_audio(path), recognizer, reference) for name, path in paths.items()]
 
 

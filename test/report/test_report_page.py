@@ -25,7 +25,7 @@ from distill.report.history import read_history
 from distill.report.plots import Mark, Scale
 from distill.report.similarity import linear_cka
 from distill.report.worst_utterances import aligned
-from distill.streaming.recognizer import StreamingRecognizer
+from distill.streaming.recognizer import Recognizer
 
 
 class Elements(HTMLParser):
@@ -129,27 +129,26 @@ def test_an_alignment_has_the_tokens_at_their_times(exp, page):
     drawing = re.search(r'<svg class="drawing" viewBox="0 0 ([\d.]+).*?</svg>', page, re.DOTALL)
     name, description = re.search(r'aria-label="(test-\d+): (.*?)"', drawing.group(0)).groups()
     audio = read_audio(str(exp.parent / f"dump/raw/test/{name}.wav"))
-    session = StreamingRecognizer.from_pretrained(exp / "student_stream", 480)
+    stream = Recognizer.from_pretrained(exp / "student_stream", 480).create_stream()
     arrived, expected = 0, []
     for start in range(0, len(audio), 160):
         piece = audio[start : start + 160]
         arrived += len(piece)
-        for result in session.accept_waveform(piece):
+        stream.accept(piece)
+        for result in stream.decode():
             expected += [(token, arrived / 16000) for token in result["tokens"][len(expected) :]]
-    final = session.finish()["tokens"]
-    expected += [(token, len(audio) / 16000) for token in final[len(expected) :]]
+    stream.finish()
+    for result in stream.decode():
+        expected += [(token, len(audio) / 16000) for token in result["tokens"][len(expected) :]]
     assert expected
     of_student = description.split("student: ")[1].split("; ")
     assert of_student == [
         html.escape(f"{token['token']}: {token['start_s']:.2f} s, out at {seconds:.2f} s")
         for token, seconds in expected
     ]
-    teacher = StreamingRecognizer.from_pretrained(exp / "teacher", None)
-    teacher.accept_waveform(audio)
+    teacher = Recognizer.from_pretrained(exp / "teacher", None).recognize(audio)
     of_teacher = description.split("teacher: ")[1].split(". student: ")[0].split("; ")
-    assert of_teacher == [
-        html.escape(f"{token['token']}: {token['start_s']:.2f} s") for token in teacher.finish()["tokens"]
-    ]
+    assert of_teacher == [html.escape(f"{token['token']}: {token['start_s']:.2f} s") for token in teacher["tokens"]]
     # Where tokens come out, in px: the label stands there
     image = re.search(r'<image href="data:image/png;base64,([^"]+)" x="([\d.]+)" y="[\d.]+" width="([\d.]+)"', page)
     left, width = float(image.group(2)), float(image.group(3))
@@ -321,7 +320,7 @@ def test_in_a_browser_on_a_desk_on_a_phone_in_the_dark_and_on_paper(exp, page, t
     async def scenario():
         url = (exp / "report/index.html").resolve().as_uri()
         async with browse(url, tmp_path / "profile", ready="document.querySelectorAll('audio').length > 0") as tab:
-            assert await tab.evaluate("document.querySelectorAll('section').length") == 8
+            assert await tab.evaluate("document.querySelectorAll('section').length") == 9
             for width, dark in ((1200, False), (390, False), (390, True)):
                 await tab.screenshot(tmp_path / "page.png", width, 800, dark)
                 # Nothing but tables sticks out, and those scroll by themselves.
