@@ -15,7 +15,7 @@ from distill.errors import UserError
 from distill.files import atomic_write, read_yaml, yaml_text
 
 # Milliseconds between two encoder frames, known without building the network: of a student by its front end, and of
-# every teacher.
+# teachers of wav2vec 2.0's layout.
 FRAME_MS = {"cnn": 20, "fbank": 40}
 TEACHER_FRAME_MS = 20
 CODEWORDS = 256  # of a codebook, so that a code is a byte
@@ -82,6 +82,11 @@ class DistillConf:
             raise UserError(f"distill_conf.posterior_top_k: {top_k} needs target posterior")
         if self.nbest > 1 and self.target != "pseudo":
             raise UserError(f"distill_conf.nbest: {self.nbest} needs target pseudo")
+
+    @property
+    def compares_frames(self) -> bool:
+        """Whether single frames of logits are compared, or a lattice made of them, rather than token sequences."""
+        return self.alpha > 0 and (self.beta < 1 or self.target in ("posterior", "frame_kl"))
 
 
 @dataclass(frozen=True)
@@ -191,6 +196,30 @@ def student_frame_ms(network_conf: Mapping[str, Any]) -> tuple[int, int]:
         raise UserError(f"network_conf.front_end: {front_end!r} is neither cnn nor fbank")
     encoder_ms = FRAME_MS[front_end]
     return encoder_ms // (network_conf.get("logits_per_frame") or encoder_ms // TEACHER_FRAME_MS), encoder_ms
+
+
+def frame_factors(teacher_ms: int, student_ms: int) -> tuple[int, int]:
+    """How many teacher frames are averaged for a comparison, and how many student frames: at least one of them is 1.
+
+    Raises:
+        UserError: neither frame is a multiple of the other.
+    """
+    if student_ms % teacher_ms and teacher_ms % student_ms:
+        raise UserError(f"frames of {teacher_ms} ms do not fit the student's {student_ms} ms")
+    return max(1, student_ms // teacher_ms), max(1, teacher_ms // student_ms)
+
+
+def check_frames_compared(conf: DistillConf, teacher_ms: int, student_ms: int) -> None:
+    """Refuse to compare single frames of logits where the teacher's are longer than the student's.
+
+    Raises:
+        UserError: that says what can be compared.
+    """
+    if frame_factors(teacher_ms, student_ms)[1] > 1 and conf.compares_frames:
+        raise UserError(
+            f"its frames of logits, of {teacher_ms} ms, are longer than the student's {student_ms} ms and cannot be "
+            "compared one by one; give distill_conf beta: 1 and target: pseudo (the teacher's best text) or transcript"
+        )
 
 
 def code_bytes(width: int) -> int:

@@ -5,8 +5,8 @@ set -euo pipefail
 help_message="Usage: local/adopt_teacher.sh [options] <model-dir> <teacher-dir>
  e.g.: local/adopt_teacher.sh --token-list data/chars/tokens.txt /models/wav2vec2-large-960h-lv60-self exp/teacher
 
-Writes the wav2vec 2.0, HuBERT or WavLM of <model-dir>, in Hugging Face's format, as a teacher of this toolkit. Where
-<model-dir> is a training of this toolkit, <teacher-dir> becomes a link to it.
+Writes the CTC model of <model-dir>, in Hugging Face's format, as a teacher of this toolkit; docs/own-teacher.md lists the
+families. Where <model-dir> is a training of this toolkit, <teacher-dir> becomes a link to it.
 
   --token-list FILE    tokens of the students, one on each line (default: the model's own)
   --token-type TYPE    char, bpe, word or phn (default: char)

@@ -375,11 +375,26 @@ def test_the_cures_for_too_many_layers_work(recipe):
 def test_layers_of_a_given_teacher(recipe):
     write("conf/train_student_full.yaml", {**STUDENT, "network_conf": {**NETWORK, "layers": 3}})
     Path("hf").mkdir()
-    Path("hf/config.json").write_text(json.dumps({"num_hidden_layers": 2}))
+    Path("hf/config.json").write_text(json.dumps({"model_type": "wav2vec2", "num_hidden_layers": 2}))
     assert "has 3 layers, its teacher 2" in check(teacher="hf")[0]
     write("trained/config.yaml", {**TEACHER, "token_list": ["<blank>", "a", "<sos/eos>"]})
     torch.save({}, "trained/model.pth")
     assert check(teacher="trained") == []
+
+
+def test_frames_of_a_given_teacher(recipe):
+    """Frames of logits that are longer than the student's are not compared, which is known before anything runs."""
+    sequences = {"beta": 1.0, "target": "pseudo"}
+    for name in ("conf/train_student_full.yaml", "conf/train_student_stream.yaml"):
+        config = yaml.safe_load(Path(name).read_text())
+        write(name, {**config, "distill_conf": {**config.get("distill_conf", {}), **sequences}})
+    Path("hf").mkdir()
+    config = {"model_type": "parakeet_ctc", "encoder_config": {"num_hidden_layers": 4}}
+    Path("hf/config.json").write_text(json.dumps(config))
+    assert check(teacher="hf") == []
+    write("conf/train_student_full.yaml", {**STUDENT, "distill_conf": {"alpha": 0.5, "beta": 0.5}})
+    (problem,) = check(teacher="hf")
+    assert "conf/train_student_full.yaml: does not fit the teacher hf" in problem and "of 80 ms, are longer" in problem
 
 
 def test_limits_that_leave_too_little(recipe):

@@ -1,4 +1,4 @@
-"""Make a teacher of a recogniser that was fine-tuned elsewhere: Wav2Vec2ForCTC, HubertForCTC or WavLMForCTC.
+"""Make a teacher of a recogniser that was fine-tuned elsewhere, such as a Wav2Vec2ForCTC.
 
     python -m distill.bin.adopt_teacher --model /models/wav2vec2-large-960h --show_tokens > tokens.txt
     python -m distill.bin.adopt_teacher --model /models/wav2vec2-large-960h --token_list tokens.txt --output exp/teacher
@@ -22,7 +22,10 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--model", type=Path, required=True, help="directory in Hugging Face's format")
     parser.add_argument("--show_tokens", action="store_true", help="print the model's tokens as a token list and stop")
     parser.add_argument("--token_list", type=Path, help="a token on each line; the first is blank")
-    parser.add_argument("--token_type", default="char", choices=("char", "word", "phn"), help="(default: char)")
+    parser.add_argument("--token_type", default="char", choices=("char", "bpe", "word", "phn"), help="(default: char)")
+    parser.add_argument(
+        "--language", help="of an MMS, with adapter.LANG.safetensors (default: the tokenizer's target_lang)"
+    )
     parser.add_argument("--output", type=Path, help="directory of the teacher, such as exp/teacher")
     args = parser.parse_args(argv)
     if not args.show_tokens and (args.token_list is None or args.output is None):
@@ -32,9 +35,9 @@ def main(argv: list[str] | None = None) -> None:
     from distill.checkpoints.adopt import adopt_teacher, model_tokens
 
     if args.show_tokens:
-        print(*model_tokens(args.model), sep="\n")
+        print(*model_tokens(args.model, args.language), sep="\n")
     else:
-        adopt_teacher(args.model, args.token_list, args.token_type, args.output)
+        adopt_teacher(args.model, args.token_list, args.token_type, args.output, args.language)
 
 
 if __name__ == "__main__":

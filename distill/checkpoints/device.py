@@ -70,7 +70,7 @@ def inference(network: Student | Teacher) -> Iterator[None]:
 
 def padding_matters(network: Student | Teacher) -> bool:
     """Whether padding changes a network's outputs, as with the group norm of wav2vec 2.0 Base, a mean over time."""
-    return isinstance(network, Teacher) and network.config.feat_extract_norm == "group"
+    return isinstance(network, Teacher) and network.sees_padding
 
 
 class HostCopies(Generic[Key]):

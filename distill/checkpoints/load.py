@@ -5,13 +5,13 @@ torch is imported only by functions that load weights, so that others do not wai
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from distill.checkpoints.archive import model_directory
-from distill.checkpoints.schema import EncoderConf, StudentConf, TeacherConf, TrainingConf, check_network
-from distill.configuration import TEACHER_FRAME_MS, checked, student_frame_ms
+from distill.checkpoints.schema import StudentConf, TeacherConf, TrainingConf, check_network, encoder_conf, read_encoder
+from distill.configuration import checked, student_frame_ms
 from distill.errors import UserError
 from distill.files import check_torch_file, read_yaml, sha256
 
@@ -84,9 +84,9 @@ def build_network(config: Mapping[str, Any], vocab_size: int) -> Student | Teach
             checked before anything is built.
     """
     from distill.models.student import Student
-    from distill.models.teacher import Teacher
+    from distill.models.teachers import build_teacher
 
-    kinds: dict[str, type[Student] | type[Teacher]] = {"student": Student, "teacher": Teacher}
+    kinds: dict[str, Callable[..., Student | Teacher]] = {"student": Student, "teacher": build_teacher}
     kind = config.get("network")
     if not isinstance(kind, str) or kind not in kinds:
         raise UserError(f"network: {kind!r} is neither teacher nor student")
@@ -220,10 +220,20 @@ class NetworkShape(NamedTuple):
 
 def network_shape(directory: str | Path) -> NetworkShape:
     """The sizes of a trained network, from its configuration alone."""
-    config = read_config(directory)
+    return shape_of(read_config(directory))
+
+
+def shape_of(config: Mapping[str, Any]) -> NetworkShape:
+    """The sizes of the network of a training's configuration.
+
+    Raises:
+        UserError: it is not that of a teacher or student, or names a directory that has none.
+    """
     conf = config.get("network_conf") or {}
     if config["network"] == "student":
         student = checked(StudentConf, "network_conf", conf)
         return NetworkShape(student.layers, student.width, *student_frame_ms(conf))
-    encoder = checked(EncoderConf, "network_conf.config", checked(TeacherConf, "network_conf", conf).config)
-    return NetworkShape(encoder.num_hidden_layers, encoder.hidden_size, TEACHER_FRAME_MS, TEACHER_FRAME_MS)
+    named = checked(TeacherConf, "network_conf", conf).config
+    arguments = read_encoder(Path(named)) if isinstance(named, str) else named
+    encoder = encoder_conf(arguments, "network_conf.config")
+    return NetworkShape(encoder.num_hidden_layers, encoder.hidden_size, *encoder.frame_ms)

@@ -15,7 +15,19 @@ from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import ConfigDict, Field
 
-from distill.configuration import KEYS, ChunkConf, Flag, Float, Int, NotNegative, Share, checked, read_conf
+from distill.configuration import (
+    KEYS,
+    TEACHER_FRAME_MS,
+    ChunkConf,
+    Flag,
+    Float,
+    Int,
+    NotNegative,
+    Share,
+    checked,
+    read_conf,
+    shortened,
+)
 from distill.errors import UserError
 from distill.files import read_json
 
@@ -30,6 +42,7 @@ Kernels: TypeAlias = Annotated[Sequence[Kernel], Field(min_length=1, max_length=
 Count = Annotated[Int, Field(ge=0, le=65536)]
 TokenType = Literal["char", "bpe", "word", "phn"]
 HOP = 320  # samples between two frames of wav2vec 2.0's CNN
+MAX_POSITIONS = 1 << 26  # numbers of a table of positions
 
 
 @dataclass(frozen=True)
@@ -82,15 +95,15 @@ class StudentConf:
 
 
 @dataclass(frozen=True)
-class EncoderConf:
-    """The keys of a wav2vec 2.0's, HuBERT's or WavLM's config.json that shape the network or its training.
+class LayersConf:
+    """The keys of a teacher's config.json that shape its layers or their training, in every family.
 
     Others are neither checked nor used. Defaults are transformers'.
     """
 
     __pydantic_config__ = OTHERS
 
-    model_type: Literal["wav2vec2", "hubert", "wavlm"] = "wav2vec2"
+    model_type: str = "wav2vec2"
     hidden_size: Size = 768
     num_hidden_layers: Layers = 12
     num_attention_heads: Size = 12
@@ -99,11 +112,36 @@ class EncoderConf:
     hidden_dropout: Share = 0.1
     activation_dropout: Share = 0.1
     attention_dropout: Share = 0.1
-    feat_proj_layer_norm: Flag = True
     feat_proj_dropout: Share = 0.0
     final_dropout: Share = 0.1
     initializer_range: NotNegative = 0.02
     layer_norm_eps: Annotated[Float, Field(gt=0, le=1)] = 1e-5
+    apply_spec_augment: Flag = True
+    mask_time_prob: Share = 0.05
+    mask_time_length: Size = 10
+    mask_time_min_masks: Count = 2
+    mask_feature_prob: Share = 0.0
+    mask_feature_length: Size = 10
+    mask_feature_min_masks: Count = 0
+    add_adapter: Flag = False
+
+    def __post_init__(self) -> None:
+        if self.add_adapter:
+            raise UserError("add_adapter changes the frame rate; use a model without an adapter")
+        if self.hidden_size % self.num_attention_heads:
+            raise UserError(f"num_attention_heads: {self.num_attention_heads} does not divide hidden_size")
+
+    @property
+    def frame_ms(self) -> tuple[int, int]:
+        """Milliseconds between frames of logits and between frames of the hidden layers."""
+        return TEACHER_FRAME_MS, TEACHER_FRAME_MS
+
+
+@dataclass(frozen=True)
+class EncoderConf(LayersConf):
+    """:class:`LayersConf` of wav2vec 2.0's layout: a CNN over audio, and a convolution for positions."""
+
+    feat_proj_layer_norm: Flag = True
     feat_extract_norm: Literal["group", "layer"] = "group"
     feat_extract_activation: str = "gelu"
     conv_dim: Sizes = (512,) * 7
@@ -116,24 +154,130 @@ class EncoderConf:
     do_stable_layer_norm: Flag = False
     num_buckets: Annotated[Int, Field(ge=4, le=65536)] = 320
     max_bucket_distance: Annotated[Int, Field(ge=4, le=65536)] = 800
-    apply_spec_augment: Flag = True
-    mask_time_prob: Share = 0.05
-    mask_time_length: Size = 10
-    mask_time_min_masks: Count = 2
-    mask_feature_prob: Share = 0.0
-    mask_feature_length: Size = 10
-    mask_feature_min_masks: Count = 0
     adapter_attn_dim: Size | None = None
-    add_adapter: Flag = False
 
     def __post_init__(self) -> None:
-        if self.add_adapter:
-            raise UserError("add_adapter changes the frame rate; use a model without an adapter")
+        super().__post_init__()
         check_cnn("the CNN", self.conv_dim, self.conv_kernel, self.conv_stride)
-        if self.hidden_size % self.num_attention_heads:
-            raise UserError(f"num_attention_heads: {self.num_attention_heads} does not divide hidden_size")
         if self.hidden_size % self.num_conv_pos_embedding_groups:
             raise UserError("num_conv_pos_embedding_groups: does not divide hidden_size")
+
+
+@dataclass(frozen=True)
+class Data2VecAudioConf(EncoderConf):
+    """:class:`EncoderConf` of a data2vec-audio, which has several convolutions for positions, and layer norm alone."""
+
+    feat_extract_norm: Literal["layer"] = "layer"
+    num_conv_pos_embeddings: Annotated[Int, Field(ge=1, le=32)] = 5
+    conv_pos_kernel_size: Kernel = 19
+
+
+@dataclass(frozen=True)
+class ConformerConf(EncoderConf):
+    """:class:`EncoderConf` of a wav2vec2-conformer."""
+
+    position_embeddings_type: Literal["relative", "rotary"] | None = "relative"
+    rotary_embedding_base: Annotated[Int, Field(ge=2, le=10**9)] = 10000
+    max_source_positions: Size = 5000
+    conv_depthwise_kernel_size: Kernel = 31
+    conformer_conv_dropout: Share = 0.1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_conformer(self)
+
+
+@dataclass(frozen=True)
+class SewConf(EncoderConf):
+    """:class:`EncoderConf` of a SEW."""
+
+    conv_dim: Sizes = (64, 128, 128, 128, 128, 256, 256, 256, 256, 512, 512, 512, 512)
+    conv_stride: Kernels = (5, 2, 1, 2, 1, 2, 1, 2, 1, 2, 1, 2, 1)
+    conv_kernel: Kernels = (10, 3, 1, 3, 1, 3, 1, 3, 1, 2, 1, 2, 1)
+    squeeze_factor: Annotated[Int, Field(ge=1, le=4)] = 2
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.squeeze_factor == 3:
+            raise UserError("squeeze_factor: 3 makes frames of 60 ms; it must be 1, 2 or 4")
+
+    @property
+    def frame_ms(self) -> tuple[int, int]:
+        return TEACHER_FRAME_MS, TEACHER_FRAME_MS * self.squeeze_factor
+
+
+@dataclass(frozen=True)
+class Wav2Vec2BertConf(LayersConf):
+    """:class:`LayersConf` of a w2v-BERT 2.0."""
+
+    hidden_size: Size = 1024
+    num_hidden_layers: Layers = 24
+    num_attention_heads: Size = 16
+    intermediate_size: Size = 4096
+    hidden_act: str = "swish"
+    hidden_dropout: Share = 0.0
+    activation_dropout: Share = 0.0
+    attention_dropout: Share = 0.0
+    feature_projection_input_dim: Annotated[Int, Field(ge=160, le=160)] = 160
+    use_intermediate_ffn_before_adapter: Literal[False] = False
+    position_embeddings_type: Literal["relative", "rotary", "relative_key"] | None = "relative_key"
+    rotary_embedding_base: Annotated[Int, Field(ge=2, le=10**9)] = 10000
+    max_source_positions: Size = 5000
+    left_max_position_embeddings: Annotated[Int, Field(ge=0, le=65536)] = 64
+    right_max_position_embeddings: Annotated[Int, Field(ge=0, le=65536)] = 8
+    conv_depthwise_kernel_size: Kernel = 31
+    conformer_conv_dropout: Share = 0.1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_conformer(self)
+
+
+@dataclass(frozen=True)
+class ParakeetConf(LayersConf):
+    """:class:`LayersConf` of a Parakeet's encoder; its log-mel is fixed but for the number of bins."""
+
+    hidden_size: Size = 1024
+    num_hidden_layers: Layers = 24
+    num_attention_heads: Size = 8
+    intermediate_size: Size = 4096
+    hidden_act: str = "silu"
+    attention_bias: Flag = True
+    convolution_bias: Flag = True
+    conv_kernel_size: Kernel = 9
+    subsampling_factor: Annotated[Int, Field(ge=2, le=8)] = 8
+    subsampling_conv_channels: Size = 256
+    subsampling_conv_kernel_size: Annotated[Int, Field(ge=3, le=3)] = 3
+    subsampling_conv_stride: Annotated[Int, Field(ge=2, le=2)] = 2
+    num_mel_bins: Annotated[Int, Field(ge=8, le=256)] = 80
+    dropout: Share = 0.1
+    dropout_positions: Share = 0.0
+    max_position_embeddings: Size = 5000
+    scale_input: Flag = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.subsampling_factor not in (2, 4, 8):
+            raise UserError(f"subsampling_factor: {self.subsampling_factor} is none of 2, 4 and 8")
+        if self.num_mel_bins % self.subsampling_factor:
+            raise UserError(f"num_mel_bins: {self.num_mel_bins} is not a multiple of subsampling_factor")
+        if self.conv_kernel_size % 2 == 0:
+            raise UserError(f"conv_kernel_size: {self.conv_kernel_size} is not odd")
+
+    @property
+    def frame_ms(self) -> tuple[int, int]:
+        return 10 * self.subsampling_factor, 10 * self.subsampling_factor
+
+
+ENCODER_CONFS: dict[str, type[LayersConf]] = {
+    **dict.fromkeys(("wav2vec2", "hubert", "wavlm", "unispeech", "unispeech-sat"), EncoderConf),
+    "data2vec-audio": Data2VecAudioConf,
+    "wav2vec2-conformer": ConformerConf,
+    "sew": SewConf,
+    "wav2vec2-bert": Wav2Vec2BertConf,
+    "parakeet_encoder": ParakeetConf,
+}
+CHOICES = f"it must be {', '.join(list(ENCODER_CONFS)[:-1])} or {list(ENCODER_CONFS)[-1]}"
 
 
 @dataclass(frozen=True)
@@ -183,6 +327,16 @@ def check_cnn(where: str, channels: Sequence[int], kernels: Sequence[int], strid
         raise UserError(f"{where}: frames of {hop} samples instead of {HOP} (20 ms)")
 
 
+def check_conformer(conf: Any) -> None:
+    """Check the convolutions of Conformer layers, and the table of their relative positions, which is no weight."""
+    if conf.conv_depthwise_kernel_size % 2 == 0:
+        raise UserError(f"conv_depthwise_kernel_size: {conf.conv_depthwise_kernel_size} is not odd")
+    if conf.max_source_positions * conf.hidden_size > MAX_POSITIONS:
+        raise UserError(f"max_source_positions: {conf.max_source_positions} positions of width {conf.hidden_size}")
+    if conf.position_embeddings_type == "rotary" and conf.hidden_size // conf.num_attention_heads % 2:
+        raise UserError("position_embeddings_type: rotary needs heads of an even width")
+
+
 def check_tokens(tokens: Sequence[str], where: str) -> None:
     """Refuse tokens that would end a line of a token list, or that a terminal would obey when text is shown.
 
@@ -214,14 +368,26 @@ def check_network(conf: Mapping[str, Any], kind: str) -> Mapping[str, Any]:
     return {**conf, "config": encoder_arguments(config, "network_conf.config")}
 
 
-def encoder_arguments(config: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """The keys of a Hugging Face configuration that :class:`EncoderConf` has, checked."""
+def encoder_conf(config: Any, where: str) -> LayersConf:
+    """A Hugging Face configuration as the dataclass of its ``model_type``, checked.
+
+    Raises:
+        UserError: it is not that of a teacher, or a value is of another type, out of range or not finite.
+    """
+    model_type = config.get("model_type", "wav2vec2") if isinstance(config, Mapping) else "wav2vec2"
+    kind = ENCODER_CONFS.get(model_type) if isinstance(model_type, str) else None
+    if kind is None:
+        raise UserError(f"{where}: model_type {shortened(model_type)} is not a teacher; {CHOICES}")
     try:
-        checked(EncoderConf, where, config)
+        return checked(kind, where, config)
     except UserError as error:  # what is checked of several keys together does not know where they are
         message = str(error)
         raise UserError(message if message.startswith(where) else f"{where}: {message}") from None
-    names = [field.name for field in dataclasses.fields(EncoderConf) if field.name in config]
+
+
+def encoder_arguments(config: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """The keys of a Hugging Face configuration that its :func:`encoder_conf` has, checked."""
+    names = [field.name for field in dataclasses.fields(encoder_conf(config, where)) if field.name in config]
     return {name: config[name] for name in names}
 
 
@@ -238,5 +404,10 @@ def read_encoder(directory: Path) -> dict[str, Any]:
     if config.get("quantization_config") is not None:
         raise UserError(f"{path}: quantization_config: quantised weights cannot be used; take the original model")
     if "model_type" not in config:
-        raise UserError(f"{path}: has no model_type; it must be wav2vec2, hubert or wavlm")
+        raise UserError(f"{path}: has no model_type; {CHOICES}")
+    if config["model_type"] == "parakeet_ctc":
+        encoder = config.get("encoder_config")
+        if not isinstance(encoder, dict):
+            raise UserError(f"{path}: encoder_config is {shortened(encoder)} instead of the encoder's configuration")
+        config = {**encoder, "model_type": "parakeet_encoder"}
     return encoder_arguments(config, str(path))

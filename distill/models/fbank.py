@@ -21,15 +21,21 @@ def _mel(hertz: Tensor) -> Tensor:
     return 1127.0 * torch.log1p(hertz / 700.0)
 
 
-def mel_filters(bins: int) -> Tensor:
+def mel_filters(bins: int, high_hz: float = HIGH_HZ) -> Tensor:
     """Kaldi's triangular mel filters over the FFT bins, (FFT / 2 + 1, bins); float64."""
-    low, high = _mel(torch.tensor([LOW_HZ, HIGH_HZ], dtype=torch.float64))
+    low, high = _mel(torch.tensor([LOW_HZ, high_hz], dtype=torch.float64))
     step = (high - low) / (bins + 1)
     left = low + torch.arange(bins, dtype=torch.float64) * step
     mel = _mel(torch.arange(FFT // 2 + 1, dtype=torch.float64) * 16000 / FFT)[:, None]
     filters = torch.minimum((mel - left) / step, (left + 2 * step - mel) / step).clamp(min=0)
     filters[-1] = 0  # Kaldi leaves out the Nyquist bin
     return filters
+
+
+def povey_window() -> Tensor:
+    """Kaldi's window, (FRAME,); float64."""
+    hann = 0.5 - 0.5 * torch.cos(torch.arange(FRAME, dtype=torch.float64) * (2 * math.pi / (FRAME - 1)))
+    return hann.pow(0.85)
 
 
 def kaldi_fbank(samples: Tensor, window: Tensor, filters: Tensor) -> Tensor:
@@ -78,8 +84,7 @@ class FbankFrontEnd(nn.Module):
 
     def set_constants(self) -> None:
         """Compute the window and the mel filters."""
-        hann = 0.5 - 0.5 * torch.cos(torch.arange(FRAME, dtype=torch.float64) * (2 * math.pi / (FRAME - 1)))
-        self.povey.copy_(hann.pow(0.85))
+        self.povey.copy_(povey_window())
         self.filters.copy_(mel_filters(self.bins))
 
     def features(self, samples: Tensor) -> Tensor:

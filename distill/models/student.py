@@ -330,13 +330,15 @@ class Student(nn.Module):
         Returns:
             a line for each part: copied or not, and why not.
         """
-        projection = teacher.encoder.feature_projection
+        of_teacher = {**teacher.parts(), "prediction layer": teacher.output}
         parts: dict[str, tuple[nn.Module, nn.Module]] = {
-            "CNN": (self.front_end, teacher.encoder.feature_extractor),
-            # some HuBERTs have no norm there
-            "feature norm": (self.feature_norm, getattr(projection, "layer_norm", nn.Identity())),
-            "feature projection": (self.projection, projection.projection),
-            "prediction layer": (self.output, teacher.output),
+            name: (part, of_teacher.get(name, nn.Identity()))  # an Identity has none of its weights
+            for name, part in (
+                ("CNN", self.front_end),
+                ("feature norm", self.feature_norm),
+                ("feature projection", self.projection),
+                ("prediction layer", self.output),
+            )
         }
         report = []
         cnn_copied = False

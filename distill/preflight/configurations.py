@@ -10,12 +10,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from distill.checkpoints.load import build_network, read_config
+from distill.checkpoints.load import NetworkShape, build_network, read_config, shape_of
 from distill.configuration import (
     AugmentConf,
     ChunkConf,
     DistillConf,
     MaskConf,
+    check_frames_compared,
     layer_map,
     read_conf,
     read_training_config,
@@ -23,7 +24,7 @@ from distill.configuration import (
     with_student,
 )
 from distill.errors import UserError
-from distill.files import atomic_write, read_json
+from distill.files import atomic_write
 from distill.preflight.options import Options, is_hugging_face, runs
 
 SECTIONS = {
@@ -116,7 +117,7 @@ def _networks(options: Options, trainings: Sequence[Training]) -> Iterator[str]:
     Building takes seconds, most of them for imports, so the networks that could be built are noted in the experiment. A
     dry run writes nothing, and plans for a pretrained teacher that is not there yet.
     """
-    teacher, dry_run = teacher_layers(options), options["dry_run"] == "true"
+    teacher, dry_run = teacher_shape(options), options["dry_run"] == "true"
     note = Path(options["expdir"], ".stages", "networks")
     built = note.read_text(encoding="utf-8").split() if note.is_file() else []
     for training in trainings:
@@ -149,7 +150,9 @@ def _networks(options: Options, trainings: Sequence[Training]) -> Iterator[str]:
             continue
         conf = training.config.get("distill_conf") or {}
         if teacher is not None and conf.get("alpha", 0.8) < 1:
-            yield from _layers(options, training, network, conf, teacher)
+            yield from _layers(options, training, network, conf, teacher.layers)
+        if teacher is not None and _learns_from_teacher(options, training):
+            yield from _frames(options, training, network, conf, teacher)
         if training.option == "student_stream_config":
             yield from _chunks(options, training, network)
 
@@ -185,6 +188,29 @@ def _layers(
         )
 
 
+def _learns_from_teacher(options: Options, training: Training) -> bool:
+    """Whether its teacher is exp/teacher, not the student before it alone."""
+    return training.option == "student_full_config" or options["stage2_teacher"] != "student_full"
+
+
+def _frames(
+    options: Options,
+    training: Training,
+    network: Mapping[str, Any],
+    conf: Mapping[str, Any],
+    teacher: NetworkShape,
+) -> Iterator[str]:
+    """Frames of logits that are to be compared, though the teacher's are longer than the student's."""
+    try:
+        distill_conf = read_conf(DistillConf, "distill_conf", conf)
+        assert distill_conf is not None
+        check_frames_compared(distill_conf, teacher.frame_ms, student_frame_ms(network)[0])
+    except UserError as error:
+        if str(error).startswith(("frames", "its frames")):  # other errors are reported by another check
+            source = options["teacher"] or options["teacher_config"]
+            yield f"{training.path}: does not fit the teacher {source}: {error}"
+
+
 def _chunks(options: Options, training: Training, network: Mapping[str, Any]) -> Iterator[str]:
     """Chunk lengths that are no multiple of the student's frames."""
     frame_ms = student_frame_ms(network)[1]
@@ -194,19 +220,15 @@ def _chunks(options: Options, training: Training, network: Mapping[str, Any]) ->
                 yield f"--{name} {chunk}: not a multiple of {frame_ms} ms, the frames of {training.path}"
 
 
-def teacher_layers(options: Options) -> int | None:
-    """Number of the teacher's layers, as far as it is known before anything has run."""
+def teacher_shape(options: Options) -> NetworkShape | None:
+    """The teacher's layers and frames, as far as they are known before anything has run."""
     try:
         if not options["teacher"]:
             config = read_training_config(Path(options["teacher_config"]))
         elif is_hugging_face(options):
-            return int(read_json(Path(options["teacher"], "config.json"), "")["num_hidden_layers"])
+            config = {"network": "teacher", "network_conf": {"config": options["teacher"]}}
         else:
             config = read_config(options["teacher"])
-        network = config.get("network_conf") or {}
-        named = network.get("config", network)
-        if isinstance(named, str):
-            named = read_json(Path(named, "config.json"), "")
-        return int(named.get("num_hidden_layers") or named["layers"])
+        return shape_of(config)
     except (UserError, OSError, ValueError, KeyError, TypeError, AttributeError):
         return None  # what cannot be read is reported by another check

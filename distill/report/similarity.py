@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from distill.checkpoints.load import load_network
-from distill.configuration import ChunkConf, DistillConf, layer_map, read_conf
+from distill.configuration import ChunkConf, DistillConf, frame_factors, layer_map, read_conf
 from distill.models.student import Student
 from distill.targets.frames import average_frames
 
@@ -36,8 +36,8 @@ def layer_similarity(
 ) -> list[list[float]]:
     """CKA of every student layer (rows) with every teacher layer (columns) over all frames of ``utterances``.
 
-    A streaming student computes in chunks of ``chunk_ms``. The teacher's frames are averaged where the
-    student's are longer.
+    A streaming student computes in chunks of ``chunk_ms``. The frames of one are averaged where the
+    other's are longer.
     """
     student_network, _, config = load_network(student)
     teacher_network = load_network(teacher).network
@@ -48,18 +48,17 @@ def layer_similarity(
             chunk_ms // student_network.encoder_frame_ms, student_network.encoder_frame_ms
         )
         streaming = {"chunk_frames": hop, "left_frames": left, "lookahead_frames": ahead}
-    factor = student_network.encoder_frame_ms // teacher_network.encoder_frame_ms
+    factor, longer = frame_factors(teacher_network.encoder_frame_ms, student_network.encoder_frame_ms)
     student_layers: list[list[Tensor]] = []  # by utterance, then by layer, (frames, width)
     teacher_layers: list[list[Tensor]] = []
     for audio in utterances:
         speech, lengths = torch.from_numpy(audio)[None], torch.tensor([len(audio)])
         of_student = student_network(speech, lengths, **streaming)
         of_teacher = teacher_network(speech, lengths)
-        layers = of_teacher.hidden
-        if factor > 1:
-            layers = [average_frames(h, of_teacher.hidden_lengths, factor)[0] for h in layers]
-        frames = min(of_student.hidden[0].shape[1], layers[0].shape[1])
-        student_layers.append([h[0, :frames] for h in of_student.hidden])
+        layers = [average_frames(h, of_teacher.hidden_lengths, factor)[0] for h in of_teacher.hidden]
+        averaged = [average_frames(h, of_student.hidden_lengths, longer)[0] for h in of_student.hidden]
+        frames = min(averaged[0].shape[1], layers[0].shape[1])
+        student_layers.append([h[0, :frames] for h in averaged])
         teacher_layers.append([h[0, :frames] for h in layers])
     rows = [torch.cat(layer) for layer in zip(*student_layers, strict=True)]
     columns = [torch.cat(layer) for layer in zip(*teacher_layers, strict=True)]

@@ -1,4 +1,4 @@
-"""Teacher outputs at the frame rate of a student whose frames are longer."""
+"""Frames averaged for a comparison with longer ones."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from distill.models.transfer import send
 
 
 def average_frames(x: Tensor, lengths: Tensor, factor: int) -> tuple[Tensor, Tensor]:
-    """Bring a teacher's (B, T, D) to a student that has ``factor`` times fewer frames.
+    """Bring (B, T, D) to ``factor`` times fewer frames: a teacher's to its student's, or a student's to its teacher's.
 
-    Student frame t is compared with the mean of teacher frames ``factor*t ... factor*t + factor - 1``; a remainder at
-    the end is dropped, so an utterance keeps ``length // factor`` frames (one shorter than that keeps its first frame).
+    Frame t is the mean of frames ``factor*t ... factor*t + factor - 1``; a remainder at the end is dropped, so an
+    utterance keeps ``length // factor`` frames (one shorter than that keeps its first frame).
     """
     if factor == 1:
         return x, lengths

@@ -44,7 +44,8 @@ def wanted(layers: str, student_configs: Sequence[Path], teacher_layers: int, te
         layers: ``auto``, or numbers of the teacher's layers such as "2,4,6" instead.
         student_configs: training configurations of the students; without any, every layer is stored.
         teacher_layers: number of the teacher's layers.
-        teacher_ms: milliseconds between frames of its layers, at which layers are stored if the students' differ.
+        teacher_ms: milliseconds between frames of its layers, at which layers are stored if the students' differ or are
+            shorter.
     """
     each = [wanted_by(path, teacher_layers) for path in student_configs]
     rates = {one.hidden_ms for one in each}
@@ -63,5 +64,5 @@ def wanted(layers: str, student_configs: Sequence[Path], teacher_layers: int, te
     several = {one.nbest for one in each if one.nbest > 1}
     if len(several) > 1:
         raise UserError(f"{student_configs[1]}: nbest is not {student_configs[0]}'s; give both the same")
-    hidden_ms = rates.pop() if len(rates) == 1 else teacher_ms
+    hidden_ms = max(rates.pop(), teacher_ms) if len(rates) == 1 else teacher_ms
     return Wanted(list(chosen), hidden_ms, top[0] if top else None, several.pop() if several else 1)

@@ -17,6 +17,7 @@ from distill.models.output import NetworkOutput
 from distill.models.student import Student
 from distill.models.teacher import Teacher
 from distill.models.transfer import send
+from distill.targets.frames import average_frames
 from distill.training import loss_terms
 from distill.training.teacher_targets import TeacherSource, TeacherTargets, pair_frames
 
@@ -166,7 +167,10 @@ class DistillLoss(nn.Module):
         if comparisons:
             terms["loss_hidden"] = self._hidden(speech, targets, comparisons, utterances)
         teacher, teacher_lengths = targets.frame_logits()
-        pairs = pair_frames(speech.lengths, teacher_lengths, self.frame_delay, utterances)
+        lengths, delay = speech.lengths, self.frame_delay
+        if targets.longer > 1:  # then no frames of logits are compared, but the audio must be the same
+            lengths, delay = torch.div(lengths, targets.longer, rounding_mode="floor"), 0
+        pairs = pair_frames(lengths, teacher_lengths, delay, utterances)
         student, teacher = speech.logits[:, pairs.student], teacher[:, pairs.teacher]
         if conf.alpha > 0 and conf.beta < 1:
             terms["loss_logits"] = loss_terms.centred_mse(student, teacher, pairs.lengths).mean()
@@ -199,8 +203,18 @@ class DistillLoss(nn.Module):
         comparisons: list[tuple[Tensor, int]],
         utterances: list[str],
     ) -> Tensor:
-        """Mean distance of the projected student layers to the teacher's, or cross-entropy of its codes."""
-        pairs = pair_frames(speech.hidden_lengths, targets.hidden_lengths, self.hidden_delay, utterances)
+        """Mean distance of the projected student layers to the teacher's, or cross-entropy of its codes.
+
+        Where the teacher's frames are longer, the student's within each of them are averaged.
+        """
+        lengths, delay, longer = speech.hidden_lengths, self.hidden_delay, targets.hidden_longer
+        if longer > 1:
+            lengths = (lengths - delay).clamp(min=0)
+            pooled = [average_frames(h[:, delay:], lengths, longer)[0] for h, _ in comparisons]
+            comparisons = [(h, layer) for h, (_, layer) in zip(pooled, comparisons, strict=True)]
+            lengths = torch.div(lengths, longer, rounding_mode="floor").clamp(min=1) * (lengths > 0)
+            delay = 0
+        pairs = pair_frames(lengths, targets.hidden_lengths, delay, utterances)
         distance = loss_terms.masked_mse if self.conf.hidden_loss == "mse" else loss_terms.masked_cosine
         layers = []
         for h, layer in comparisons:

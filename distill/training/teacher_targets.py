@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from distill.checkpoints.load import load_network, network_shape, read_config
-from distill.configuration import CODEWORDS, DistillConf, layer_map
+from distill.configuration import CODEWORDS, DistillConf, check_frames_compared, frame_factors, layer_map
 from distill.errors import UserError
 from distill.lfmmi.loss import top_occupancies
 from distill.models.student import Student
@@ -69,8 +69,8 @@ def pair_frames(student: Tensor, teacher: Tensor, delay: int, utterances: list[s
 class TeacherTargets:
     """Outputs of one teacher for a batch of B utterances.
 
-    Logits are at the teacher's frame rate, so that no token is lost; hidden layers are at the student's encoder rate.
-    Lengths and token sequences are on the host.
+    Logits are at the teacher's frame rate, so that no token is lost; hidden layers are at the student's encoder rate,
+    or at the teacher's if its frames are longer. Lengths and token sequences are on the host.
 
     Attributes:
         hidden: (B, T', D) by layer, layers from 1; empty if hidden layers are not compared, or if their codes are.
@@ -78,6 +78,8 @@ class TeacherTargets:
         logits: (B, T, V).
         lengths: (B,) frames of the logits.
         factor: teacher logit frames to a student's logit frame.
+        longer: student logit frames to a teacher's logit frame; this or ``factor`` is 1.
+        hidden_longer: student frames to a frame of these hidden layers.
         top: the k most probable tokens of every frame under the denominator graph, ids and occupancies (B, T, k), if
             they were stored.
         nbest: token sequences (B, N, U), lengths and weights (B, N), if they were stored.
@@ -89,6 +91,8 @@ class TeacherTargets:
     logits: Tensor
     lengths: Tensor
     factor: int = 1
+    longer: int = 1
+    hidden_longer: int = 1
     top: tuple[Tensor, Tensor] | None = None
     nbest: tuple[Tensor, Tensor, Tensor] | None = None
     codes: dict[int, Tensor] = field(default_factory=dict)
@@ -158,11 +162,12 @@ class TeacherSource:
         shape = network_shape(directory)
         self.width = shape.width
         hidden_ms = stored.hidden_ms if stored else shape.encoder_frame_ms
-        for ms, student_ms in ((shape.frame_ms, student.frame_ms), (hidden_ms, student.encoder_frame_ms)):
-            if student_ms % ms:
-                raise UserError(f"{directory}: frames of {ms} ms do not fit the student's {student_ms} ms")
-        self.factor = student.frame_ms // shape.frame_ms
-        self.hidden_factor = student.encoder_frame_ms // hidden_ms
+        try:
+            check_frames_compared(conf, shape.frame_ms, student.frame_ms)
+            self.factor, self.longer = frame_factors(shape.frame_ms, student.frame_ms)
+            self.hidden_factor, self.hidden_longer = frame_factors(hidden_ms, student.encoder_frame_ms)
+        except UserError as error:
+            raise UserError(f"{directory}: {error}") from None
         self.layer_map: list[int] = []
         if conf.alpha < 1:
             assert isinstance(student, Student), "only a student has a teacher"
@@ -170,7 +175,7 @@ class TeacherSource:
         self.codebooks = stored.codebooks if stored else None
         self.predicts_codes = conf.hidden_loss == "codes" and bool(self.layer_map)
         if self.predicts_codes:
-            if self.codebooks is None or self.hidden_factor > 1:
+            if self.codebooks is None or self.hidden_factor > 1 or self.hidden_longer > 1:
                 raise UserError(
                     "distill_conf.hidden_loss: codes needs one teacher, whose targets are stored with --target_dtype "
                     "codebook at the student's frame rate"
@@ -208,6 +213,7 @@ class TeacherSource:
         All lengths are on the host. The teacher computes in the precision that the trainer's autocast sets.
         """
         result = self._read(streams) if self.stored else self._compute(speech, speech_lengths)
+        result.factor, result.longer, result.hidden_longer = self.factor, self.longer, self.hidden_longer
         if self.hidden_factor > 1:
             lengths = result.hidden_lengths
             pooled = {layer: average_frames(h, lengths, self.hidden_factor) for layer, h in result.hidden.items()}
@@ -219,7 +225,7 @@ class TeacherSource:
         with torch.no_grad():
             output = self.network(speech.device)(speech, speech_lengths)
         hidden = {layer: output.hidden[layer - 1].float() for layer in set(self.layer_map)}
-        return TeacherTargets(hidden, output.hidden_lengths, output.logits.float(), output.lengths, self.factor)
+        return TeacherTargets(hidden, output.hidden_lengths, output.logits.float(), output.lengths)
 
     def _read(self, streams: dict[str, Any]) -> TeacherTargets:
         layers = sorted(set(self.layer_map))
@@ -247,7 +253,7 @@ class TeacherSource:
             stored = {layer: codes.clamp(min=0) for layer, codes in stored.items()}
             decoded = {} if self.predicts_codes else stored
             hidden = {layer: self.codebooks.decode(layer, codes) for layer, codes in decoded.items()}
-        result = TeacherTargets(hidden, hidden_lengths, logits, lengths, self.factor)
+        result = TeacherTargets(hidden, hidden_lengths, logits, lengths)
         if self.predicts_codes:
             result.codes = stored
         if self.top_stored:

@@ -27,12 +27,14 @@ import onnx
 import small_models
 import soundfile
 import tiny_networks
+import tiny_teachers
 import torch
 import yaml
 from verdict import faults, run
 
 Edit = Callable[[Path], None]
 NAN, INF = float("nan"), float("inf")
+LANGUAGE = "deu"
 BELL = "\x1b]0;owned\x07\x1b[2J"
 
 
@@ -41,7 +43,7 @@ class Case(NamedTuple):
 
     Attributes:
         name: what is wrong with it.
-        base: which model: stream, full, teacher, export, hugging_face or packed.
+        base: which model: stream, full, teacher, export, hugging_face, packed, or a family of :data:`OTHER_FAMILIES`.
         edit: damages the model in a directory, or the packed file.
         accepted: it may be harmless, and a command may succeed.
     """
@@ -394,6 +396,50 @@ IGNORED: dict[str, list[Any]] = {  # what is not the network's; ours are not to 
     "layerdrop": ["x", NAN],
     "num_adapter_layers": [10**8, -1, "x"],
 }
+# Keys that other families of teachers have; a family's own model is damaged by each
+OTHER_FAMILIES: dict[str, dict[str, list[Any]]] = {
+    "data2vec-audio": {
+        "num_conv_pos_embeddings": [10**9, 500, 0, -1, "x", None],
+        "conv_pos_kernel_size": [10**9, 0, -1, "x", 2.5],
+        "feat_extract_norm": ["group", 5],
+        "model_type": ["wav2vec2", "parakeet_ctc"],
+    },
+    "wav2vec2-conformer": {
+        "conv_depthwise_kernel_size": [10**9, 0, 8, "x", 31],
+        "position_embeddings_type": ["x", 5, "rotary", None],
+        "max_source_positions": [10**9, 0, "x"],
+    },
+    "sew": {"squeeze_factor": [0, 3, 4, 10**9, "x", True], "conv_stride": [[5] * 13, "x"], "conv_dim": [[10**9] * 13]},
+    "mms": {"adapter_attn_dim": [10**9, 0, None, "x", 5], "vocab_size": [10**9, 0, "x"]},
+    "wav2vec2-bert": {
+        "feature_projection_input_dim": [80, 10**9, "x"],
+        "left_max_position_embeddings": [10**9, -1, "x", 63],
+        "position_embeddings_type": ["x", "relative"],
+        "add_adapter": [True, "x"],
+        "use_intermediate_ffn_before_adapter": [True],
+        "num_hidden_layers": [10**8, 0, "x"],
+    },
+    "parakeet": {
+        "encoder_config": [None, 5, [1], {}, "x"],
+        "encoder_config.subsampling_factor": [0, 3, 7, 10**9, "x", 4],
+        "encoder_config.num_mel_bins": [0, 81, 10**9, "x"],
+        "encoder_config.subsampling_conv_channels": [10**9, 0, "x"],
+        "encoder_config.conv_kernel_size": [8, 10**9, 0, "x"],
+        "encoder_config.num_hidden_layers": [10**8, 0, "x"],
+        "encoder_config.hidden_act": ["x", 5],
+        "pad_token_id": [None, 10**9, "x"],
+        "vocab_size": [10**9, 0, "x", 3],
+    },
+}
+PIECES = {
+    "a list": "[1]",
+    "no model": '{"model": null}',
+    "pieces without scores": '{"model": {"vocab": ["a", "b"]}}',
+    "pieces that are numbers": '{"model": {"vocab": [[1, 2.0], [3, 4.0]]}}',
+    "outputs that are text": '{"model": {"vocab": {"a": "b"}}}',
+    "added tokens that are none": '{"model": {"vocab": {"a": 1}}, "added_tokens": [5]}',
+    "depth": '{"model": ' * 100000,
+}
 VOCAB = {
     "values that are lists": '{"<pad>": [0], "E": 1}',
     "values that are text": '{"<pad>": 0, "E": "one"}',
@@ -457,6 +503,28 @@ def cases() -> Iterator[Case]:
     for path, values in IGNORED.items():
         for value in values:
             yield Case(f"hf: {path}: {short(value)}", "hugging_face", in_json("config.json", path, value), True)
+    for family, table in OTHER_FAMILIES.items():
+        for path, values in table.items():
+            for value in values:
+                yield Case(f"{family}: {path}: {short(value)}", family, in_json("config.json", path, value))
+    for name, text in PIECES.items():
+        yield Case(f"parakeet: tokenizer.json: {name}", "parakeet", write("tokenizer.json", text))
+    for name, edit in {
+        "features of another kind": in_json("preprocessor_config.json", "hop_length", 80),
+        "features of no kind": in_json("preprocessor_config.json", "n_fft", [1]),
+    }.items():
+        yield Case(f"parakeet: {name}", "parakeet", edit)
+    adapter = f"adapter.{LANGUAGE}.safetensors"
+    for name, edit in {
+        "no adapter": lambda folder: (folder / adapter).unlink(),
+        "an adapter that is none": write(adapter, b"x" * 100),
+        "a giant header of an adapter": write(adapter, (1 << 62).to_bytes(8, "little") + b"{}"),
+        "an adapter that is a directory": replaced_by(adapter, Path.mkdir),
+        "a language that is a path": write("tokenizer_config.json", '{"target_lang": "../x"}'),
+        "a language that is a list": write("tokenizer_config.json", '{"target_lang": ["x"]}'),
+        "a vocabulary that is a number": in_json("vocab.json", LANGUAGE, 5),
+    }.items():
+        yield Case(f"mms: {name}", "mms", edit)
     for name, text in VOCAB.items():
         yield Case(
             f"hf: vocab.json: {name}",
@@ -671,9 +739,15 @@ class Hostile:
             small_models.write_training(self.models / kind, kind)
         small_models.write_export(self.models / "export")
         small_models.write_hugging_face(self.models / "hugging_face")
+        for family in OTHER_FAMILIES:
+            tiny_teachers.write_recogniser(self.models / family, family)
+        tiny_teachers.write_language(self.models / "mms", LANGUAGE, tiny_teachers.VOCABULARY)
+        (self.models / "mms/tokenizer_config.json").write_text(json.dumps({"target_lang": LANGUAGE}))
         self.audio, self.tokens = folder / "a.wav", folder / "tokens.txt"
         soundfile.write(self.audio, tiny_networks.speech(24000).numpy(), 16000)
         self.tokens.write_text("<blank>\n<unk>\n<space>\na\nt\n<sos/eos>\n")
+        pieces = folder / "pieces.txt"
+        pieces.write_text(self.tokens.read_text().replace("<space>", "▁"))
         pack.main(["--model", str(self.models / "stream"), "--output", str(self.models / "packed.zip")])
         self.place, self.output = folder / "hostile", folder / "output"
         audio, output = str(self.audio), str(self.output)
@@ -692,6 +766,10 @@ class Hostile:
             "packed": [transcribe_it, pack_it, serve_it],
             "hugging_face": [adopt_it, (adopt_teacher.main, ["--model", "MODEL", "--show_tokens"])],
         }
+        for family in OTHER_FAMILIES:
+            words = list(adopt_it[1])
+            words[words.index(str(self.tokens))] = str(pieces if family == "parakeet" else self.tokens)
+            self.commands[family] = [(adopt_teacher.main, words)]
         for base in self.commands:  # what each imports is not part of what a damaged model costs
             for main, arguments in self.commands[base]:
                 ended = self.attempt(base, None, main, arguments)
