@@ -128,7 +128,8 @@ def streams(report: dict[str, Any]) -> list[str]:
         + [f"{row['median_ms']:.0f} ms", f"{row['p99_ms']:.0f} ms", f"{100 * row['busy']:.0f} %"]
         for row in report["rows"]
     ]
-    return lines + table(("student", "runtime", "streams", "late, median", "99 %", "of the core"), rows)
+    lines += table(("student", "runtime", "streams", "late, median", "99 %", "of the core"), rows)
+    return [*lines, *(line for remark in report.get("remarks", ()) for line in (remark, ""))]
 
 
 def int4(report: dict[str, Any]) -> list[str]:
