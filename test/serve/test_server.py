@@ -14,11 +14,12 @@ import pytest
 from tiny_exports import export
 from tiny_networks import speech
 
+from distill.checkpoints.load import load_network
 from distill.decode.settings import DecodeConf
 from distill.decode.stream_results import silence_rule
 from distill.errors import UserError
 from distill.export.recognizer import Recognizer as OnnxRecognizer
-from distill.serve import rounds
+from distill.serve import models, rounds
 from distill.serve import server as server_module
 from distill.serve.client import in_real_time, pcm, pieces, recognize
 from distill.serve.rounds import BYTES_PER_S, WAITING_RESULTS
@@ -132,8 +133,8 @@ def test_results_are_those_of_the_recognizer(model, size):
 
 def test_successive_finals_at_silence(model, monkeypatch):
     """Noise makes the tiny student talk on, so its blank is made likely where it is quiet."""
-    server = Server(model)
-    network = server._network
+    loaded = load_network(model)
+    network = loaded.network
     with_silence = np.concatenate([speech(16000).numpy(), np.zeros(32000, np.float32)] * 3)[:-32000]
     stream_together = network.stream_together
 
@@ -147,7 +148,7 @@ def test_successive_finals_at_silence(model, monkeypatch):
     monkeypatch.setattr(network, "stream_together", blank_where_quiet)
 
     async def scenario():
-        monkeypatch.setattr(server_module, "load_network", lambda path: (network, server._token_list, server._config))
+        monkeypatch.setattr(models, "load_network", lambda path: loaded)
         async with serving(model) as (_, url):
             results = await finals(url, pieces(pcm(with_silence)))
             assert len(results) == 3
