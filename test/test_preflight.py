@@ -397,6 +397,14 @@ def test_frames_of_a_given_teacher(recipe):
     assert "conf/train_student_full.yaml: does not fit the teacher hf" in problem and "of 80 ms, are longer" in problem
 
 
+def test_a_teacher_that_keeps_its_tokens(recipe):
+    Path("hf").mkdir()
+    Path("hf/config.json").write_text(json.dumps({"model_type": "wav2vec2", "num_hidden_layers": 4}))
+    problems = check(teacher="hf", teacher_tokens="own")
+    assert len(problems) == 2 and all("its tokens are not this training's" in problem for problem in problems)
+    assert check(teacher_tokens="own")[0].startswith("--teacher_tokens own: needs a --teacher in Hugging Face's format")
+
+
 def test_limits_that_leave_too_little(recipe):
     durations(*([1.0] * 5 + [2.0] * 400 + [8.0] * 600))
     write("conf/init.yaml", TEACHER)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
@@ -346,6 +346,14 @@ def check_tokens(tokens: Sequence[str], where: str) -> None:
     for number, token in enumerate(tokens):
         if any(unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp") for character in token):
             raise UserError(f"{where}: token {number} is {ascii(token[:20])}, which has a control character; remove it")
+
+
+def case_of(tokens: Iterable[str]) -> Callable[[str], str]:
+    """The function that brings a text to the case of these tokens: str.lower, str.upper, or str if they have both."""
+    letters = "".join(token for token in tokens if not (token.startswith("<") and token.endswith(">")))
+    if letters == letters.lower():
+        return str.lower
+    return str.upper if letters == letters.upper() else str
 
 
 def check_network(conf: Mapping[str, Any], kind: str) -> Mapping[str, Any]:

@@ -17,6 +17,7 @@ from distill.configuration import (
     DistillConf,
     MaskConf,
     check_frames_compared,
+    check_tokens_compared,
     layer_map,
     read_conf,
     read_training_config,
@@ -205,8 +206,10 @@ def _frames(
         distill_conf = read_conf(DistillConf, "distill_conf", conf)
         assert distill_conf is not None
         check_frames_compared(distill_conf, teacher.frame_ms, student_frame_ms(network)[0])
+        if options["teacher_tokens"] == "own":
+            check_tokens_compared(distill_conf)
     except UserError as error:
-        if str(error).startswith(("frames", "its frames")):  # other errors are reported by another check
+        if str(error).startswith(("frames of", "its frames", "its tokens")):  # others are reported by another check
             source = options["teacher"] or options["teacher_config"]
             yield f"{training.path}: does not fit the teacher {source}: {error}"
 

@@ -31,12 +31,13 @@ CHOICES = {
     "target_dtype": ("float32", "float16", "compressed", "codebook"),
     "stage2_teacher": ("teacher", "student_full", "both"),
     "scoring": ("plain", "gigaspeech"),
+    "teacher_tokens": ("false", "true", "own"),
 }
 DECODERS = ("greedy", "beam", "wfst")
 DURATIONS: dict[str, tuple[str, ...]] = {  # seconds, and the words that may stand instead
     "min_wav_duration": (), "max_wav_duration": (), "teacher_init_max_s": ("", "auto"),
 }  # fmt: skip
-FLAGS = ("check", "dry_run", "allow_pipes", "unlabelled", "resample", "teacher_tokens", "allow_bad_teacher", "no_kd")
+FLAGS = ("check", "dry_run", "allow_pipes", "unlabelled", "resample", "allow_bad_teacher", "no_kd")
 LAST_STAGE = 16
 MOST_CPUS = 1024
 NUMBERS: dict[str, tuple[int, int]] = {  # whole numbers, their smallest and largest values
@@ -127,6 +128,8 @@ def check_together(options: Options) -> Iterator[str]:
         )
     if options["teacher_tokens"] == "true" and not (is_hugging_face(options) and options["token_type"] == "char"):
         yield "--teacher_tokens true: needs --token_type char and a --teacher in Hugging Face's format"
+    if options["teacher_tokens"] == "own" and (phones or not is_hugging_face(options)):
+        yield "--teacher_tokens own: needs a --teacher in Hugging Face's format, and another --token_type than phn"
     if options["unlabelled"] == "true" and not options["teacher"]:
         yield "--unlabelled true: needs a --teacher that is trained already"
     if float(options["min_wav_duration"]) >= float(options["max_wav_duration"]):

@@ -108,9 +108,8 @@ espnet_data() {
 }
 make_tokens() {
     espnet_data 5
-    if ${teacher_tokens}; then
-        "${steps}/adopt_teacher.sh" --show-tokens true "${teacher}" > "${token_list}.teacher"
-        mv "${token_list}.teacher" "${token_list}"
+    if [ "${teacher_tokens}" = true ]; then
+        "${steps}/adopt_teacher.sh" --show-tokens true "${teacher}" > "${token_list}.new"; mv "${token_list}"{.new,}
     fi
     "${steps}/check_data.sh" --token-list "${token_list}" --token-type "${token_type}" "${train_dir}" "${valid_dir}"
 }
@@ -178,10 +177,11 @@ train() {
 if wanted 7 && [ -n "${teacher}" ]; then
     how=${teacher} output='' inputs=("${teacher}/config.yaml")
     if ${hf_teacher}; then
-        how+=" ${token_type}" output=${expdir}/teacher inputs=("${teacher}/config.json" "${token_list}")
+        how+=" ${token_type}$([ "${teacher_tokens}" != own ] || echo ' own')" output=${expdir}/teacher inputs=("${teacher}/config.json" "${token_list}")
     fi
     run_stage "${stamps}/7" "adopt the teacher ${teacher}" "${how}" "${output}" "${inputs[@]}" -- \
-        "${steps}/adopt_teacher.sh" --token-list "${token_list}" --token-type "${token_type}" "${teacher}" "${expdir}/teacher"
+        "${steps}/adopt_teacher.sh" --token-list "${token_list}" --token-type "${token_type}" \
+        --own-tokens "${teacher_tokens}" "${teacher}" "${expdir}/teacher"
 elif wanted 7; then
     collect_stats
     init=() inputs=("${teacher_config}" "${stamps}/6" "${stamps}/9")
