@@ -402,6 +402,9 @@ def test_a_teacher_that_keeps_its_tokens(recipe):
     Path("hf/config.json").write_text(json.dumps({"model_type": "wav2vec2", "num_hidden_layers": 4}))
     problems = check(teacher="hf", teacher_tokens="own")
     assert len(problems) == 2 and all("its tokens are not this training's" in problem for problem in problems)
+    sequences = "--distill_conf beta=1.0 --distill_conf target=pseudo"
+    arguments = {"student_full_args": sequences, "student_stream_args": sequences}
+    assert check(teacher="hf", teacher_tokens="own", **arguments) == []
     assert check(teacher_tokens="own")[0].startswith("--teacher_tokens own: needs a --teacher in Hugging Face's format")
 
 

@@ -201,7 +201,9 @@ def _frames(
     conf: Mapping[str, Any],
     teacher: NetworkShape,
 ) -> Iterator[str]:
-    """Frames of logits that are to be compared, though the teacher's are longer than the student's."""
+    """Logits that are to be compared, though the teacher's frames are longer or its tokens are not the student's."""
+    if "distill_conf" in options.get(training.option.replace("_config", "_args"), ""):
+        return  # the training itself checks what it is given besides its configuration
     try:
         distill_conf = read_conf(DistillConf, "distill_conf", conf)
         assert distill_conf is not None
