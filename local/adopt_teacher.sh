@@ -9,7 +9,7 @@ Writes the CTC model of <model-dir>, in Hugging Face's format, as a teacher of t
 families. Where <model-dir> is a training of this toolkit, <teacher-dir> becomes a link to it.
 
   --token-list FILE    tokens of the students, one on each line (default: the model's own)
-  --own-tokens own     the teacher has the model's own tokens, in the case of those of the students (default: false)
+  --own-tokens true    the teacher has the model's own tokens, in the case of those of the students (default: false)
   --token-type TYPE    char, bpe, word or phn (default: char)
   --show-tokens true   only print the model's own tokens; <teacher-dir> is then left out"
 
@@ -30,5 +30,5 @@ if [ -e "$1/config.yaml" ]; then
 fi
 options=()
 if [ -n "${token_list}" ]; then options=(--token_list "${token_list}" --token_type "${token_type}"); fi
-if [ -z "${token_list}" ] || [ "${own_tokens}" = own ]; then options+=(--own_tokens); fi
+if [ -z "${token_list}" ] || ${own_tokens}; then options+=(--own_tokens); fi
 python3 -m distill.bin.adopt_teacher --model "$1" "${options[@]}" --output "$2"

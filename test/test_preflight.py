@@ -400,12 +400,12 @@ def test_frames_of_a_given_teacher(recipe):
 def test_a_teacher_that_keeps_its_tokens(recipe):
     Path("hf").mkdir()
     Path("hf/config.json").write_text(json.dumps({"model_type": "wav2vec2", "num_hidden_layers": 4}))
-    problems = check(teacher="hf", teacher_tokens="own")
+    problems = check(teacher="hf", keep_teacher_tokens="true")
     assert len(problems) == 2 and all("its tokens are not this training's" in problem for problem in problems)
     sequences = "--distill_conf beta=1.0 --distill_conf target=pseudo"
     arguments = {"student_full_args": sequences, "student_stream_args": sequences}
-    assert check(teacher="hf", teacher_tokens="own", **arguments) == []
-    assert check(teacher_tokens="own")[0].startswith("--teacher_tokens own: needs a --teacher in Hugging Face's format")
+    assert check(teacher="hf", keep_teacher_tokens="true", **arguments) == []
+    assert "needs a --teacher in Hugging Face's format" in check(keep_teacher_tokens="true")[0]
 
 
 def test_limits_that_leave_too_little(recipe):

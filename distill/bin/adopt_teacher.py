@@ -34,6 +34,10 @@ def main(argv: list[str] | None = None) -> None:
         from distill.checkpoints.fairseq2 import write_hugging_face
 
         return write_hugging_face(args.model, args.tokenizer, args.output)
+    if args.model.suffix == ".pth" and args.output is not None:
+        from distill.checkpoints.espnet import adopt_espnet
+
+        return adopt_espnet(args.model, args.output)
     if not args.show_tokens and (args.output is None or not (args.token_list or args.own_tokens)):
         raise UserError("adopt_teacher: give --output and --token_list or --own_tokens, or --show_tokens")
     require("transformers", extra="train")

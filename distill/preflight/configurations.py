@@ -208,7 +208,7 @@ def _frames(
         distill_conf = read_conf(DistillConf, "distill_conf", conf)
         assert distill_conf is not None
         check_frames_compared(distill_conf, teacher.frame_ms, student_frame_ms(network)[0])
-        if options["teacher_tokens"] == "own":
+        if options["keep_teacher_tokens"] == "true":
             check_tokens_compared(distill_conf)
     except UserError as error:
         if str(error).startswith(("frames of", "its frames", "its tokens")):  # others are reported by another check

@@ -31,6 +31,11 @@ def stages_7_and_8(world, family, folder, config, *more) -> None:
     """Adopt the recogniser of ``folder/hf`` as ``folder/exp``, and store its targets in ``folder/targets``."""
     tokens = ["--token_list", str(world.root / "tokens.txt"), "--token_type", "word"]
     adopt_teacher.main(["--model", str(folder / "hf"), *tokens, *more, "--output", str(folder / "exp")])
+    store_targets(world, folder, config)
+
+
+def store_targets(world, folder, config) -> None:
+    """Stage 8: the targets of ``folder/exp`` for a student, in ``folder/targets``."""
     (folder / "student.yaml").write_text(yaml.safe_dump(config))
     for part in ("train", "valid"):
         extract_targets.main(
@@ -100,6 +105,23 @@ def test_layers_with_longer_frames_than_the_students(world, tmp_path):
                 terms.append((pairs.mean(2) - target).square().mean())
         assert float(loss) > 0.1
         torch.testing.assert_close(loss, torch.stack(terms).mean(), rtol=1e-4, atol=1e-5)
+
+
+def test_an_experiment_of_espnet_through_the_stages(world, tmp_path):
+    """It is adopted by its weights' file; its tokens are the student's, its frames are 40 ms."""
+    from espnet_experiments import write_experiment
+
+    write_experiment(tmp_path / "asr", "conformer", "global_mvn")
+    config = changed(STUDENT, distill_conf={"beta": 1.0, "target": "pseudo"})
+    adopt_teacher.main(["--model", str(tmp_path / "asr/valid.loss.ave.pth"), "--output", str(tmp_path / "exp")])
+    assert network_shape(tmp_path / "exp") == (3, 16, 40, 40)
+    store_targets(world, tmp_path, config)
+    manifest = store.read_manifest(tmp_path / "targets/train")
+    assert (manifest["frame_ms"], manifest["hidden_ms"], manifest["layers"]) == (40, 40, [1, 3])
+    options = ["--teacher", str(tmp_path / "exp"), "--max_epoch", "1", *options_of(world, tmp_path / "targets")]
+    trained = world.train("of_espnet", config, *options)
+    stats = torch.load(trained / "checkpoint.pth", weights_only=False)["reporter"]["stats"][1]["train"]
+    assert all(math.isfinite(stats[term]) and stats[term] > 0 for term in ("loss", "loss_hidden", "loss_mmi"))
 
 
 LETTERS = ["<pad>", "<s>", "</s>", "<unk>", "|", *"LOWMIDHGE'"]
