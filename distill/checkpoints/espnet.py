@@ -50,7 +50,7 @@ def adopt_espnet(checkpoint: Path, output: Path) -> None:
         "encoder_conf": {key: value for key, value in encoder.items() if key not in UNUSED},
     }  # fmt: skip
     network_conf: dict[str, Any] = {"config": encoder_arguments(described, str(path))}
-    result = {
+    result: dict[str, Any] = {
         **{"network": "teacher", "network_conf": network_conf, "token_list": config.get("token_list")},
         **{"token_type": config.get("token_type"), "bpemodel": config.get("bpemodel")},
         "adopted_from": str(checkpoint.resolve()),

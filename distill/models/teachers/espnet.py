@@ -20,6 +20,9 @@ HALVINGS = {"conv2d": 2, "conv2d8": 3}  # of the frame rate, by the encoder's in
 class GlobalStatistics(nn.Module):
     """ESPnet's global_mvn, whose statistics are weights here: (B, T, D) and (B,) frames -> normalised, zero beyond."""
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, bins: int) -> None:
         super().__init__()
         self.register_buffer("mean", torch.zeros(bins))
