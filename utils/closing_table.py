@@ -92,15 +92,10 @@ class ExportedTeacher:
         """(N,) samples -> (1, T, V)."""
         return self.session.run(None, {"speech": audio[None]})[0]
 
-    def reset(self) -> None:
-        """Nothing is kept between utterances."""
-
-    def accept_waveform(self, audio: np.ndarray) -> None:
+    def recognize(self, audio: np.ndarray) -> np.ndarray:
+        """Ids of the tokens of (N,) samples."""
         best = self.logits(audio)[0].argmax(-1)
-        self.tokens = best[(best != 0) & np.diff(best, prepend=0).astype(bool)]
-
-    def finish(self) -> None:
-        """The whole utterance was recognised already."""
+        return best[(best != 0) & np.diff(best, prepend=0).astype(bool)]
 
 
 def measure(expdir: Path, data_dir: Path, num_utts: int, rounds: int) -> list[dict[str, Any]]:
@@ -108,19 +103,19 @@ def measure(expdir: Path, data_dir: Path, num_utts: int, rounds: int) -> list[di
     import torch
 
     from distill.audio import read_audio, read_wav_scp
-    from distill.bench.speed import exported_sessions, seconds, sessions_of
+    from distill.bench.speed import exported_recognizers, recognizers_of, seconds
     from distill.checkpoints.load import load_network
 
     torch.set_num_threads(1)
     utterances = [read_audio(path) for path in list(read_wav_scp(data_dir / "wav.scp").values())[:num_utts]]
     audio_s = sum(map(len, utterances)) / 16000
     entries: list[tuple[dict[str, Any], Any]] = [
-        *sessions_of(expdir / "teacher", []),
-        *sessions_of(expdir / "student_stream", [CHUNK_MS]),
+        *recognizers_of(expdir / "teacher", []),
+        *recognizers_of(expdir / "student_stream", [CHUNK_MS]),
     ]
     teacher_row, student_row = (row for row, _ in entries)
-    exported = exported_sessions(expdir / "export", student_row, [CHUNK_MS])
-    entries += [(row, session) for row, session in exported if row["runtime"].endswith("float32")]
+    exported = exported_recognizers(expdir / "export", student_row, [CHUNK_MS])
+    entries += [(row, recognizer) for row, recognizer in exported if row["runtime"].endswith("float32")]
     teacher = load_network(expdir / "teacher").network
     entries.append(({**teacher_row, "runtime": "onnxruntime float32"}, ExportedTeacher(teacher, utterances)))  # type: ignore[arg-type]
     times: list[list[float]] = [[] for _ in entries]

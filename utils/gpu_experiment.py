@@ -44,7 +44,7 @@ from distill.models.student import Student
 from distill.models.teacher import Teacher
 from distill.scoring.counts import count_errors
 from distill.scoring.significance import bootstrap
-from distill.streaming import StreamingRecognizer
+from distill.streaming import Recognizer
 from distill.training.distill_model import DistillModel
 from distill.training.loss_terms import greedy_tokens
 
@@ -438,13 +438,11 @@ class Experiment:
     def streamed_identical(
         self, network: NETWORK, config: dict[str, Any], recordings: Recordings, texts: list[str], count: int = 4
     ) -> str:
-        """Of the first utterances, how many a session at 480 ms recognises as the batch did."""
-        session = StreamingRecognizer(network, self.corpus.tokens, config, 480)
+        """Of the first utterances, how many a stream at 480 ms recognises as the batch did."""
+        recognizer = Recognizer(network, self.corpus.tokens, config, 480)
         identical = 0
         for audio, text in list(zip(recordings.audio, texts, strict=True))[:count]:
-            session.accept_waveform(audio.astype(np.float32) / 32768)
-            identical += session.finish()["text"] == text
-            session.reset()
+            identical += recognizer.recognize(audio.astype(np.float32) / 32768)["text"] == text
         return f"{identical}/{min(count, len(texts))}"
 
     def report(self) -> None:

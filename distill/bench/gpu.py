@@ -41,7 +41,7 @@ from distill.models.student import Student
 from distill.models.teacher import Teacher
 from distill.recognition.decode import BatchConf, Setting, SetToDecode, decode_set
 from distill.recognition.hypotheses import HypothesisFile
-from distill.streaming import StreamingRecognizer, accept_together
+from distill.streaming import Recognizer
 from distill.targets.compute import extract_shard
 from distill.targets.store import hidden_stream
 from distill.targets.wanted import Wanted
@@ -328,17 +328,19 @@ def streams(device: Device, sizes: Sizes) -> Iterator[dict[str, Any]]:
         torch.manual_seed(0)
         network = Student(len(TOKENS), **sizes.student_conf(name)).to(device.device).eval()
         for count in sizes.sessions:
-            first = StreamingRecognizer(network, TOKENS, config)
-            sessions = [first, *(first.new_session() for _ in range(count - 1))]
-            pieces = 0.05 * torch.randn(count, first.step_ms * SAMPLE_RATE // 1000)
+            recognizer = Recognizer(network, TOKENS, config)
+            streams = [recognizer.create_stream() for _ in range(count)]
+            pieces = 0.05 * torch.randn(count, recognizer.step_ms * SAMPLE_RATE // 1000)
 
-            def turn(sessions: list = sessions, pieces: Tensor = pieces) -> None:
-                accept_together(sessions, list(pieces))
+            def turn(recognizer: Recognizer = recognizer, streams: list = streams, pieces: Tensor = pieces) -> None:
+                for stream, piece in zip(streams, pieces, strict=True):
+                    stream.accept(piece)
+                recognizer.decode(streams)
 
             for _ in range(sizes.rounds):
                 turn()
             seconds = device.seconds(turn)
-            row = {"network": name.upper(), "sessions": count, "round_s": seconds, "step_s": first.step_ms / 1000}
+            row = {"network": name.upper(), "sessions": count, "round_s": seconds, "step_s": recognizer.step_ms / 1000}
             yield row | device.counts(turn)._asdict()
 
 

@@ -16,18 +16,21 @@ from distill.bench.parts import first_utterances, warn_if_busy, write_json
 from distill.errors import UserError
 
 if TYPE_CHECKING:
-    from distill.streaming.recognizer import Result, StreamingRecognizer, TokenResult
+    from distill.decode.stream_results import Result, TokenResult
+    from distill.decode.streams import BaseRecognizer
 
 PIECE = 160  # samples that arrive at a time, 10 ms
 
 
-def stream(session: StreamingRecognizer, audio: np.ndarray) -> list[Result]:
+def recognise(recognizer: BaseRecognizer, audio: np.ndarray) -> list[Result]:
     """Recognise one utterance as it arrives in pieces; all results, the final one last."""
-    session.reset()
+    stream = recognizer.create_stream()
     results: list[Result] = []
     for start in range(0, len(audio), PIECE):
-        results += session.accept_waveform(audio[start : start + PIECE])
-    return [*results, session.finish()]
+        stream.accept(audio[start : start + PIECE])
+        results += stream.decode()
+    stream.finish()
+    return results + stream.decode()
 
 
 def paired(student: list[TokenResult], teacher: list[TokenResult]) -> list[tuple[int, int]]:
@@ -46,15 +49,13 @@ def emitted_at(results: list[Result]) -> list[float]:
 
 
 def measure(
-    session: StreamingRecognizer, teacher: StreamingRecognizer, utterances: list[np.ndarray], progress: Any
+    recognizer: BaseRecognizer, teacher: BaseRecognizer, utterances: list[np.ndarray], progress: Any
 ) -> dict[str, Any]:
     """Latencies in ms at one chunk length, over all utterances; ``progress`` has a method update."""
     compute, delays, shifts, first = [], [], [], []
     for audio in utterances:
-        teacher.reset()
-        teacher.accept_waveform(audio)
-        aligned = teacher.finish()["tokens"]
-        results = stream(session, audio)
+        aligned = teacher.recognize(audio)["tokens"]
+        results = recognise(recognizer, audio)
         compute += [1000 * result["emitted_after_s"] for result in results[:-1]]
         tokens, emitted = results[-1]["tokens"], emitted_at(results)
         pairs = paired(tokens, aligned)
@@ -69,14 +70,14 @@ def measure(
     def median(values: list[float]) -> float | None:
         return float(np.median(values)) if values else None
 
-    worst, mean = session.wait_ms
+    worst, mean = recognizer.wait_ms
     return {
-        "chunk_ms": session.chunk_ms,
+        "chunk_ms": recognizer.chunk_ms,
         "wait_worst_ms": worst,
         "wait_mean_ms": mean,
         "compute_median_ms": float(np.median(compute)),
         "compute_p99_ms": float(np.percentile(compute, 99)),
-        "compute_share": float(np.median(compute)) / session.step_ms,
+        "compute_share": float(np.median(compute)) / recognizer.step_ms,
         "delay_median_ms": median(delays),
         "delay_p90_ms": float(np.percentile(delays, 90)) if delays else None,
         "shift_median_ms": median(shifts),
@@ -130,18 +131,20 @@ def measure_latency(
     from tqdm import tqdm
 
     warn_if_busy()
-    from distill.streaming.recognizer import StreamingRecognizer
+    from distill.streaming import Recognizer
 
     torch.set_num_threads(threads)
     utterances = first_utterances(data_dir, num_utts)
-    aligner = StreamingRecognizer.from_pretrained(teacher, chunk_ms=None)
+    aligner = Recognizer.from_pretrained(teacher, chunk_ms=None)
     rows = []
     with tqdm(total=len(chunk_ms) * len(utterances), desc="latency", unit="utt", mininterval=1) as progress:
         for length in chunk_ms:
-            session = StreamingRecognizer.from_pretrained(model, chunk_ms=length)
-            if not session.streaming:
+            recognizer = Recognizer.from_pretrained(model, chunk_ms=length)
+            if not recognizer.streaming:
                 raise UserError(f"{model}: not a streaming student (chunk_conf); give the directory of one")
-            stream(session, np.zeros(3 * SAMPLE_RATE, np.float32))  # the first pass allocates memory: not measured
-            rows.append(measure(session, aligner, utterances, progress))
+            recognise(
+                recognizer, np.zeros(3 * SAMPLE_RATE, np.float32)
+            )  # the first pass allocates memory: not measured
+            rows.append(measure(recognizer, aligner, utterances, progress))
     print(table(rows))
     write_json(output, {"data": data_dir.name, "threads": threads, "latency": rows})

@@ -44,7 +44,7 @@ class TorchNetwork:
 
     def __init__(self, system: str) -> None:
         self.network = build(system)
-        self.sessions: dict[int, Any] = {}
+        self.streams: dict[int, Any] = {}
 
     def whole(self, attention: str | None) -> float:
         """Compute 15 s of audio at once, with one of Hugging Face's attention implementations; seconds of audio."""
@@ -58,34 +58,35 @@ class TorchNetwork:
         return WHOLE_S
 
     def stream(self, chunk_ms: int, seconds: float) -> float:
-        """Feed a session, which goes on with each call; seconds of audio."""
-        from distill.streaming import StreamingRecognizer
+        """Feed a stream, which goes on with each call; seconds of audio."""
+        from distill.streaming import Recognizer
 
-        if chunk_ms not in self.sessions:
-            self.sessions[chunk_ms] = StreamingRecognizer(self.network, TOKENS, CONFIG, chunk_ms)  # type: ignore[arg-type]
-        return feed(self.sessions[chunk_ms], chunk_ms, seconds)
+        if chunk_ms not in self.streams:
+            self.streams[chunk_ms] = Recognizer(self.network, TOKENS, CONFIG, chunk_ms).create_stream()  # type: ignore[arg-type]
+        return feed(self.streams[chunk_ms], chunk_ms, seconds)
 
 
 class ExportedModel:
     """An exported model in onnxruntime."""
 
     def __init__(self, path: str, threads: int) -> None:
-        from distill.export.recognizer import OnnxModel, OnnxRecognizer
+        from distill.export.recognizer import OnnxModel, Recognizer
 
-        self.session = OnnxRecognizer(OnnxModel(path, threads))
+        self._stream = Recognizer(OnnxModel(path, threads)).create_stream()
 
     def stream(self, chunk_ms: int, seconds: float) -> float:
-        """Feed the session, which goes on with each call; seconds of audio."""
-        return feed(self.session, chunk_ms, seconds)
+        """Feed the stream, which goes on with each call; seconds of audio."""
+        return feed(self._stream, chunk_ms, seconds)
 
 
-def feed(session: Any, chunk_ms: int, seconds: float) -> float:
+def feed(stream: Any, chunk_ms: int, seconds: float) -> float:
     """Feed whole chunks of noise, at least ``seconds``; seconds of audio."""
     piece = chunk_ms * SAMPLE_RATE // 1000
     count = int(-(-seconds * SAMPLE_RATE // piece))
     audio = noise(count * chunk_ms / 1000)
     for start in range(0, len(audio), piece):
-        session.accept_waveform(audio[start : start + piece])
+        stream.accept(audio[start : start + piece])
+        stream.decode()
     return count * chunk_ms / 1000
 
 

@@ -15,35 +15,36 @@ from distill.bench.parts import first_utterances, warn_if_busy, write_json
 from distill.errors import UserError
 
 if TYPE_CHECKING:
-    from distill.export.recognizer import OnnxRecognizer
-    from distill.streaming.recognizer import StreamingRecognizer
-
-    Session = StreamingRecognizer | OnnxRecognizer
+    from distill.decode.streams import BaseRecognizer
 
 Row = dict[str, Any]  # system, runtime, latency_ms, params, model_bytes; then threads, rtf, rtf_least, rtf_largest
 
 
-def recognise(session: Session, audio: np.ndarray) -> None:
+def recognise(recognizer: BaseRecognizer, audio: np.ndarray) -> None:
     """Recognise one utterance, in pieces as long as the time between two chunks; at once if there are no chunks."""
-    session.reset()
-    piece = session.step_ms * SAMPLE_RATE // 1000 if session.streaming else max(1, len(audio))
+    if not recognizer.streaming:
+        recognizer.recognize(audio)
+        return
+    stream, piece = recognizer.create_stream(), recognizer.step_ms * SAMPLE_RATE // 1000
     for start in range(0, len(audio), piece):
-        session.accept_waveform(audio[start : start + piece])
-    session.finish()
+        stream.accept(audio[start : start + piece])
+        stream.decode()
+    stream.finish()
+    stream.decode()
 
 
-def seconds(session: Session, utterances: list[np.ndarray]) -> float:
+def seconds(recognizer: BaseRecognizer, utterances: list[np.ndarray]) -> float:
     """Computation time of all utterances."""
     started = time.perf_counter()
     for audio in utterances:
-        recognise(session, audio)
+        recognise(recognizer, audio)
     return time.perf_counter() - started
 
 
-def sessions_of(directory: Path, chunks: list[int]) -> list[tuple[Row, Session]]:
-    """A row and a session for each chunk length of a trained streaming network; one for any other network."""
+def recognizers_of(directory: Path, chunks: list[int]) -> list[tuple[Row, BaseRecognizer]]:
+    """A row and a recogniser for each chunk length of a trained streaming network; one for any other network."""
     from distill.checkpoints.load import load_network
-    from distill.streaming.recognizer import StreamingRecognizer
+    from distill.streaming import Recognizer
 
     network, token_list, config = load_network(directory)
     weights = list(network.parameters())
@@ -53,29 +54,29 @@ def sessions_of(directory: Path, chunks: list[int]) -> list[tuple[Row, Session]]
         "params": sum(p.numel() for p in weights),
         "model_bytes": sum(p.numel() * p.element_size() for p in weights),
     }
-    sessions: list[tuple[Row, Session]] = []
+    recognizers: list[tuple[Row, BaseRecognizer]] = []
     for chunk_ms in chunks:
-        session = StreamingRecognizer(network, token_list, config, chunk_ms)
-        if session.streaming:
-            sessions.append(({**row, "latency_ms": chunk_ms}, session))
-    return sessions or [({**row, "latency_ms": None}, StreamingRecognizer(network, token_list, config, None))]
+        recognizer = Recognizer(network, token_list, config, chunk_ms)
+        if recognizer.streaming:
+            recognizers.append(({**row, "latency_ms": chunk_ms}, recognizer))
+    return recognizers or [({**row, "latency_ms": None}, Recognizer(network, token_list, config, None))]
 
 
-def exported_sessions(export: Path, row: Row, chunks: list[int]) -> list[tuple[Row, Session]]:
-    """Rows and sessions of the exported models of a network whose row in torch is ``row``."""
+def exported_recognizers(export: Path, row: Row, chunks: list[int]) -> list[tuple[Row, BaseRecognizer]]:
+    """Rows and recognisers of the exported models of a network whose row in torch is ``row``."""
     from distill.export import exported
-    from distill.export.recognizer import OnnxModel, OnnxRecognizer
+    from distill.export.recognizer import OnnxModel, Recognizer
 
     if not exported(export):
         raise UserError(f"{export}: holds no exported model; make one with stage 15 or python -m distill.bin.export")
-    sessions: list[tuple[Row, Session]] = []
+    recognizers: list[tuple[Row, BaseRecognizer]] = []
     for chunk_ms in chunks:
         for kind, end in (("float32", ".onnx"), ("int8", ".int8.onnx")):
             path = export / f"student_{chunk_ms}ms{end}"
             if path.is_file():
                 about = {"runtime": f"onnxruntime {kind}", "latency_ms": chunk_ms, "model_bytes": path.stat().st_size}
-                sessions.append(({**row, **about}, OnnxRecognizer(OnnxModel(path))))
-    return sessions
+                recognizers.append(({**row, **about}, Recognizer(OnnxModel(path))))
+    return recognizers
 
 
 def measure_speed(
@@ -104,9 +105,9 @@ def measure_speed(
     torch.set_num_threads(1)
     utterances = first_utterances(data_dir, num_utts)
     audio_s = sum(map(len, utterances)) / SAMPLE_RATE
-    measured = [pair for model in models for pair in sessions_of(model, chunk_ms)]
+    measured = [pair for model in models for pair in recognizers_of(model, chunk_ms)]
     if export is not None:
-        measured += exported_sessions(export, measured[-1][0], chunk_ms)
+        measured += exported_recognizers(export, measured[-1][0], chunk_ms)
     factors = real_time_factors([session for _, session in measured], utterances, audio_s, rounds)
     rows = [
         {**row, "threads": 1, "rtf": statistics.median(rtfs), "rtf_least": min(rtfs), "rtf_largest": max(rtfs)}
@@ -125,15 +126,15 @@ def measure_speed(
 
 
 def real_time_factors(
-    sessions: list[Session], utterances: list[np.ndarray], audio_s: float, rounds: int
+    recognizers: list[BaseRecognizer], utterances: list[np.ndarray], audio_s: float, rounds: int
 ) -> list[list[float]]:
-    """Real-time factors of each session by round; the sessions take turns within a round."""
+    """Real-time factors of each recogniser by round; they take turns within a round."""
     from tqdm import tqdm
 
-    factors: list[list[float]] = [[] for _ in sessions]
-    with tqdm(total=(rounds + 1) * len(sessions), desc="speed", unit="run", mininterval=1) as progress:
+    factors: list[list[float]] = [[] for _ in recognizers]
+    with tqdm(total=(rounds + 1) * len(recognizers), desc="speed", unit="run", mininterval=1) as progress:
         for number in range(rounds + 1):
-            for session, rtfs in zip(sessions, factors, strict=True):
+            for session, rtfs in zip(recognizers, factors, strict=True):
                 if number:
                     rtfs.append(seconds(session, utterances) / audio_s)
                 else:  # the first pass allocates memory: not measured

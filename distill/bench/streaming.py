@@ -18,7 +18,7 @@ import torch
 from distill.audio import SAMPLE_RATE
 from distill.bench.parts import CONFIG, TOKENS, benchmark_parser, noise, peak_mb, random_student, write_json
 from distill.models.student import Student
-from distill.streaming import StreamingRecognizer, accept_together
+from distill.streaming import Recognizer
 
 CHUNK_MS = 480
 PIECE = CHUNK_MS * SAMPLE_RATE // 1000
@@ -27,43 +27,48 @@ WARM_UP = 13  # chunks, after which the history of 6 s is full
 
 def chunk_times(network: Student, seconds: float) -> np.ndarray:
     """Milliseconds of computation of each chunk of a stream, once its history is full."""
-    session = StreamingRecognizer(network, TOKENS, CONFIG, CHUNK_MS)
+    stream = Recognizer(network, TOKENS, CONFIG, CHUNK_MS).create_stream()
     audio, times = noise(seconds), []
     for start in range(0, len(audio), PIECE):
-        times += [result["emitted_after_s"] for result in session.accept_waveform(audio[start : start + PIECE])]
+        stream.accept(audio[start : start + PIECE])
+        times += [result["emitted_after_s"] for result in stream.decode()]
     return 1000 * np.array(times[WARM_UP:])
 
 
 def batched(network: Student, count: int, seconds: float) -> tuple[float, float]:
-    """Seconds of computation for ``count`` sessions: one after another, and in one batch."""
+    """Seconds of computation for ``count`` streams: one after another, and in one batch."""
     audio = [noise(seconds, seed) for seed in range(count)]
+    recognizer = Recognizer(network, TOKENS, CONFIG, CHUNK_MS)
     texts: list[list[str]] = []
     times = []
     for one_batch in (False, True):
-        sessions = [StreamingRecognizer(network, TOKENS, CONFIG, CHUNK_MS) for _ in audio]
+        streams = [recognizer.create_stream() for _ in audio]
+        batches = [streams] if one_batch else [[stream] for stream in streams]
         started = time.perf_counter()
         for start in range(0, len(audio[0]), PIECE):
-            if one_batch:
-                accept_together(sessions, [samples[start : start + PIECE] for samples in audio])
-            else:
-                for session, samples in zip(sessions, audio, strict=True):
-                    session.accept_waveform(samples[start : start + PIECE])
-        texts.append([session.finish()["text"] for session in sessions])
+            for stream, samples in zip(streams, audio, strict=True):
+                stream.accept(samples[start : start + PIECE])
+            for batch in batches:
+                recognizer.decode(batch)
+        for stream in streams:
+            stream.finish()
+        texts.append([results[-1]["text"] for batch in batches for results in recognizer.decode(batch)])
         times.append(time.perf_counter() - started)
     if texts[0] != texts[1]:
-        sys.exit("error: sessions in one batch gave another text than alone")
+        sys.exit("error: streams in one batch gave another text than alone")
     return times[0], times[1]
 
 
 def long_session(network: Student, minutes: int) -> list[tuple[float, float]]:
     """(real-time factor, peak memory in MB) of every minute of one session."""
-    session = StreamingRecognizer(network, TOKENS, CONFIG, CHUNK_MS)
+    stream = Recognizer(network, TOKENS, CONFIG, CHUNK_MS).create_stream()
     figures = []
     for minute in range(minutes):
         audio = noise(60, minute)
         started = time.perf_counter()
         for start in range(0, len(audio), PIECE):
-            session.accept_waveform(audio[start : start + PIECE])
+            stream.accept(audio[start : start + PIECE])
+            stream.decode()
         seconds = time.perf_counter() - started
         figures.append((seconds / 60, peak_mb()))
     return figures

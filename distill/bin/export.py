@@ -6,6 +6,7 @@
 writes for every chunk length
 
     student_480ms.onnx, student_480ms.int8.onnx   for distill.export.recognizer, in onnxruntime
+    streams_480ms.onnx, streams_480ms.int8.onnx   the same for many streams at once, for servers
     sherpa_480ms.onnx, sherpa_480ms.int8.onnx     for sherpa-onnx, as a model of its type zipformer2-ctc (students with
                                                   the log-mel front end) or t-one (raw audio)
     tokens.txt                                    for sherpa-onnx

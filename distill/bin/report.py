@@ -3,7 +3,8 @@
     python -m distill.bin.report --expdir exp --data dump/raw --valid_set valid
 
 writes EXPDIR/report/index.html, which needs no other file and no network. It shows what is there: results.json of
-stage 13, bench.json of stage 14, the trainings' configurations and losses, and the decoded utterances.
+stage 13, bench.json of stage 14, the trainings' configurations and losses, and the decoded utterances. The results
+of experiments in directories beside EXPDIR (exp_s5, exp_seed1 ...) join the plot of errors against size.
 """
 
 from __future__ import annotations
@@ -25,6 +26,12 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--valid_set", default="valid", help="for the similarity of layers (default: valid)")
     parser.add_argument("--num_errors", type=int, default=12, help="utterances with errors to show (default: 12)")
     parser.add_argument("--num_utts", type=int, default=8, help="utterances for the similarity; 0: none (default: 8)")
+    parser.add_argument(
+        "--num_alignments",
+        type=int,
+        default=3,
+        help="utterances whose tokens are shown over the spectrogram; 0: none (default: 3)",
+    )
     parser.add_argument("--output", type=Path, help="file to write (default: EXPDIR/report/index.html)")
     write_report(**vars(parser.parse_args(argv)))
 

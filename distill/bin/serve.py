@@ -14,6 +14,8 @@ import math
 from pathlib import Path
 
 from distill.bin.arguments import new_parser
+from distill.bin.decoding_arguments import add_decoding, decode_conf
+from distill.decode.settings import DECODERS
 from distill.errors import UserError, cli, require
 
 
@@ -31,6 +33,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--sessions_per_address", type=int, default=12, help="clients of one address (default: 12)")
     parser.add_argument("--session_s", type=float, default=3600, help="longest session (default: 3600)")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads of the computation (default: 1)")
+    parser.add_argument("--decoder", choices=DECODERS, default="greedy", help="(default: greedy)")
+    add_decoding(parser)
     args = parser.parse_args(argv)
     if min(args.threads, args.sessions, args.sessions_per_address) < 1 or not 0 < args.session_s < math.inf:
         raise UserError("--threads, --sessions, --sessions_per_address, --session_s: give positive numbers")
@@ -42,7 +46,8 @@ def main(argv: list[str] | None = None) -> None:
     from distill.serve.server import Server, serve
 
     limits = Limits(args.sessions, args.sessions_per_address, session_s=args.session_s)
-    server = Server(args.model, args.chunk_ms, args.endpoint_ms, limits, args.origin)
+    decoding = decode_conf(args, args.decoder)
+    server = Server(args.model, args.chunk_ms, args.endpoint_ms, limits, args.origin, decoding)
     serve(server, args.host, args.port, args.certificate, args.threads)
 
 

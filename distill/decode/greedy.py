@@ -40,11 +40,11 @@ class GreedySearch:
 
     def __init__(self) -> None:
         self.frames = 0
+        self._last_id = 0  # of the previous frame; 0 is blank
         self._start_utterance()
 
     def _start_utterance(self) -> None:
         self.tokens: list[Token] = []
-        self._last_id = 0  # of the previous frame; 0 is blank
         self._posterior_sum = 0.0  # of the last token, over its frames
         self._score = 0.0
 
@@ -61,9 +61,10 @@ class GreedySearch:
     def _add_frame(self, token_id: int, posterior: float) -> None:
         end = self.frames + 1
         if token_id and token_id == self._last_id:  # the last token lasts one frame longer
-            start = self.tokens[-1].start_frame
-            self._posterior_sum += posterior
-            self.tokens[-1] = Token(token_id, start, end, self._posterior_sum / (end - start))
+            if self.tokens:  # else it is of the utterance before
+                start = self.tokens[-1].start_frame
+                self._posterior_sum += posterior
+                self.tokens[-1] = Token(token_id, start, end, self._posterior_sum / (end - start))
         elif token_id:
             self._posterior_sum = posterior
             self.tokens.append(Token(token_id, self.frames, end, posterior))
@@ -72,7 +73,7 @@ class GreedySearch:
     @property
     def settled(self) -> int:
         """Number of tokens that cannot change any more: all, but the last one while its frames may continue."""
-        return len(self.tokens) - (self._last_id != 0)
+        return max(0, len(self.tokens) - (self._last_id != 0))
 
     @property
     def best(self) -> Hypothesis:

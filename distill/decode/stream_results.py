@@ -6,8 +6,10 @@ neither of the two.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, TypedDict
 
 from distill.audio import SAMPLE_RATE, first_sound
@@ -37,15 +39,60 @@ class TokenResult(TypedDict):
 class Result(TypedDict):
     """What is recognised of the current utterance.
 
-    ``audio_s`` is the length of the audio received so far, ``emitted_after_s`` the time between the arrival of the
-    piece of audio that completed the result and the result itself; both are in seconds.
+    ``text`` begins with ``stable``: the words that no further audio changes; those behind them are tentative.
+    ``start_s`` is the beginning of the utterance, that is the end of the one before it. ``endpoint`` says what ended a
+    final result: one of the :class:`EndpointRules`, or "end" of the audio; None for a partial one. ``audio_s`` is the
+    length of the audio received so far, ``emitted_after_s`` the time between the arrival of the piece of audio that
+    completed the result and the result itself; all times are in seconds.
     """
 
     event: str  # "partial" or "final"
     text: str
+    stable: str
+    start_s: float
+    endpoint: str | None
     audio_s: float
     emitted_after_s: float
     tokens: list[TokenResult]
+
+
+@dataclass(frozen=True)
+class EndpointRules:
+    """When an utterance ends, in milliseconds; a rule that is None ends none. Rules are checked after each chunk.
+
+    Attributes:
+        silence: of silence behind the last token.
+        empty: of silence without any token.
+        length: of an utterance; while a token lasts it goes on, up to twice as long.
+
+    Raises:
+        UserError: one is not positive.
+    """
+
+    silence: int | None = None
+    empty: int | None = None
+    length: int | None = None
+
+    def __post_init__(self) -> None:
+        for rule in fields(self):
+            value = getattr(self, rule.name)
+            if value is not None and value <= 0:
+                raise UserError(f"endpoint rule {rule.name}: {value} ms must be positive")
+
+
+def silence_rule(endpoint_ms: int | None) -> EndpointRules:
+    """The rule that ``endpoint_ms`` of silence behind the last token end an utterance; None: no rule does.
+
+    Raises:
+        UserError: it is not positive.
+    """
+    if endpoint_ms is not None and endpoint_ms <= 0:
+        raise UserError(f"endpoint_ms: {endpoint_ms} must be positive")
+    return EndpointRules(silence=endpoint_ms)
+
+
+NO_RULES = EndpointRules()
+SHERPA_RULES = EndpointRules(silence=1200, empty=2400, length=20000)  # sherpa-onnx's defaults
 
 
 class StreamDecoder:
@@ -57,15 +104,13 @@ class StreamDecoder:
         token_list: tokens by id, blank first.
         token_type: char, bpe, word or phn.
         frame_ms: milliseconds per frame.
-        endpoint_ms: an utterance ends after this much silence behind its last token, checked at the end of each chunk;
-            None: only the end of the stream ends it.
+        rules: only the end of the stream ends an utterance without any.
         new_search: creates the search of a stream.
 
     Attributes:
         hypotheses: of the last final result, best first.
-
-    Raises:
-        UserError: ``endpoint_ms`` is not positive.
+        samples: received so far.
+        ended: whether :meth:`finish` was called.
     """
 
     def __init__(
@@ -73,21 +118,19 @@ class StreamDecoder:
         token_list: Sequence[str],
         token_type: str,
         frame_ms: int,
-        endpoint_ms: int | None,
+        rules: EndpointRules,
         new_search: Callable[[], Search],
     ) -> None:
-        if endpoint_ms is not None and endpoint_ms <= 0:
-            raise UserError(f"endpoint_ms: {endpoint_ms} must be positive")
         self._token_list, self._token_type, self._frame_s = token_list, token_type, frame_ms / 1000
-        self._endpoint_frames = None if endpoint_ms is None else -(-endpoint_ms // frame_ms)
+        self._rules = {
+            rule.name: -(-getattr(rules, rule.name) // frame_ms)  # frames
+            for rule in fields(rules)
+            if getattr(rules, rule.name) is not None
+        }
         self._new_search = new_search
-        self.reset()
-
-    def reset(self) -> None:
-        """Begin a new stream."""
         self.samples = 0
         self.hypotheses: list[Hypothesis] = []
-        self._ended = False
+        self.ended = False
         self._first_sound: int | None = None  # in samples
         self._silences: list[tuple[float, float]] = []  # begin and length in seconds of those that flush put in
         self._arrival = time.perf_counter()
@@ -95,70 +138,66 @@ class StreamDecoder:
 
     def _start_search(self) -> None:
         self._search = self._new_search()
+        self._begin = 0  # frame at which the utterance begins
         # Tokens of the last result; the first ``_settled`` of them can be reused in the next one.
         self._tokens: list[TokenResult] = []
         self._settled = 0
 
     def receive(self, audio: np.ndarray) -> None:
-        """Note (n,) samples that arrive now. ``emitted_after_s`` of the next results is measured from this call.
-
-        Raises:
-            RuntimeError: the stream has ended.
-        """
-        if self._ended:
-            raise RuntimeError("the stream has ended; call reset() first")
+        """Note (n,) samples that arrive now. ``emitted_after_s`` of the next results is measured from this call."""
         self._arrival = time.perf_counter()
         if self._first_sound is None and (sound := first_sound(audio)) is not None:
             self._first_sound = self.samples + sound
         self.samples += len(audio)
 
-    def accept(self, scores: Tensor | np.ndarray, chunk_frames: int) -> list[Result]:
-        """Decode the (t, V) logits or log-probabilities of whole chunks, each of ``chunk_frames`` of them.
+    def put_in(self, samples: int, place: int) -> None:
+        """Note silence that does not count as audio, behind the first ``place`` samples; none is put in before it."""
+        begin = place / SAMPLE_RATE + sum(length for _, length in self._silences)
+        self._silences.append((begin, samples / SAMPLE_RATE))
+
+    def accept(self, scores: Tensor | np.ndarray) -> list[Result]:
+        """Decode the (t, V) logits or log-probabilities of a chunk.
 
         Returns:
-            a final result for each utterance that ends, then the partial result; nothing if t is 0.
+            the final result, if the utterance ends.
         """
-        if not len(scores):
+        self._search.accept(scores)  # type: ignore[arg-type]
+        rule = self._rule()
+        if rule is None:
             return []
-        # Endpoints are checked chunk by chunk, so that they do not depend on how the audio was cut into pieces.
-        step = len(scores) if self._endpoint_frames is None else chunk_frames
-        results = []
-        for first in range(0, len(scores), step):
-            self._search.accept(scores[first : first + step])  # type: ignore[arg-type]
-            if self._at_endpoint():
-                final = self._final()
-                if not self._silent:
-                    results.append(final)
-        if not results or self._search.best.tokens:
-            results.append(self._partial())
-        return results
+        begin, guessed = self._begin, rule == "silence" and self._silent
+        final = self._final(rule)
+        if not guessed:
+            return [final]
+        self._begin = begin
+        return []
 
-    def accept_again(self, scores: Tensor | np.ndarray) -> Result:
+    def accept_last(self, scores: Tensor | np.ndarray | BestTokens) -> None:
+        """Decode the (t, V) scores of a chunk behind the end of the audio, where no rule ends the utterance.
+
+        Greedy decoding also takes the best tokens of t frames.
+        """
+        self._search.accept(scores)  # type: ignore[arg-type]
+
+    def accept_again(self, scores: Tensor | np.ndarray) -> None:
         """Decode the (T, V) scores of all audio from its beginning, in place of what was decoded so far."""
         self._start_search()
         self._search.accept(scores)  # type: ignore[arg-type]
-        return self._partial()
 
-    def flush(self, samples: int, scores: Tensor | np.ndarray, chunk_frames: int) -> list[Result]:
-        """The same for the (t, V) scores after ``samples`` of silence, which do not count as audio, were put in."""
-        begin = self.samples / SAMPLE_RATE + sum(length for _, length in self._silences)
-        self._silences.append((begin, samples / SAMPLE_RATE))
-        return self.accept(scores, chunk_frames)
+    @property
+    def empty(self) -> bool:
+        """Whether nothing is recognised of the current utterance."""
+        return not self._search.best.tokens
 
     def _audio_time(self, frame: int) -> float:
         """Seconds of audio at the beginning of a frame: without the silences before it."""
         time_s = frame * self._frame_s
         return time_s - sum(min(max(time_s - begin, 0.0), length) for begin, length in self._silences)
 
-    def finish(self, scores: Tensor | np.ndarray | BestTokens | None = None) -> Result:
-        """End the stream, after the last (t, V) scores, and return its last final result.
-
-        Greedy decoding also takes the best tokens of t frames.
-        """
-        if scores is not None:
-            self._search.accept(scores)  # type: ignore[arg-type]
-        self._ended = True
-        return self._final()
+    def finish(self) -> Result:
+        """End the stream and return its last final result."""
+        self.ended = True
+        return self._final("end")
 
     @property
     def _silent(self) -> bool:
@@ -166,27 +205,39 @@ class StreamDecoder:
         decoded = self._audio_time(self._search.frames) * SAMPLE_RATE
         return self._first_sound is None or self._first_sound >= decoded
 
-    def _at_endpoint(self) -> bool:
-        if self._endpoint_frames is None:
-            return False
-        tokens = self._search.best.tokens
-        return bool(tokens) and self._search.frames - tokens[-1].end_frame >= self._endpoint_frames
+    def _rule(self) -> str | None:
+        """The rule by which the utterance ends here."""
+        if not self._rules:
+            return None
+        frames, tokens = self._search.frames, self._search.best.tokens
+        silence = frames - (tokens[-1].end_frame if tokens else self._begin)
+        if tokens and silence >= self._rules.get("silence", math.inf):
+            return "silence"
+        if (self._silent or not tokens) and frames - self._begin >= self._rules.get("empty", math.inf):
+            return "empty"
+        length = self._rules.get("length", math.inf)
+        if frames - self._begin >= (length if silence else 2 * length):
+            return "length"
+        return None
 
-    def _partial(self) -> Result:
+    def partial(self, again: bool = False) -> Result:
+        """The partial result of the current utterance; ``again``: more audio may change all of it."""
         if self._silent:
-            return self._result("partial", NOTHING)
-        result = self._result("partial", self._search.best)
+            return self._result("partial", NOTHING, 0)
+        result = self._result("partial", self._search.best, 0 if again else self._search.settled)
         self._settled = self._search.settled
         return result
 
-    def _final(self) -> Result:
+    def _final(self, endpoint: str) -> Result:
         found = self._search.finish()
         self.hypotheses = [NOTHING] if self._silent else found
-        result = self._result("final", self.hypotheses[0])
+        result = self._result("final", self.hypotheses[0], len(self.hypotheses[0].tokens), endpoint)
         self._settled = 0
+        self._begin = self._search.frames
         return result
 
-    def _result(self, event: str, hypothesis: Hypothesis) -> Result:
+    def _result(self, event: str, hypothesis: Hypothesis, stable: int, endpoint: str | None = None) -> Result:
+        """A result of a hypothesis whose first ``stable`` tokens cannot change any more."""
         audio_s = self.samples / SAMPLE_RATE
         # Settled tokens are reused: an hour has tens of thousands of tokens, and a result every chunk.
         del self._tokens[self._settled :]
@@ -206,7 +257,22 @@ class StreamDecoder:
         return Result(
             event=event,
             text=text,
+            stable=text if endpoint else self._stable_text(hypothesis, stable),
+            start_s=round(min(self._audio_time(self._begin), audio_s), 6),
+            endpoint=endpoint,
             audio_s=audio_s,
             emitted_after_s=time.perf_counter() - self._arrival,
             tokens=self._tokens.copy(),
         )
+
+    def _stable_text(self, hypothesis: Hypothesis, stable: int) -> str:
+        """Words that the first ``stable`` tokens spell, without the last one if it may go on."""
+        if hypothesis.words is not None:
+            end = hypothesis.tokens[stable - 1].end_frame if stable else 0
+            whole = [word.text for word in hypothesis.words if word.end_frame <= end]
+            return " ".join(whole[:-1])  # a search may still give the last one's tokens to another word
+        tokens = [token["token"] for token in self._tokens[:stable]]
+        if self._token_type in ("char", "bpe"):
+            while tokens and tokens[-1] != "<space>" and not tokens.pop().startswith("▁"):
+                pass
+        return tokens_to_text(tokens, self._token_type)

@@ -3,6 +3,7 @@
 For every chunk length it writes
 
     student_480ms.onnx, student_480ms.int8.onnx   for distill.export.recognizer, in onnxruntime
+    streams_480ms.onnx, streams_480ms.int8.onnx   the same for many streams at once, for servers
     sherpa_480ms.onnx, sherpa_480ms.int8.onnx     for sherpa-onnx, as a model of its type zipformer2-ctc (students with
                                                   the log-mel front end) or t-one (raw audio)
     tokens.txt                                    for sherpa-onnx
@@ -70,15 +71,19 @@ def export_chunk_length(
     files: dict[str, Path] = {}
     models = {"float32": step, "int8": onnx_model.quantized(step)}
     sherpa_models = onnx_model.sherpa_models(network, shapes, models)
+    streams = onnx_model.slot_model(network, shapes)
+    streams_models = {"float32": streams, "int8": onnx_model.quantized(streams)}
     for kind, model in models.items():
         suffix = ".onnx" if kind == "float32" else f".{kind}.onnx"
         files[kind] = folder / f"student_{chunk_ms}ms{suffix}"
         files[f"sherpa_{kind}"] = folder / f"sherpa_{chunk_ms}ms{suffix}"
+        files[f"streams_{kind}"] = folder / f"streams_{chunk_ms}ms{suffix}"
+        onnx_model.save(streams_models[kind], files[f"streams_{kind}"], properties)
         wrapped, about = sherpa_models[kind]
         onnx_model.save(wrapped, files[f"sherpa_{kind}"], {**properties, **about})
         onnx_model.save(model, files[kind], properties)
     report = compare(loaded, chunk_ms, shapes, files, folder / "tokens.txt", utterances)
-    for kind in ("float32", "sherpa_float32"):
+    for kind in ("float32", "streams_float32", "sherpa_float32"):
         difference = report[kind]["max_log_prob_difference"]
         if not difference <= parity.LOG_PROB_BOUND:
             raise UserError(
@@ -88,8 +93,8 @@ def export_chunk_length(
     report["int8_reasons"] = reasons_against_int8(report)
     report["int8_offered"] = not report["int8_reasons"]
     if report["int8_reasons"]:
-        files["int8"].unlink()
-        files["sherpa_int8"].unlink()
+        for kind in ("int8", "streams_int8", "sherpa_int8"):
+            files[kind].unlink()
     return report
 
 
@@ -107,7 +112,7 @@ def compare(
     comparisons = {
         kind: parity.sherpa_comparison(path, tokens, network, shapes, chunk_ms)
         if kind.startswith("sherpa")
-        else parity.onnx_comparison(path)
+        else parity.onnx_comparison(path, batch=kind.startswith("streams"))
         for kind, path in files.items()
     }
     reference = parity.torch_reference(network, token_list, config, chunk_ms)
@@ -130,7 +135,7 @@ def reasons_against_int8(report: dict[str, Any]) -> list[str]:
     int8_ms, float32_ms = report["int8"]["ms_per_chunk"], report["float32"]["ms_per_chunk"]
     if int8_ms > float32_ms:
         reasons.append(f"a chunk takes {int8_ms:.2f} ms, in float32 {float32_ms:.2f} ms")
-    for int8, float32 in (("int8", "float32"), ("sherpa_int8", "sherpa_float32")):
+    for int8, float32 in ((f"{form}int8", f"{form}float32") for form in ("", "streams_", "sherpa_")):
         errors, float32_errors = report[int8]["word_errors"], report[float32]["word_errors"]
         if errors > parity.INT8_LOSS * float32_errors:
             reasons.append(f"{errors} word errors ({int8}), in float32 {float32_errors}")
@@ -143,7 +148,7 @@ def table(report: dict[str, Any]) -> str:
         f"{report['chunk_ms']:4} ms {'log-prob difference':>28} {'same text as torch':>23} {'word errors':>17} "
         f"{'MB':>8} ms/chunk"
     ]
-    for kind in ("float32", "int8", "sherpa_float32", "sherpa_int8"):
+    for kind in (f"{form}{weights}" for form in ("", "streams_", "sherpa_") for weights in ("float32", "int8")):
         row = report[kind]
         milliseconds = f"{row['ms_per_chunk']:8.2f}" if "ms_per_chunk" in row else "       -"
         lines.append(

@@ -19,6 +19,7 @@ from distill.configuration import ChunkConf, frames_of_chunk, read_conf
 from distill.errors import UserError
 from distill.export.batch_step import BatchStep
 from distill.export.sherpa import sherpa_metadata, sherpa_model
+from distill.export.slot_step import SlotStep
 from distill.export.step import Shapes, StreamStep, shapes_of
 from distill.files import atomic_write
 from distill.models.fbank import FbankFrontEnd
@@ -54,6 +55,12 @@ def step_model(network: Student, shapes: Shapes) -> onnx.ModelProto:
     step = StreamStep(network, shapes).eval()
     inputs, outputs = step.names()
     return _traced(step, step.first_inputs(), inputs, outputs)
+
+
+def slot_model(network: Student, shapes: Shapes) -> onnx.ModelProto:
+    """Export a student's :class:`SlotStep`."""
+    step = SlotStep(network, shapes).eval()
+    return _traced(step, step.first_inputs(), *step.names(), step.dynamic_axes())
 
 
 def sherpa_models(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,18 +13,19 @@ import onnxruntime
 import torch
 from torch import Tensor
 
+from distill import streaming
 from distill.audio import END_SILENCE, SAMPLE_RATE
 from distill.decode.greedy import GreedySearch
-from distill.decode.hypothesis import RecordingSearch
-from distill.export.recognizer import OnnxModel, OnnxRecognizer, open_session
+from distill.decode.hypothesis import RecordingSearch, Search
+from distill.export.recognizer import OnnxModel, Recognizer, open_session
 from distill.export.rows import RowState, one_row_per_frame
 from distill.export.sherpa import BLOCK, FULL_SCALE, GAIN
+from distill.export.slots import SlotModel
 from distill.export.step import Shapes
 from distill.models.cnn import with_lead
 from distill.models.fbank import FbankFrontEnd
 from distill.models.student import Student
 from distill.scoring.counts import count_errors
-from distill.streaming import StreamingRecognizer
 
 LOG_PROB_BOUND = 1e-3
 SILENCE_MS = 600  # besides the last chunk: END_SILENCE, the front end's window, and blocks that sherpa-onnx waits for
@@ -95,30 +96,37 @@ def torch_reference(
 ) -> Callable[[np.ndarray], tuple[np.ndarray, str]]:
     """A function that returns (t, V) log-posteriors and text of an utterance's audio, from a session in torch."""
     logits: list[Tensor] = []
-    recognizer = StreamingRecognizer(
+    recognizer = streaming.Recognizer(
         network, token_list, config, chunk_ms, new_search=lambda: RecordingSearch(GreedySearch(), logits.append)
     )
 
     def recognize(audio: np.ndarray) -> tuple[np.ndarray, str]:
         logits.clear()
-        recognizer.reset()
-        recognizer.accept_waveform(audio)
-        text = recognizer.finish()["text"]
+        text = recognizer.recognize(audio)["text"]
         return torch.cat(logits).log_softmax(-1).numpy(), text
 
     return recognize
 
 
-def onnx_comparison(path: Path) -> Comparison:
-    """Compare a student_*.onnx, through the recogniser in onnxruntime."""
+def onnx_comparison(path: Path, batch: bool = False) -> Comparison:
+    """Compare a student_*.onnx, or with ``batch`` a streams_*.onnx, through the recogniser in onnxruntime.
+
+    In a batch there are two streams more, which are ahead and behind.
+    """
     log_probs: list[np.ndarray] = []
-    recognizer = OnnxRecognizer(OnnxModel(path), new_search=lambda: RecordingSearch(GreedySearch(), log_probs.append))
+    searches: Iterator[Search] = iter(())
+    recognizer = Recognizer(SlotModel(path) if batch else OnnxModel(path), new_search=lambda: next(searches))
 
     def recognize(audio: np.ndarray) -> tuple[np.ndarray, str]:
+        nonlocal searches
         log_probs.clear()
-        recognizer.reset()
-        recognizer.accept_waveform(audio)
-        text = recognizer.finish()["text"]
+        recording = RecordingSearch(GreedySearch(), log_probs.append)
+        searches = iter((recording, GreedySearch(), GreedySearch()))
+        streams = [recognizer.create_stream() for _ in range(3 if batch else 1)]
+        for stream, samples in zip(streams, (audio, audio[len(audio) // 3 :], np.resize(audio, 9999)), strict=False):
+            stream.accept(samples)
+            stream.finish()
+        text = recognizer.decode(streams)[0][-1]["text"]
         return np.concatenate(log_probs), text
 
     return Comparison(recognize)

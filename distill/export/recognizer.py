@@ -1,9 +1,12 @@
-"""Streaming recognition of an exported student, with onnxruntime and without torch.
+"""Streaming recognition of exported students, with onnxruntime and without torch.
 
-    session = OnnxRecognizer.from_pretrained("exp/export", chunk_ms=480)
-    for result in session.accept_waveform(samples):     # any number of float samples at 16 kHz
+    recognizer = Recognizer.from_pretrained("exp/export", chunk_ms=480)
+    stream = recognizer.create_stream()
+    stream.accept(samples)                           # any number of float samples at 16 kHz
+    for result in stream.decode():                   # or of many streams: recognizer.decode(streams)
         print(result["event"], result["text"])
-    print(session.finish()["text"])
+    stream.finish()
+    print(stream.decode()[-1]["text"])
 
 A port to another language has to do what :class:`LogProbStream` does. Each step of the model takes a fixed number of
 samples and returns the log-posteriors of the next chunk. Its inputs ``keys_0`` ... are the outputs ``next_keys_0`` ...
@@ -16,22 +19,24 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Callable
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
 import numpy as np
 import onnxruntime
 from pydantic import ConfigDict, Field
 
-from distill.audio import END_SILENCE, SAMPLE_RATE, as_floats
+from distill.audio import END_SILENCE, SAMPLE_RATE
 from distill.checkpoints.archive import model_directory
 from distill.checkpoints.schema import TokenType, check_tokens
 from distill.configuration import MAX_CHUNK_MS, checked
 from distill.decode.greedy import GreedySearch
 from distill.decode.hypothesis import Search
-from distill.decode.stream_results import Result, StreamDecoder
+from distill.decode.stream_results import NO_RULES, EndpointRules, silence_rule
+from distill.decode.streams import BaseRecognizer, Session
 from distill.errors import UserError
 
 
@@ -133,15 +138,15 @@ def _tokens(text: str) -> list[str]:
     return tokens
 
 
-class OnnxModel:
-    """An exported step with its metadata. Many streams may share one.
+class ExportedModel(ABC):
+    """An exported network with its metadata.
 
     Args:
         path: an ONNX file that ``distill export`` wrote.
         threads: CPU threads of a step.
 
     Raises:
-        UserError: the file is no such model, its metadata are not those of its network, or its weights are not finite.
+        UserError: the file is no such model, or its metadata are not those of its network.
     """
 
     def __init__(self, path: str | Path, threads: int = 1) -> None:
@@ -158,8 +163,41 @@ class OnnxModel:
             self._check_graph()
         except UserError as error:
             raise UserError(f"{path}: not an exported model: {error}; export it again") from None
+        self.token_type: str = self.metadata.token_type
+
+    @abstractmethod
+    def _check_graph(self) -> None:
+        """Check that inputs and outputs are those of a step with these metadata; UserError if not."""
+
+    @abstractmethod
+    def new_stream(self) -> UnreadAudio:
+        """The state before the first sample of a stream."""
+
+    @abstractmethod
+    def compute(self, streams: Sequence[Any]) -> list[np.ndarray]:
+        """Log-posteriors (t, V) of the next step of each stream, all of which are ready."""
+
+    @staticmethod
+    def check_state(size: int) -> None:
+        """Refuse caches of a stream of too many bytes."""
+        if size > MAX_STATE:
+            raise UserError(f"a stream would take {size} bytes")
+
+
+class OnnxModel(ExportedModel):
+    """An exported step of one stream at a time with its metadata. Many streams may share one.
+
+    Args:
+        path: a student_*.onnx that ``distill export`` wrote.
+        threads: CPU threads of a step.
+
+    Raises:
+        UserError: the file is no such model, its metadata are not those of its network, or its weights are not finite.
+    """
+
+    def __init__(self, path: str | Path, threads: int = 1) -> None:
+        super().__init__(path, threads)
         about = self.metadata
-        self.token_type: str = about.token_type
         self.chunk, self.lookahead, self.logits_per_frame = about.chunk, about.lookahead, about.logits_per_frame
         self.samples, self.hop, self.window = about.samples, about.hop, about.window
         self.lead, self.tail, self.priming, self.leading = about.lead, about.tail, about.priming, about.leading
@@ -184,8 +222,7 @@ class OnnxModel:
             if kind != numbers[0] or not all(isinstance(length, int) and length >= 0 for length in shape):
                 raise UserError(f"its input {name} has no fixed shape")
             size += 4 * math.prod(shape)
-        if size > MAX_STATE:
-            raise UserError(f"a stream would take {size} bytes")
+        self.check_state(size)
         if about.lookahead and "ahead" not in state:
             raise UserError("it has a look-ahead, but no input for it")
 
@@ -194,6 +231,14 @@ class OnnxModel:
         log_probs = self.step(np.zeros(self.samples, np.float32), self.chunk + self.lookahead, 0, self.first_state())
         if not np.isfinite(log_probs).all():
             raise UserError(f"{path}: its log-posteriors are not finite numbers; export it again")
+
+    def new_stream(self) -> LogProbStream:
+        """The state before the first sample of a stream."""
+        return LogProbStream(self)
+
+    def compute(self, streams: Sequence[LogProbStream]) -> list[np.ndarray]:
+        """Log-posteriors (t, V) of the next step of each stream, one after the other."""
+        return [stream.compute() for stream in streams]
 
     def first_state(self) -> StepState:
         """The caches at the beginning of a stream."""
@@ -215,7 +260,57 @@ class OnnxModel:
         return state.log_probs.numpy().copy()  # the next step overwrites the original
 
 
-class LogProbStream:
+class UnreadAudio:
+    """Audio of a stream that no step has read yet.
+
+    Args:
+        about: of the model.
+
+    Attributes:
+        steps: steps computed so far, without those that only fill the first look-ahead; below 0 before them.
+    """
+
+    def __init__(self, about: Metadata) -> None:
+        self._about = about
+        self._samples = 0
+        self._buffer = np.zeros(0, np.float32)
+        self._led = False  # whether the buffer began with the silence and the mirrored samples before the audio
+        self.steps = -about.priming
+
+    def receive(self, samples: np.ndarray) -> None:
+        """Append (n,) samples to the audio that is to be read."""
+        about = self._about
+        self._samples += len(samples)
+        self._buffer = np.concatenate((self._buffer, samples))
+        if not self._led and len(self._buffer) >= about.lead:
+            # what the first frames see of the time before the audio
+            silence = np.zeros(about.leading, np.float32)
+            self._buffer = np.concatenate((silence, self._buffer[: about.lead][::-1], self._buffer))
+            self._led = True
+
+    @property
+    def ready(self) -> bool:
+        """Whether there is audio for another step."""
+        return len(self._buffer) >= self._about.samples
+
+    def next_samples(self) -> np.ndarray:
+        """The samples of the next step, which must be :attr:`ready`; the audio moves on."""
+        about = self._about
+        samples, self._buffer = self._buffer[: about.samples], self._buffer[about.chunk * about.hop :]
+        self.steps += 1
+        return samples
+
+    @property
+    def silence(self) -> int:
+        """Samples of silence that complete the chunk of the last frame of the audio and :data:`END_SILENCE`."""
+        about = self._about
+        seen = self._samples + END_SILENCE + about.lead + about.tail
+        frames = max(0, seen - about.window) // about.hop + 1
+        needed = -(-frames // about.chunk) * about.chunk + about.lookahead
+        return max(0, about.hop * (needed - 1) + about.window - about.lead - self._samples)
+
+
+class LogProbStream(UnreadAudio):
     """Computes log-posteriors of one stream, chunk by chunk, while its audio arrives.
 
     Args:
@@ -223,52 +318,28 @@ class LogProbStream:
     """
 
     def __init__(self, model: OnnxModel) -> None:
+        super().__init__(model.metadata)
         self.model = model
-        self._samples = 0
-        self._buffer = np.zeros(0, np.float32)
-        self._led = False  # whether the buffer began with the silence and the mirrored samples before the audio
         self._state = model.first_state()
-        self._chunks = -model.priming  # number of chunks returned so far
         self._past = 0
 
     def accept(self, samples: np.ndarray) -> np.ndarray:
         """Take (n,) samples and return (t, V) log-posteriors of the chunks that they complete."""
-        model = self.model
-        self._samples += len(samples)
-        self._buffer = np.concatenate((self._buffer, samples))
-        if not self._led and len(self._buffer) >= model.lead:
-            self._begin()
-        pieces = [np.zeros((0, len(model.token_list)), np.float32)]
-        while len(self._buffer) >= model.samples:
-            pieces.append(self._step(self._buffer[: model.samples]))
+        self.receive(samples)
+        pieces = [np.zeros((0, len(self.model.token_list)), np.float32)]
+        while self.ready:
+            pieces.append(self.compute())
         return np.concatenate(pieces)
-
-    @property
-    def silence(self) -> int:
-        """Samples of silence that complete the chunk of the last frame of the audio and :data:`END_SILENCE`."""
-        model = self.model
-        seen = self._samples + END_SILENCE + model.lead + model.tail
-        frames = max(0, seen - model.window) // model.hop + 1
-        needed = -(-frames // model.chunk) * model.chunk + model.lookahead
-        return max(0, model.hop * (needed - 1) + model.window - model.lead - self._samples)
 
     def flush(self) -> np.ndarray:
         """Log-posteriors (t, V) of all of the audio that is left, behind which there is silence then."""
         return self.accept(np.zeros(self.silence if self._samples else 0, np.float32))
 
-    def _begin(self) -> None:
-        """Put before the audio what its first frames see of the time before it."""
-        silence = np.zeros(self.model.leading, np.float32)
-        self._buffer = np.concatenate((silence, self._buffer[: self.model.lead][::-1], self._buffer))
-        self._led = True
-
-    def _step(self, samples: np.ndarray) -> np.ndarray:
-        """Log-posteriors of the next chunk; (0, V) for a step that only fills the first look-ahead."""
+    def compute(self) -> np.ndarray:
+        """Log-posteriors (t, V) of the next step, which must be :attr:`ready`; none while it fills the look-ahead."""
         model = self.model
-        log_probs = model.step(samples, model.chunk + model.lookahead, self._past, self._state)
-        self._buffer = self._buffer[model.chunk * model.hop :]
-        self._chunks += 1
-        if self._chunks <= 0:
+        log_probs = model.step(self.next_samples(), model.chunk + model.lookahead, self._past, self._state)
+        if self.steps <= 0:
             ahead = self._state.values["ahead"].numpy()
             self._state = model.first_state()
             self._state.values["ahead"].update_inplace(ahead)
@@ -277,15 +348,87 @@ class LogProbStream:
         return log_probs
 
 
-class OnnxRecognizer:
-    """Recognises one stream of 16 kHz audio; its results are those of :class:`distill.streaming.StreamingRecognizer`.
+class Recognizer(BaseRecognizer[UnreadAudio]):
+    """Recognises streams of 16 kHz audio; its results are those of :class:`distill.streaming.Recognizer`.
 
     Args:
         model: may be shared.
-        endpoint_ms: a result is final once this much silence follows its last token, and the next one begins; None:
-            only the end of the stream is an endpoint.
+        rules: when an utterance ends before its stream does.
         new_search: creates the search of a stream.
     """
+
+    def __init__(
+        self,
+        model: ExportedModel,
+        rules: EndpointRules = NO_RULES,
+        new_search: Callable[[], Search] = GreedySearch,
+    ) -> None:
+        about = model.metadata
+        super().__init__(model.token_list, model.token_type, about.frame_ms, rules, new_search)
+        self.model, self._about, self.chunk_ms = model, about, about.chunk_ms
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        directory: str | Path,
+        chunk_ms: int = 480,
+        rules: EndpointRules = NO_RULES,
+        int8: bool = False,
+        threads: int = 1,
+        batch: bool = False,
+    ) -> Recognizer:
+        """Load a directory that ``distill export`` wrote, such as exp/export, or a packed model.
+
+        Args:
+            batch: compute many streams at once, for servers, instead of one after the other.
+        """
+        path = model_path(directory, chunk_ms, int8, "streams" if batch else "student")
+        if batch:
+            from distill.export.slots import SlotModel
+
+            model: ExportedModel = SlotModel(path, threads)
+        else:
+            model = OnnxModel(path, threads)
+        if model.metadata.chunk_ms != chunk_ms:
+            raise UserError(f"{path}: is a model for chunks of {model.metadata.chunk_ms} ms; export it again")
+        return cls(model, rules)
+
+    @property
+    def step_ms(self) -> int:
+        """Milliseconds between the beginnings of two chunks."""
+        return self._about.chunk * self._about.logits_per_frame * self._about.frame_ms
+
+    @property
+    def wait_ms(self) -> tuple[float, float]:
+        """Longest and mean milliseconds that a frame waits for the end of its chunk, look-ahead and front end."""
+        longest = self._about.chunk_ms + (self._about.window - self._about.hop - self._about.lead) * 1000 / SAMPLE_RATE
+        return longest, longest - self.step_ms / 2
+
+    def _batch_key(self) -> Hashable:
+        return id(self.model)
+
+    def _new_state(self) -> UnreadAudio:
+        return self.model.new_stream()
+
+    def _receive(self, state: UnreadAudio, samples: np.ndarray) -> None:
+        state.receive(samples)
+
+    def _flush(self, state: UnreadAudio) -> int:
+        silence = state.silence
+        state.receive(np.zeros(silence, np.float32))
+        return silence
+
+    def _ready(self, state: UnreadAudio) -> bool:
+        return state.ready
+
+    def _compute(self, states: Sequence[UnreadAudio]) -> list[np.ndarray]:
+        return self.model.compute(states)
+
+
+class OnnxRecognizer(Session):
+    """A :class:`Recognizer` with one stream at a time. Deprecated; the next release has it no more."""
+
+    recognizer: Recognizer
 
     def __init__(
         self,
@@ -293,10 +436,7 @@ class OnnxRecognizer:
         endpoint_ms: int | None = None,
         new_search: Callable[[], Search] = GreedySearch,
     ) -> None:
-        self.model = model
-        self.token_list, self.token_type, self.chunk_ms = model.token_list, model.token_type, model.chunk_ms
-        self._decoder = StreamDecoder(model.token_list, model.token_type, model.frame_ms, endpoint_ms, new_search)
-        self.reset()
+        super().__init__(Recognizer(model, silence_rule(endpoint_ms), new_search))
 
     @classmethod
     def from_pretrained(
@@ -307,77 +447,26 @@ class OnnxRecognizer:
         int8: bool = False,
         threads: int = 1,
     ) -> OnnxRecognizer:
-        """Load a directory that ``distill export`` wrote, such as exp/export, or a packed model."""
-        path = model_path(directory, chunk_ms, int8)
-        model = OnnxModel(path, threads)
-        if model.chunk_ms != chunk_ms:
-            raise UserError(f"{path}: is a model for chunks of {model.chunk_ms} ms; export it again")
-        return cls(model, endpoint_ms)
-
-    @property
-    def streaming(self) -> bool:
-        """Whether every chunk is computed once: always."""
-        return True
-
-    @property
-    def step_ms(self) -> int:
-        """Milliseconds between the beginnings of two chunks."""
-        return self.model.chunk * self.model.logits_per_frame * self.model.frame_ms
-
-    @property
-    def wait_ms(self) -> tuple[float, float]:
-        """Longest and mean milliseconds that a frame waits for the end of its chunk, look-ahead and front end."""
-        longest = self.chunk_ms + (self.model.window - self.model.hop - self.model.lead) * 1000 / SAMPLE_RATE
-        return longest, longest - self.step_ms / 2
-
-    def reset(self) -> None:
-        """Begin a new stream."""
-        self._decoder.reset()
-        self._stream = LogProbStream(self.model)
-
-    def accept_waveform(self, samples: np.ndarray, sample_rate: int = SAMPLE_RATE) -> list[Result]:
-        """Take the next (n,) samples of the stream, floats in [-1, 1] or int16; any n.
-
-        Returns:
-            the partial result if the samples complete a chunk, after a final result for each endpoint in them.
-
-        Raises:
-            ValueError: the samples are not a vector of floats or of int16.
-            UserError: a sample is not a finite number, or the rate is not 16 kHz.
-            RuntimeError: the stream has ended.
-        """
-        piece = as_floats(np.asarray(samples), sample_rate)
-        self._decoder.receive(piece)
-        log_probs = self._stream.accept(piece)
-        return self._decoder.accept(log_probs, self.model.chunk * self.model.logits_per_frame)
-
-    def flush(self) -> list[Result]:
-        """See :meth:`distill.streaming.StreamingRecognizer.flush`."""
-        self._decoder.receive(np.zeros(0))
-        if not self._decoder.samples:
-            return []
-        silence = self._stream.silence
-        return self._decoder.flush(silence, self._stream.flush(), self.model.chunk * self.model.logits_per_frame)
-
-    def finish(self) -> Result:
-        """End the stream and return its last final result. :meth:`reset` begins a new stream."""
-        self._decoder.receive(np.zeros(0))
-        return self._decoder.finish(self._stream.flush())
+        """:meth:`Recognizer.from_pretrained`."""
+        session = cls.__new__(cls)
+        rules = silence_rule(endpoint_ms)
+        Session.__init__(session, Recognizer.from_pretrained(directory, chunk_ms, rules, int8, threads))
+        return session
 
 
-def model_path(directory: str | Path, chunk_ms: int, int8: bool = False) -> Path:
-    """The exported model for a chunk length.
+def model_path(directory: str | Path, chunk_ms: int, int8: bool = False, kind: str = "student") -> Path:
+    """The exported model for a chunk length; ``kind``: "student", or "streams" for many at once.
 
     Raises:
         UserError: it is not there; the message names the chunk lengths that are.
     """
     directory = model_directory(directory, "onnx")
-    path = directory / f"student_{chunk_ms}ms{'.int8' if int8 else ''}.onnx"
+    path = directory / f"{kind}_{chunk_ms}ms{'.int8' if int8 else ''}.onnx"
     if path.is_file():
         return path
-    if int8 and model_path(directory, chunk_ms).is_file():
+    if int8 and model_path(directory, chunk_ms, kind=kind).is_file():
         raise UserError(f"{path}: not found; int8 is not offered for this model, parity.json says why")
-    lengths = sorted(int(re.findall(r"\d+", file.name)[0]) for file in directory.glob("student_*ms.onnx"))
+    lengths = sorted(int(re.findall(r"\d+", file.name)[0]) for file in directory.glob(f"{kind}_*ms.onnx"))
     if not lengths:
         raise UserError(f"{path}: not found; give a directory that distill export wrote, such as exp/export")
     raise UserError(f"{path}: not found; it was exported for {', '.join(map(str, lengths))} ms (--chunk_ms)")

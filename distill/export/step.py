@@ -91,7 +91,7 @@ def shapes_of(student: Student, chunk: int, left: int, lookahead: int) -> Shapes
 
 
 class LogMel(nn.Module):
-    """(n,) audio in [-1, 1] -> (frames, bins), equal to the input of the convolutions in :class:`FbankFrontEnd`."""
+    """(..., n) audio in [-1, 1] -> (..., frames, bins), the input of the convolutions in :class:`FbankFrontEnd`."""
 
     fourier: Tensor
     filters: Tensor
@@ -108,11 +108,13 @@ class LogMel(nn.Module):
         self.register_buffer("filters", filters[used].float())
 
     def forward(self, samples: Tensor) -> Tensor:
-        count = (samples.shape[0] - FRAME) // SHIFT + 1
-        blocks = samples[: samples.shape[0] // SHIFT * SHIFT].view(-1, SHIFT)
-        rest = samples[2 * SHIFT : 2 * SHIFT + count * SHIFT]
-        rest = F.pad(rest, (0, count * SHIFT - rest.shape[0])).view(count, SHIFT)[:, : FRAME - 2 * SHIFT]
-        real, imaginary = (torch.cat((blocks[:count], blocks[1 : count + 1], rest), 1) @ self.fourier).chunk(2, 1)
+        *batch, length = samples.shape
+        count = (length - FRAME) // SHIFT + 1
+        blocks = samples[..., : length // SHIFT * SHIFT].reshape(*batch, length // SHIFT, SHIFT)
+        rest = samples[..., 2 * SHIFT : 2 * SHIFT + count * SHIFT]
+        rest = F.pad(rest, (0, count * SHIFT - rest.shape[-1])).reshape(*batch, count, SHIFT)[..., : FRAME - 2 * SHIFT]
+        parts = blocks[..., :count, :], blocks[..., 1 : count + 1, :], rest
+        real, imaginary = (torch.cat(parts, -1) @ self.fourier).chunk(2, -1)
         power = (real * real + imaginary * imaginary) @ self.filters
         return (power.clamp(min=torch.finfo(torch.float32).eps).log() - MEAN) / SCALE
 

@@ -200,8 +200,9 @@ def usage(file_name: str, has_torch: bool, has_onnx: bool) -> list[str]:
             "",
             "or in Python:",
             "",
-            "    from distill.streaming import StreamingRecognizer",
-            f'    session = StreamingRecognizer.from_pretrained("{file_name}", chunk_ms=480)',
+            "    from distill.streaming import Recognizer",
+            f'    recognizer = Recognizer.from_pretrained("{file_name}", chunk_ms=480)',
+            '    print(recognizer.recognize(samples)["text"])',
         ]
     if has_onnx:
         lines += ["", "`exp/export` in the archive holds the model for onnxruntime and sherpa-onnx, without torch."]

@@ -35,12 +35,12 @@ from distill.data.batches import Batch, by_length, read_batches, sample_counts
 from distill.decode.greedy import BestTokens
 from distill.decode.hypothesis import RecordingSearch
 from distill.decode.settings import DecodeConf, search_factory
-from distill.decode.stream_results import StreamDecoder
+from distill.decode.stream_results import NO_RULES, StreamDecoder
 from distill.errors import UserError
 from distill.files import atomic_write
 from distill.recognition.hypotheses import HypothesisFile, result_row
 from distill.recognition.networks import Chunk, batch_log_posteriors, chunk_of, log_posteriors
-from distill.streaming.recognizer import StreamingRecognizer
+from distill.streaming import Recognizer
 
 SAMPLE = 20  # utterances of a set that are recognised one at a time as well
 # Largest difference of a log-posterior between a batch and one utterance alone: absolute, and per nat of its size
@@ -142,7 +142,7 @@ class Setting:
         self.greedy = conf.decoder == "greedy"
         self._new_search = search_factory(conf, token_list, config)
         self._scores: list[Tensor] = []  # of the utterance that is recognised alone
-        self._session = StreamingRecognizer(
+        self._recognizer = Recognizer(
             network,
             token_list,
             config,
@@ -150,19 +150,17 @@ class Setting:
             new_search=lambda: RecordingSearch(self._new_search(), self._scores.append),
         )
         self._warm = False
-        self.chunk: Chunk = chunk_of(loaded, chunk_ms) if self._session.streaming else None
+        self.chunk: Chunk = chunk_of(loaded, chunk_ms) if self._recognizer.streaming else None
         name = "decode_full" if chunk_ms is None else f"decode_{chunk_ms}ms"
         self.folder = name if self.greedy else f"{name}_{conf.decoder}"
 
     def row(self, utterance: str, audio: np.ndarray, scores: np.ndarray | BestTokens) -> Row:
         """The row of an utterance from its (N,) samples and the scores of all its frames."""
-        session = self._session
-        decoder = StreamDecoder(
-            session.token_list, session.token_type, session.network.frame_ms, None, self._new_search
-        )
+        about = self._recognizer.token_list, self._recognizer.token_type, self._recognizer.frame_ms
+        decoder = StreamDecoder(*about, NO_RULES, self._new_search)
         decoder.receive(audio)
-        result = decoder.finish(scores if isinstance(scores, BestTokens) else torch.from_numpy(scores))
-        about = session.token_list, session.token_type, session.network.frame_ms
+        decoder.accept_last(scores if isinstance(scores, BestTokens) else torch.from_numpy(scores))
+        result = decoder.finish()
         return result_row(utterance, result, decoder.hypotheses, *about, len(audio) / SAMPLE_RATE)
 
     def row_alone(self, utterance: str, audio: np.ndarray) -> tuple[Row, np.ndarray]:
@@ -170,21 +168,21 @@ class Setting:
 
         It has the seconds of computation as ``compute_s``. The second value are its (T, V) log-posteriors.
         """
-        session = self._session
-        if not session.streaming:
+        recognizer = self._recognizer
+        if not recognizer.streaming:
             check_at_once(len(audio), utterance)
         if not self._warm:  # the first one's time would include the allocation of memory
-            session.accept_waveform(torch.zeros(SAMPLE_RATE))
-            session.finish()
+            recognizer.recognize(torch.zeros(SAMPLE_RATE))
             self._warm = True
-        session.reset()
         self._scores.clear()
         started = time.perf_counter()
-        session.accept_waveform(audio)
-        result = session.finish()
+        stream = recognizer.create_stream()
+        stream.accept(audio)
+        stream.finish()
+        (*_, result) = stream.decode()
         compute_s = time.perf_counter() - started
-        about = session.token_list, session.token_type, session.network.frame_ms
-        row = result_row(utterance, result, session.hypotheses, *about, len(audio) / SAMPLE_RATE)
+        about = recognizer.token_list, recognizer.token_type, recognizer.frame_ms
+        row = result_row(utterance, result, stream.hypotheses, *about, len(audio) / SAMPLE_RATE)
         scores = self._scores if self.chunk is not None else self._scores[-1:]  # others compute all audio again
         return {**row, "compute_s": compute_s}, log_posteriors(torch.cat(scores)).cpu().numpy()
 

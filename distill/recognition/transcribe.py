@@ -5,19 +5,19 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from distill.checkpoints.archive import model_directory
 from distill.decode.display import ResultPrinter
 from distill.decode.settings import DecodeConf
+from distill.decode.stream_results import silence_rule
 from distill.errors import UserError
 from distill.export import exported
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from distill.export.recognizer import OnnxRecognizer
-    from distill.streaming.recognizer import StreamingRecognizer
+    from distill.decode.streams import BaseRecognizer
 
 PIECE = 160  # samples: 10 ms
 
@@ -50,38 +50,39 @@ def transcribe(
     recognizer = open_recognizer(model, chunk_ms, endpoint_ms, decoding or DecodeConf(), int8, threads)
     printer = ResultPrinter(as_json)
     for file in files:
-        recognizer.reset()
-        any_final = False
+        stream, any_final = recognizer.create_stream(), False
         for piece in pieces(file, at_once=not recognizer.streaming):
-            for result in recognizer.accept_waveform(piece):
+            stream.accept(piece)
+            for result in stream.decode():
                 printer.show(result, file=file)
                 any_final |= result["event"] == "final"
-        last = recognizer.finish()
+        stream.finish()
+        (last,) = stream.decode()
         if last["tokens"] or not any_final:  # after an endpoint an empty result says nothing
             printer.show(last, file=file)
 
 
 def open_recognizer(
     model: Path, chunk_ms: int, endpoint_ms: int | None, decoding: DecodeConf, int8: bool, threads: int
-) -> StreamingRecognizer | OnnxRecognizer:
+) -> BaseRecognizer[Any]:
     """The recogniser of a model: in onnxruntime for an export, in torch otherwise."""
-    directory = model_directory(model, "onnx" if int8 else None)
+    directory, rules = model_directory(model, "onnx" if int8 else None), silence_rule(endpoint_ms)
     if exported(directory):
-        from distill.export.recognizer import OnnxRecognizer
+        from distill.export.recognizer import Recognizer as OnnxRecognizer
 
         if decoding.decoder != "greedy":
             raise UserError(
                 f"--decoder {decoding.decoder}: exported models decode greedily; give the training's directory"
             )
-        return OnnxRecognizer.from_pretrained(directory, chunk_ms, endpoint_ms, int8, threads)
+        return OnnxRecognizer.from_pretrained(directory, chunk_ms, rules, int8, threads)
     import torch
 
-    from distill.streaming.recognizer import StreamingRecognizer
+    from distill.streaming import Recognizer
 
     if int8:
         raise UserError(f"--int8: {model} is not an export; stage 15 makes one")
     torch.set_num_threads(threads)
-    recognizer = StreamingRecognizer.from_pretrained(model, chunk_ms, endpoint_ms, decoding=decoding)
+    recognizer = Recognizer.from_pretrained(model, chunk_ms, rules, decoding=decoding)
     low, high = recognizer.trained_ms or (chunk_ms, chunk_ms)
     if not low <= chunk_ms <= high:
         print(

@@ -1,9 +1,9 @@
-"""The report's charts: WER against latency, size and speed against WER, and losses over the epochs."""
+"""The report's charts: WER against latency, speed and size, and losses over the epochs."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from distill.report.figures import PAPER_LOSS, Row, Speeds, style_of, system_name
 from distill.report.history import TERMS, Curves
@@ -136,6 +136,58 @@ def bubble_plot(rows: Sequence[Row], main: Row, speeds: Speeds) -> Plot | None:
     plot.description = "; ".join(
         [*titles, f"{plot.box_label}, +{PAPER_LOSS[0]:g} to +{PAPER_LOSS[1]:g} % relative loss"]
     )
+    return plot
+
+
+def size_plot(experiments: Mapping[str, Sequence[Row]], main: Row) -> Plot | None:
+    """WER against parameters of the systems of several experiments, with 95 % intervals; None with fewer than two.
+
+    Streaming students are shown at the main row's latency; on the main row's test set and decoder.
+
+    Args:
+        experiments: rows of the results by experiment.
+    """
+    kinds = {"teacher": None, "student_full": None, "student_full_no_kd": None, "student_stream": main["latency_ms"]}
+    lines: dict[str, Line] = {}
+    points = []
+    for experiment, rows in experiments.items():
+        for row in rows:
+            same = (row["test_set"], row["decoder"], row["unit"]) == (main["test_set"], main["decoder"], main["unit"])
+            if same and row["latency_ms"] == kinds.get(row["system"], math.nan) and row["wer"] > 0:
+                points.append((experiment, row))
+    if len({experiment for experiment, row in points if row["system"] != "teacher"}) < 2:
+        return None
+    plot = Plot(
+        title=f"{main['unit'].upper()} against size",
+        width=400,
+        height=310,
+        left=48,
+        right=392,
+        top=14,
+        bottom=262,
+        x_label="parameters, millions",
+        y_label=f"{main['unit'].upper()} %",
+    )
+    systems = {row["system"] for _, row in points}
+    labelled = "student_stream" if "student_stream" in systems else "student_full"
+    sizes = [row["params"] / 1e6 for _, row in points]
+    x = Scale(min(sizes) / 1.5, max(sizes) * 1.5, plot.left, plot.right, log=True)
+    lows, highs = [row["wer_low"] or row["wer"] for _, row in points], [row["wer_high"] for _, row in points]
+    y = Scale(min(lows) / 1.1, max(highs) * 1.1, plot.bottom, plot.top + LARGEST, log=True)
+    plot.x_ticks, plot.y_ticks = x.ticks(6), y.ticks(7)
+    for experiment, row in points:
+        name = system_name(row["system"])
+        line = lines.setdefault(name, Line(name, style_of(row["system"])))
+        size = row["params"] / 1e6
+        title = f"{experiment}, {name}, {format_latency(row['latency_ms'])}: {size:.3g} M parameters, "
+        title += f"{row['wer']:.2f} % ({format_interval(row['wer_low'], row['wer_high'])})"
+        mark = Mark(x(size), y(row["wer"]), 4.5, title, y(row["wer_low"] or row["wer"]), y(row["wer_high"]))
+        if row["system"] == labelled:
+            mark.label, mark.label_y = experiment, round(mark.y - 9, 1)
+        line.marks.append(mark)
+    plot.lines = list(lines.values())
+    separate_labels([mark for line in plot.lines for mark in line.marks if mark.label])
+    plot.description = "; ".join(mark.title for line in plot.lines for mark in line.marks)
     return plot
 
 

@@ -221,6 +221,8 @@ class Exported(NamedTuple):
 RUNTIMES = {
     "float32": "onnxruntime, float32",
     "int8": "onnxruntime, int8",
+    "streams_float32": "onnxruntime, many streams, float32",
+    "streams_int8": "onnxruntime, many streams, int8",
     "sherpa_float32": "sherpa-onnx, float32",
     "sherpa_int8": "sherpa-onnx, int8",
 }

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jinja2
 from markupsafe import Markup
 
+from distill.audio import SAMPLE_RATE, read_audio, read_wav_scp
 from distill.checkpoints.load import read_config
 from distill.errors import UserError
 from distill.files import atomic_write, yaml_text
@@ -19,6 +20,10 @@ from distill.report.history import read_history
 from distill.report.worst_utterances import Utterance, worst_utterances
 from distill.scoring.results import find_systems
 from distill.scoring.tables import format_latency, in_one_unit
+from distill.scoring.text import read_hypotheses
+
+if TYPE_CHECKING:
+    from distill.report.alignment import Alignment
 
 HERE = Path(__file__).parent
 MOST_AUDIO_S = 120.0  # in the page, from the worst utterance on
@@ -92,7 +97,6 @@ def facts(config: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 def similarities(expdir: Path, valid_dir: Path, num_utts: int, chunk_ms: int | None) -> list[Similarity]:
     """CKA of both students' layers with the teacher's, on the first ``num_utts`` validation utterances."""
-    from distill.audio import SAMPLE_RATE, read_audio, read_wav_scp
     from distill.report.similarity import compared_layers, layer_similarity
 
     students = [system for system in ("student_full", "student_stream") if system in trained(expdir)]
@@ -118,7 +122,42 @@ def similarities(expdir: Path, valid_dir: Path, num_utts: int, chunk_ms: int | N
         return []
 
 
-def render(expdir: Path, data: Path, valid_set: str, num_errors: int, num_utts: int) -> str:
+def beside(expdir: Path, main: figures.Row) -> dict[str, Sequence[figures.Row]]:
+    """Rows of the results of this experiment and of those in directories beside it, by name of the directory.
+
+    Experiments whose results are of another test set than the main row's are left out.
+    """
+    found: dict[str, Sequence[figures.Row]] = {}
+    for path in sorted(expdir.absolute().parent.glob("*/results.json")):
+        rows = in_one_unit(read_json(path).get("rows") or [])
+        of_set = {(row["utterances"], row["words"]) for row in rows if row["test_set"] == main["test_set"]}
+        if of_set == {(main["utterances"], main["words"])}:
+            found[path.parent.name] = rows
+        elif of_set:
+            note(f"{path.parent.name} is left out of the sizes: its {main['test_set']} has other utterances")
+    return found
+
+
+def drawn_alignments(
+    expdir: Path, decode_dir: Path, main: figures.Row, wav_scp: Path, first: str | None, count: int
+) -> list[Alignment]:
+    """Utterances of the main row's system and test set with the times of their tokens, see :mod:`.alignment`."""
+    from distill.report.alignment import alignments, chosen
+
+    if count < 1 or main["system"] not in trained(expdir) or not decode_dir.is_dir():
+        return []
+    try:
+        paths = read_wav_scp(wav_scp)
+        seconds = {name: row["audio_s"] for name, row in read_hypotheses(decode_dir).items() if name in paths}
+        names = chosen(seconds, first, count)
+        teacher = expdir / "teacher" if "teacher" in trained(expdir) else None
+        return alignments(expdir / main["system"], teacher, main["latency_ms"], {name: paths[name] for name in names})
+    except UserError as error:
+        note(f"alignments are left out: {error}")
+        return []
+
+
+def render(expdir: Path, data: Path, valid_set: str, num_errors: int, num_utts: int, num_alignments: int) -> str:
     """The page of an experiment.
 
     Args:
@@ -127,6 +166,7 @@ def render(expdir: Path, data: Path, valid_set: str, num_errors: int, num_utts: 
         valid_set: the set whose first ``num_utts`` utterances serve to compare layers.
         num_errors: number of utterances with errors to show.
         num_utts: number of utterances to compare layers on; 0 leaves the comparison out.
+        num_alignments: number of utterances whose tokens are shown over the spectrogram.
     """
     results = read_json(expdir / "results.json")
     rows = in_one_unit(results.get("rows") or [])
@@ -145,8 +185,8 @@ def render(expdir: Path, data: Path, valid_set: str, num_errors: int, num_utts: 
     teacher_dir = expdir / "teacher" / f"decode_full{suffix}" / main["test_set"]
     worst: list[Utterance] = []
     confusions: list[tuple[str, str, int]] = []
+    wav_scp = data / main["test_set"] / "wav.scp"
     if (decode_dir / f"score_{main['unit']}" / "ref.trn").is_file():
-        wav_scp = data / main["test_set"] / "wav.scp"
         worst, confusions = worst_utterances(decode_dir, teacher_dir, wav_scp, main["unit"], num_errors, MOST_AUDIO_S)
     else:
         note(f"errors are left out: {decode_dir} is not there, or not scored")
@@ -172,20 +212,32 @@ def render(expdir: Path, data: Path, valid_set: str, num_errors: int, num_utts: 
         measured_exports=any(row["runtime"] != "torch" for row in speeds.rows),
         latency_plots=latency_plots,
         bubbles=charts.bubble_plot(rows, main, speeds),
+        by_size=charts.size_plot(beside(expdir, main), main),
         delays=bench.get("latency") or [],
         exports=figures.export_rows(parity),
         trainings=trainings(expdir),
         similarities=similarities(expdir, data / valid_set, num_utts, main["latency_ms"]),
+        alignments=drawn_alignments(
+            expdir, decode_dir, main, wav_scp, worst[0].name if worst else None, num_alignments
+        ),
         worst=worst,
         confusions=confusions,
         environment=results.get("environment") or {},
     )
 
 
-def write_report(expdir: Path, data: Path, valid_set: str, num_errors: int, num_utts: int, output: Path | None) -> None:
+def write_report(
+    expdir: Path,
+    data: Path,
+    valid_set: str,
+    num_errors: int,
+    num_utts: int,
+    num_alignments: int,
+    output: Path | None,
+) -> None:
     """Write the page of an experiment to ``output`` (None: EXPDIR/report/index.html); see :func:`render`."""
     path = output or expdir / "report" / "index.html"
-    page = render(expdir, data, valid_set, num_errors, num_utts)
+    page = render(expdir, data, valid_set, num_errors, num_utts, num_alignments)
     with atomic_write(path) as stream:
         stream.write(page)
     print(f"{path}: {len(page.encode()) / 1e6:.1f} MB")

@@ -121,7 +121,8 @@ def introduction(rows: list[Row]) -> str:
         "recognised in batches, with a streaming student's chunks; speed is the real-time factor (RTF) of a sample of "
         f"{max(row['rtf_utterances'] for row in rows)} utterances of a set, which were also recognised one at a time, "
         f"in a stream where a student streams, {' and '.join(dict.fromkeys(map(computed_on, rows)))}, beside other "
-        "jobs. Intervals: paired bootstrap over utterances. p: matched-pairs test of as many errors as the teacher's."
+        "jobs. Intervals: paired bootstrap over utterances. p: matched-pairs test of as many errors as the teacher's. "
+        "Plots, alignments and the worst utterances with their audio are in `report/index.html`, which stage 16 writes."
     )
 
 

@@ -1,8 +1,8 @@
 """Computation of a server's sessions, all of them together.
 
 A worker thread computes in rounds: a round takes at most a chunk of audio from every session that has some, runs them
-as one batch (:func:`distill.streaming.accept_together`), and hands the results back. What arrives meanwhile waits for
-the next round, so batches grow with the load, and a single client does not wait for others.
+as one batch (:mod:`distill.decode.streams`), and hands the results back. What arrives meanwhile waits for the next
+round, so batches grow with the load, and a single client does not wait for others.
 
 Sessions that are live come first. One that has got ahead of real time, such as a file sent at full speed, or whose
 audio waits for longer than a live client would accept, is computed in the rounds that live ones leave free, and while
@@ -16,7 +16,7 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -26,9 +26,10 @@ import numpy as np
 from aiohttp import WSCloseCode
 
 from distill.audio import SAMPLE_RATE, from_pcm
+from distill.decode.stream_results import EndpointRules, Result
+from distill.decode.streams import BaseRecognizer, Stream
 from distill.serve.metrics import Metrics
 from distill.serve.refusal import Refusal
-from distill.streaming.recognizer import StreamingRecognizer, accept_together
 
 BYTES_PER_S = 2 * SAMPLE_RATE
 WAITING_RESULTS = 8  # a session with this many unsent results is not computed until some are sent
@@ -47,7 +48,8 @@ class Session:
     """A client's recogniser, and the audio and messages that wait to be computed and sent.
 
     Attributes:
-        new_recognizer: makes the recogniser when there is audio for it.
+        recognizer: of the chunk length that the client chose.
+        rules: of the client, by which utterances end.
         audio: 16-bit samples that are received but not computed.
         began: time at which the session began.
         received, taken: bytes of audio so far, of which so many were taken for computation.
@@ -59,7 +61,8 @@ class Session:
         messages: not sent yet.
     """
 
-    new_recognizer: Callable[[], StreamingRecognizer]
+    recognizer: BaseRecognizer[Any]
+    rules: EndpointRules
     chunk_ms: int
     audio: bytearray = field(default_factory=bytearray)
     began: float = field(default_factory=time.monotonic)
@@ -73,8 +76,9 @@ class Session:
     messages: asyncio.Queue[Message] = field(default_factory=asyncio.Queue)
 
     @cached_property
-    def recognizer(self) -> StreamingRecognizer:
-        return self.new_recognizer()
+    def stream(self) -> Stream[Any]:
+        """Made when there is audio for it."""
+        return self.recognizer.create_stream(self.rules)
 
     def receive(self, samples: bytes) -> None:
         """Append 16-bit audio."""
@@ -170,6 +174,11 @@ class Rounds:
         return [session.take_chunk() for session in waiting]
 
 
+def decode(streams: Sequence[Stream[Any]]) -> list[list[Result]]:
+    """Results of streams of one recogniser."""
+    return streams[0].recognizer.decode(streams)
+
+
 def compute(shares: Sequence[Share]) -> list[list[Message]]:
     """Messages for the client of each share. Runs in the worker thread.
 
@@ -181,16 +190,20 @@ def compute(shares: Sequence[Share]) -> list[list[Message]]:
         batches.setdefault(share.session.chunk_ms, []).append(share)
     for batch in batches.values():
         try:
-            results = accept_together([share.session.recognizer for share in batch], [share.samples for share in batch])
-            for share, new in zip(batch, results, strict=True):
-                session = share.session
-                session.finals += sum(result["event"] == "final" for result in new)
-                outcomes[session] += [dict(result) for result in new]
+            for share in batch:
+                share.session.stream.accept(share.samples)
                 if share.last:
-                    final = session.recognizer.finish()
-                    if final["tokens"] or not session.finals:  # after an endpoint an empty result says nothing
-                        outcomes[session].append(dict(final))
-                    outcomes[session] += [{"event": "end", "audio_s": final["audio_s"]}, None]
+                    share.session.stream.finish()
+            streams = [share.session.stream for share in batch]
+            for share, results in zip(batch, decode(streams), strict=True):
+                session = share.session
+                shown = [dict(result) for result in results]
+                session.finals += sum(result["event"] == "final" for result in results) - share.last
+                if share.last and session.finals and not shown[-1]["tokens"]:
+                    shown.pop()  # after an endpoint an empty result says nothing
+                outcomes[session] += shown
+                if share.last:
+                    outcomes[session] += [{"event": "end", "audio_s": results[-1]["audio_s"]}, None]
         except Exception:
             log.exception("a round failed; its %d sessions are closed", len(batch))
             for share in batch:

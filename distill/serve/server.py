@@ -21,7 +21,6 @@ import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -32,13 +31,15 @@ from aiohttp import WSCloseCode, WSMsgType, web
 from distill.audio import SAMPLE_RATE
 from distill.checkpoints.load import load_network
 from distill.configuration import ChunkConf, read_conf
+from distill.decode.settings import DecodeConf, search_factory
+from distill.decode.stream_results import silence_rule
 from distill.errors import UserError
 from distill.serve.connections import BACKLOG, Connection, Connections, Limits
 from distill.serve.log import log_to_stderr
 from distill.serve.metrics import CONTENT_TYPE_LATEST, Metrics
 from distill.serve.refusal import Refusal, one_line
 from distill.serve.rounds import BYTES_PER_S, Rounds, Session
-from distill.streaming.recognizer import StreamingRecognizer
+from distill.streaming import Recognizer
 
 PAGE = Path(__file__).with_name("page")
 PAGE_FILES = {
@@ -75,6 +76,7 @@ class Server:
         endpoint_ms: silence that ends a result, for clients that do not choose it.
         limits: see :class:`Limits`.
         origins: web pages besides the server's own that may connect, such as ``https://captions.example.org``.
+        decoding: decoder and its settings; greedy by default.
 
     Attributes:
         info: what a client may choose, and the limits, as in the message ``hello``.
@@ -90,12 +92,15 @@ class Server:
         endpoint_ms: int = 800,
         limits: Limits | None = None,
         origins: Sequence[str] = (),
+        decoding: DecodeConf | None = None,
     ) -> None:
         self.limits = limits or Limits()
         self.origins = frozenset(origin.rstrip("/") for origin in origins)
         self._network, self._token_list, self._config = load_network(model)
         chunk_conf = read_conf(ChunkConf, "chunk_conf", self._config.get("chunk_conf") or None)
-        if chunk_conf is None or not self._open(chunk_ms, None).streaming:
+        self._new_search = search_factory(decoding or DecodeConf(), self._token_list, self._config)
+        self._recognizers: dict[int, Recognizer] = {}  # by chunk length
+        if chunk_conf is None or not self._recognizer(chunk_ms).streaming:
             raise UserError(f"{model}: not a streaming student; give one, such as exp/student_stream")
         if not ENDPOINT_MS[0] <= endpoint_ms <= ENDPOINT_MS[1]:
             raise UserError(f"endpoint_ms: {endpoint_ms} is not within {ENDPOINT_MS[0]} to {ENDPOINT_MS[1]}")
@@ -129,8 +134,13 @@ class Server:
         app.on_shutdown.append(self._close_sockets)
         return app
 
-    def _open(self, chunk_ms: int, endpoint_ms: int | None) -> StreamingRecognizer:
-        return StreamingRecognizer(self._network, self._token_list, self._config, chunk_ms, endpoint_ms)
+    def _recognizer(self, chunk_ms: int) -> Recognizer:
+        """The recogniser of a chunk length; all share the network."""
+        if chunk_ms not in self._recognizers:
+            self._recognizers[chunk_ms] = Recognizer(
+                self._network, self._token_list, self._config, chunk_ms, new_search=self._new_search
+            )
+        return self._recognizers[chunk_ms]
 
     @web.middleware
     async def _check(
@@ -260,7 +270,7 @@ class Server:
         low, high = ENDPOINT_MS
         if endpoint_ms is not None and (type(endpoint_ms) is not int or not low <= endpoint_ms <= high):
             raise Refusal("config", f"endpoint_ms is {str(endpoint_ms)[:40]}; choose {low} to {high}, or null for none")
-        session = Session(partial(self._open, chunk_ms, endpoint_ms), chunk_ms)
+        session = Session(self._recognizer(chunk_ms), silence_rule(endpoint_ms), chunk_ms)
         session.messages.put_nowait({"event": "ready", "chunk_ms": chunk_ms, "endpoint_ms": endpoint_ms})
         return session
 

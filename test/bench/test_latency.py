@@ -20,22 +20,30 @@ class Session:
     def __init__(self, output, at):
         self.output, self.at = output, at
 
-    def reset(self):
-        self.samples = self.chunks = 0
+    def create_stream(self):
+        self.samples, self.chunks, self.waiting = 0, 0, []
+        return self
 
     def result(self, event):
         seconds = self.samples / 16000
         known = sum(time <= seconds for time in self.at) if event == "partial" else len(self.output)
         return {"event": event, "audio_s": seconds, "emitted_after_s": 0.004, "tokens": self.output[:known], "text": ""}
 
-    def accept_waveform(self, samples):
+    def accept(self, samples):
         self.samples += len(samples)
-        if self.samples // 2560 == self.chunks:
-            return []
-        self.chunks += 1
-        return [self.result("partial")]
+        if self.samples // 2560 > self.chunks:
+            self.chunks += 1
+            self.waiting.append("partial")
 
     def finish(self):
+        self.waiting.append("final")
+
+    def decode(self):
+        events, self.waiting = self.waiting, []
+        return [self.result(event) for event in events]
+
+    def recognize(self, samples):
+        self.create_stream().accept(samples)
         return self.result("final")
 
 

@@ -6,7 +6,7 @@ import torch
 
 from distill.audio import SILENT
 from distill.decode.greedy import GreedySearch
-from distill.decode.stream_results import StreamDecoder
+from distill.decode.stream_results import SHERPA_RULES, EndpointRules, StreamDecoder, silence_rule
 from distill.errors import UserError
 
 TOKENS = ["<blank>", "a", "b", "<space>"]
@@ -20,7 +20,13 @@ def scores(path: str, kind: str = "numpy"):
 
 
 def decoder(endpoint_ms: int | None = None) -> StreamDecoder:
-    return StreamDecoder(TOKENS, "char", FRAME_MS, endpoint_ms, GreedySearch)
+    return StreamDecoder(TOKENS, "char", FRAME_MS, silence_rule(endpoint_ms), GreedySearch)
+
+
+def accept(stream: StreamDecoder, rows) -> list:
+    """Results after rows of whole chunks, as a recogniser gives them."""
+    finals = [final for start in range(0, len(rows), CHUNK) for final in stream.accept(rows[start : start + CHUNK])]
+    return finals if finals and stream.empty else [*finals, stream.partial()]
 
 
 def events(results: list) -> list[tuple[str, str]]:
@@ -32,10 +38,10 @@ def test_an_utterance_ends_at_the_end_of_the_chunk_in_which_the_silence_is_long_
     stream = decoder(endpoint_ms=60)
     stream.receive(np.ones(16000))
     # After "a" there are 2 and then 3 blank frames at the ends of chunks; 60 ms are 3 of them.
-    assert events(stream.accept(scores("-a--", kind), CHUNK)) == [("partial", "a")]
-    assert events(stream.accept(scores("----", kind), CHUNK)) == [("final", "a")]
-    assert events(stream.accept(scores("a---", kind), CHUNK)) == [("final", "a")]
-    assert events(stream.accept(scores("----", kind), CHUNK)) == [("partial", "")]
+    assert events(accept(stream, scores("-a--", kind))) == [("partial", "a")]
+    assert events(accept(stream, scores("----", kind))) == [("final", "a")]
+    assert events(accept(stream, scores("a---", kind))) == [("final", "a")]
+    assert events(accept(stream, scores("----", kind))) == [("partial", "")]
     assert events([stream.finish()]) == [("final", "")]
 
 
@@ -47,24 +53,24 @@ def test_nothing_is_recognised_before_the_first_sound(level):
     shown = []
     for _ in range(frames // CHUNK):
         stream.receive(np.full(chunk_samples, level))
-        shown += stream.accept(scores("a-b-"), CHUNK)
+        shown += accept(stream, scores("a-b-"))
     assert {(result["event"], result["text"]) for result in shown} == {("partial", "")}
     for _ in range(2):  # the guess ends in the silence after it
         stream.receive(np.full(chunk_samples, level))
-        assert not any(result["text"] for result in stream.accept(scores("----"), CHUNK))
+        assert not any(result["text"] for result in accept(stream, scores("----")))
     stream.receive(np.full(chunk_samples, 2 * SILENT))
-    assert events(stream.accept(scores("-ab-"), CHUNK)) == [("partial", "ab")]
+    assert events(accept(stream, scores("-ab-"))) == [("partial", "ab")]
     assert events([stream.finish()]) == [("final", "ab")] and stream.hypotheses[0].tokens
-    stream.reset()
+    stream = decoder()
     stream.receive(np.full(480000, level))
-    stream.accept(scores("ab" * (frames // 2)), frames)
+    stream.accept(scores("ab" * (frames // 2)))
     assert events([stream.finish()]) == [("final", "")] and not stream.hypotheses[0].tokens
 
 
 def test_silence_within_a_chunk_ends_nothing():
     stream = decoder(endpoint_ms=20)
     stream.receive(np.ones(16000))
-    assert events(stream.accept(scores("a--b"), CHUNK)) == [("partial", "ab")]
+    assert events(accept(stream, scores("a--b"))) == [("partial", "ab")]
 
 
 def test_endpoints_do_not_depend_on_how_many_chunks_come_at_once():
@@ -72,12 +78,13 @@ def test_endpoints_do_not_depend_on_how_many_chunks_come_at_once():
     at_once, one_by_one = decoder(60), decoder(60)
     for stream in (at_once, one_by_one):
         stream.receive(np.ones(160000))
-    finals = [result for result in at_once.accept(scores(path), CHUNK) if result["event"] == "final"]
+    finals = [result for result in accept(at_once, scores(path)) if result["event"] == "final"]
     others = []
     for start in range(0, len(path), CHUNK):
-        others += one_by_one.accept(scores(path[start : start + CHUNK]), CHUNK)
+        others += accept(one_by_one, scores(path[start : start + CHUNK]))
     others = [result for result in others if result["event"] == "final"]
     assert len(finals) == len(others) >= 3
+    assert {result["endpoint"] for result in finals} == {"silence"}
     for result, other in zip(finals, others, strict=True):
         assert {**result, "emitted_after_s": 0} == {**other, "emitted_after_s": 0}
 
@@ -85,8 +92,9 @@ def test_endpoints_do_not_depend_on_how_many_chunks_come_at_once():
 def test_times_are_those_of_the_stream_and_end_with_the_audio():
     stream = decoder(endpoint_ms=40)
     stream.receive(np.ones(int(0.17 * 16000)))
-    stream.accept(scores("-a--"), CHUNK)
-    (final,) = [stream.finish(scores("-bbbbb"))]
+    accept(stream, scores("-a--"))
+    stream.accept_last(scores("-bbbbb"))
+    final = stream.finish()
     assert [(token["start_s"], token["end_s"]) for token in final["tokens"]] == [(0.1, 0.17)]
     assert final["audio_s"] == 0.17
 
@@ -94,9 +102,9 @@ def test_times_are_those_of_the_stream_and_end_with_the_audio():
 def test_a_token_that_may_continue_is_made_again_and_no_other():
     stream = decoder()
     stream.receive(np.ones(16000))
-    (first,) = stream.accept(scores("a-bb"), CHUNK)
-    (second,) = stream.accept(scores("b---"), CHUNK)
-    (third,) = stream.accept(scores("---a"), CHUNK)
+    (first,) = accept(stream, scores("a-bb"))
+    (second,) = accept(stream, scores("b---"))
+    (third,) = accept(stream, scores("---a"))
     assert [token["end_s"] for token in first["tokens"]] == [0.02, 0.08]
     assert [token["end_s"] for token in second["tokens"]] == [0.02, 0.1]
     assert second["tokens"][0] is first["tokens"][0] and third["tokens"][1] is second["tokens"][1]
@@ -120,8 +128,64 @@ def test_an_endpoint_of_no_silence_is_refused():
         decoder(0)
 
 
-def test_an_ended_stream_takes_no_samples():
-    stream = decoder()
-    stream.finish()
-    with pytest.raises(RuntimeError, match="reset"):
-        stream.receive(np.ones(0))
+def ends(stream: StreamDecoder, path: str) -> list[tuple[str, str, float, float]]:
+    """Rule, text, beginning and end in seconds of each utterance of a path whose audio comes chunk by chunk."""
+    found = []
+    for start in range(0, len(path), CHUNK):
+        stream.receive(np.ones(CHUNK * FRAME_MS * 16, np.float32))
+        for result in stream.accept(scores(path[start : start + CHUNK])):
+            found.append((result["endpoint"], result["text"], result["start_s"], result["audio_s"]))
+    return found
+
+
+def test_each_rule_ends_an_utterance_and_says_so():
+    """Chunks of 80 ms: 160 ms without a token, 80 ms behind one, utterances of 240 ms."""
+    rules = EndpointRules(silence=80, empty=160, length=240)
+    stream = StreamDecoder(TOKENS, "char", FRAME_MS, rules, GreedySearch)
+    assert ends(stream, "--------" "-a------" "-a-b-a-ba-b-") == [
+        ("empty", "", 0.0, 0.16), ("silence", "a", 0.16, 0.32), ("length", "ababab", 0.32, 0.56),
+    ]  # fmt: skip
+    assert stream.finish()["start_s"] == 0.56
+
+
+def test_a_rule_that_is_not_there_ends_nothing():
+    stream = StreamDecoder(TOKENS, "char", FRAME_MS, EndpointRules(length=240), GreedySearch)
+    assert ends(stream, "-a----------") == [("length", "a", 0.0, 0.24)]
+    stream = StreamDecoder(TOKENS, "char", FRAME_MS, EndpointRules(empty=160), GreedySearch)
+    assert ends(stream, "-a" + 30 * "-") == []
+
+
+def test_the_longest_utterance_does_not_end_within_a_token():
+    """It would be recognised twice."""
+    stream = StreamDecoder(TOKENS, "char", FRAME_MS, EndpointRules(length=80), GreedySearch)
+    assert ends(stream, "--aaa-------") == [("length", "a", 0.0, 0.16), ("length", "", 0.16, 0.24)]
+
+
+def test_a_token_that_does_not_end_is_recognised_once():
+    stream = StreamDecoder(TOKENS, "char", FRAME_MS, EndpointRules(length=160), GreedySearch)
+    assert ends(stream, 8 * "aaaa" + "a-a-") == [
+        ("length", "a", 0.0, 0.32), ("length", "", 0.32, 0.48), ("length", "", 0.48, 0.64),
+    ]  # fmt: skip
+    assert stream.finish()["text"] == "a"
+
+
+def test_the_rules_of_sherpa_onnx_are_there_and_no_rule_may_be_zero():
+    assert (SHERPA_RULES.empty, SHERPA_RULES.silence, SHERPA_RULES.length) == (2400, 1200, 20000)
+    with pytest.raises(UserError, match="length: 0 ms must be positive"):
+        EndpointRules(length=0)
+
+
+def test_words_are_stable_when_no_more_audio_changes_them():
+    stream = StreamDecoder(["<blank>", "a", "b", "<space>"], "char", FRAME_MS, EndpointRules(), GreedySearch)
+    stream.receive(np.ones(160000, np.float32))
+    shown = [accept(stream, scores(path))[-1] for path in ("-a-b", "b-- ", "-a--", "----")]
+    assert [(result["text"], result["stable"]) for result in shown] == [
+        ("ab", ""), ("ab", ""), ("ab a", "ab"), ("ab a", "ab"),
+    ]  # fmt: skip
+    assert stream.finish()["stable"] == "ab a"
+    words = StreamDecoder(TOKENS, "word", FRAME_MS, EndpointRules(), GreedySearch)
+    words.receive(np.ones(160000, np.float32))
+    assert [accept(words, scores(path))[-1]["stable"] for path in ("-a-b", "----")] == ["a", "a b"]
+    pieces = StreamDecoder(["<blank>", "\u2581a", "b", "\u2581c"], "bpe", FRAME_MS, EndpointRules(), GreedySearch)
+    pieces.receive(np.ones(160000, np.float32))
+    assert [accept(pieces, scores(path))[-1]["stable"] for path in ("-a-b", "-- -")] == ["", "ab"]

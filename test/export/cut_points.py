@@ -22,16 +22,19 @@ SECOND = np.zeros(SAMPLE_RATE, np.float32)
 Texts = tuple[str, str, str]  # of flush(), of finish(), and after a second of silence more
 
 
-def of_recognizer(flushed, finished) -> Callable[[np.ndarray], Texts]:
-    """For two sessions of a recogniser in torch or in onnxruntime."""
+def of_recognizer(recognizer) -> Callable[[np.ndarray], Texts]:
+    """For a recogniser in torch or in onnxruntime."""
 
     def texts(audio: np.ndarray) -> Texts:
-        for session in (flushed, finished):
-            session.reset()
-            session.accept_waveform(audio)
-        (*_, partial) = flushed.flush()
-        flushed.accept_waveform(SECOND)
-        return partial["text"], finished.finish()["text"], flushed.finish()["text"]
+        flushed, finished = (recognizer.create_stream() for _ in range(2))
+        for stream in (flushed, finished):
+            stream.accept(audio)
+        flushed.flush()
+        finished.finish()
+        partial, final = (results[-1]["text"] for results in recognizer.decode([flushed, finished]))
+        flushed.accept(SECOND)
+        flushed.finish()
+        return partial, final, flushed.decode()[-1]["text"]
 
     return texts
 
@@ -61,14 +64,13 @@ def runtime(name: str, export: Path, model: Path) -> Callable[[np.ndarray], Text
     if name == "torch":
         import torch
 
-        from distill.streaming import StreamingRecognizer
+        from distill import streaming
 
         torch.set_num_threads(1)
-        session = StreamingRecognizer.from_pretrained(model, 480)
-        return of_recognizer(session, session.new_session())
-    from distill.export.recognizer import OnnxRecognizer
+        return of_recognizer(streaming.Recognizer.from_pretrained(model, 480))
+    from distill.export.recognizer import Recognizer
 
-    return of_recognizer(*(OnnxRecognizer.from_pretrained(export, 480) for _ in range(2)))
+    return of_recognizer(Recognizer.from_pretrained(export, 480))
 
 
 def main() -> None:

@@ -9,7 +9,7 @@ import torch
 from tiny_exports import FRONT_ENDS, TOKENS, audio, config, export, student
 
 from distill.decode.greedy import GreedySearch
-from distill.decode.stream_results import StreamDecoder
+from distill.decode.stream_results import NO_RULES, StreamDecoder
 from distill.errors import UserError
 from distill.export.recognizer import LogProbStream, OnnxModel, OnnxRecognizer
 from distill.streaming import StreamingRecognizer
@@ -84,7 +84,7 @@ def test_results_are_those_of_the_recogniser_in_torch(front_end, endpoint_ms):
 @pytest.mark.parametrize("front_end", FRONT_ENDS)
 def test_endpoints_are_checked_after_each_chunk(front_end, monkeypatch):
     lengths = []
-    monkeypatch.setattr(StreamDecoder, "accept", lambda _, scores, chunk_frames: lengths.append(chunk_frames) or [])
+    monkeypatch.setattr(StreamDecoder, "accept", lambda _, scores: lengths.append(len(scores)) or [])
     reference = StreamingRecognizer(student(front_end), TOKENS, config(hop=0.5), 480, 20)
     session = OnnxRecognizer.from_pretrained(export(front_end, hop=0.5), 480, 20)
     for recognizer, frame_ms in ((session, session.model.frame_ms), (reference, reference.network.frame_ms)):
@@ -122,14 +122,17 @@ def test_flush_brings_out_what_finish_does_and_the_stream_goes_on(front_end):
 
 def test_the_silence_of_flush_does_not_count():
     """Tokens in frames 2, 12 and 20 of 20 ms, where silence of 160 ms was put in behind 200 ms of audio."""
-    decoder = StreamDecoder(TOKENS, "char", 20, None, GreedySearch)
+    decoder = StreamDecoder(TOKENS, "char", 20, NO_RULES, GreedySearch)
     frames = np.eye(len(TOKENS), dtype=np.float32)[[0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0, 3, 0]]
     decoder.receive(np.ones(3200, np.float32))
-    decoder.accept(9 * frames[:10], 10)
-    (result,) = decoder.flush(2560, 9 * frames[10:18], 10)
+    decoder.accept(9 * frames[:10])
+    decoder.put_in(2560, 3200)
+    decoder.accept(9 * frames[10:18])
+    result = decoder.partial()
     assert [token["start_s"] for token in result["tokens"]] == [0.04, 0.2]
     decoder.receive(np.ones(1280, np.float32))
-    (result,) = decoder.accept(9 * frames[18:], 10)
+    decoder.accept(9 * frames[18:])
+    result = decoder.partial()
     assert [token["start_s"] for token in result["tokens"]] == [0.04, 0.2, 0.24]
 
 

@@ -182,7 +182,7 @@ def metadata(data: bytes, folder: Path) -> None:
     import onnx
 
     from distill.errors import UserError
-    from distill.export.recognizer import OnnxModel, OnnxRecognizer
+    from distill.export.recognizer import OnnxModel, Recognizer
 
     try:
         values = json.loads(data)
@@ -194,9 +194,7 @@ def metadata(data: bytes, folder: Path) -> None:
     except (ValueError, AttributeError, RecursionError):
         return
     try:
-        session = OnnxRecognizer(OnnxModel(folder / "student_480ms.onnx"))
-        session.accept_waveform(np.zeros(16000, np.float32))
-        session.finish()
+        Recognizer(OnnxModel(folder / "student_480ms.onnx")).recognize(np.zeros(16000, np.float32))
     except UserError as error:
         assert str(error).strip(), "an empty message"
 

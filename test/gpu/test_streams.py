@@ -6,7 +6,7 @@ import pytest
 import torch
 from tiny_networks import VOCAB, masked, speech, student
 
-from distill.streaming.recognizer import StreamingRecognizer, accept_together
+from distill.streaming import Recognizer
 
 pytestmark = pytest.mark.gpu
 
@@ -32,32 +32,38 @@ def test_stream_equals_masked_forward(device, front_end, left_ms, ahead_ms):
 
 
 def recognised(network: torch.nn.Module, seconds: float, seed: int) -> list[str]:
-    """Texts of the results of one session, whose audio comes in pieces of 0.1 s."""
-    session = StreamingRecognizer(network, TOKENS, CONFIG)
-    results = [r for piece in speech(int(16000 * seconds), seed).split(1600) for r in session.accept_waveform(piece)]
-    return [*(result["text"] for result in results), session.finish()["text"]]
+    """Texts of the results of one stream, whose audio comes in pieces of 0.1 s."""
+    stream, results = Recognizer(network, TOKENS, CONFIG).create_stream(), []
+    for piece in speech(int(16000 * seconds), seed).split(1600):
+        stream.accept(piece)
+        results += stream.decode()
+    stream.finish()
+    return [result["text"] for result in results + stream.decode()]
 
 
 @pytest.mark.parametrize("front_end", ["cnn", "fbank"])
-def test_a_session_recognises_what_it_does_on_the_cpu(device, front_end):
+def test_a_stream_recognises_what_it_does_on_the_cpu(device, front_end):
     here = recognised(student(front_end), 4.0, 0)
     assert recognised(student(front_end).to(device), 4.0, 0) == here
     assert len(set(here)) > 5
 
 
 @pytest.mark.parametrize("front_end", ["cnn", "fbank"])
-def test_sessions_together_recognise_what_each_does_alone(device, front_end):
+def test_streams_together_recognise_what_each_does_alone(device, front_end):
     network = student(front_end).to(device)
     seconds = [1.0, 2.3, 3.1, 4.0, 4.0]
-    first = StreamingRecognizer(network, TOKENS, CONFIG)
-    sessions = [first, *(first.new_session() for _ in seconds[1:])]
+    recognizer = Recognizer(network, TOKENS, CONFIG)
+    streams = [recognizer.create_stream() for _ in seconds]
     audio = [speech(int(16000 * s), seed) for seed, s in enumerate(seconds)]
     texts: list[list[str]] = [[] for _ in seconds]
     for start in range(0, max(map(len, audio)), 1600):
         active = [n for n, x in enumerate(audio) if start < len(x)]
-        pieces = [audio[n][start : start + 1600] for n in active]
-        for n, results in zip(active, accept_together([sessions[n] for n in active], pieces), strict=True):
+        for n in active:
+            streams[n].accept(audio[n][start : start + 1600])
+        for n, results in zip(active, recognizer.decode([streams[n] for n in active]), strict=True):
             texts[n] += [result["text"] for result in results]
-    for n, session in enumerate(sessions):
-        texts[n].append(session.finish()["text"])
+    for stream in streams:
+        stream.finish()
+    for n, results in enumerate(recognizer.decode(streams)):
+        texts[n].append(results[-1]["text"])
         assert texts[n] == recognised(network, seconds[n], n)

@@ -8,7 +8,7 @@ import numpy as np
 import tiny_networks as tiny
 import torch
 
-from distill.export.model import metadata, save, shapes_for, sherpa_models, step_model
+from distill.export.model import metadata, save, shapes_for, sherpa_models, slot_model, step_model
 from distill.export.sherpa import sherpa_tokens
 from distill.models.student import Student
 
@@ -36,7 +36,7 @@ def config(chunk_ms: int = 480, hop: float = 1.0, left_ms: float | None = 2000) 
 
 
 def export(front_end: str, chunk_ms: int = 480, hop: float = 1.0) -> Path:
-    """A directory with a student_*.onnx, a sherpa_*.onnx and tokens.txt, in float32."""
+    """A directory with a student_*.onnx, a streams_*.onnx, a sherpa_*.onnx and tokens.txt, in float32."""
     return _export(front_end, chunk_ms, hop)
 
 
@@ -49,6 +49,8 @@ def _export(front_end: str, chunk_ms: int, hop: float) -> Path:
     step = step_model(network, shapes)
     wrapped, about = sherpa_models(network, shapes, {"float32": step})["float32"]
     save(step, folder / f"student_{chunk_ms}ms.onnx", metadata(network, shapes, TOKENS, "char", chunk_ms))
+    properties = metadata(network, shapes, TOKENS, "char", chunk_ms)
+    save(slot_model(network, shapes), folder / f"streams_{chunk_ms}ms.onnx", properties)
     save(wrapped, folder / f"sherpa_{chunk_ms}ms.onnx", about)
     (folder / "tokens.txt").write_text(sherpa_tokens(TOKENS, "char"))
     return folder

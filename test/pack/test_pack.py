@@ -17,7 +17,7 @@ from tiny_networks import CHANNELS, TEACHER, speech, student, teacher
 
 from distill.bin import decode, pack, transcribe
 from distill.checkpoints.load import load_network, network_shape
-from distill.streaming import StreamingRecognizer
+from distill.streaming import Recognizer
 
 TOKENS = ["<blank>", "<unk>", *"abcdefg", "<space>", "<sos/eos>"]
 CONF = {"front_end_conf": {"channels": list(CHANNELS)}, "width": 32, "layers": 3, "heads": 2, "ffn": 48, "kernel": 7}
@@ -92,10 +92,9 @@ def test_streams_and_transcribes_from_any_directory(exp, packed, tmp_path, capsy
         events = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
         printed.append([(event["event"], event["text"], event["tokens"]) for event in events])
     assert printed[0] == printed[1] and len(printed[0]) > 2
-    session = StreamingRecognizer.from_pretrained(packed, chunk_ms=160)
-    assert session.streaming
-    session.accept_waveform(np.zeros(8000, np.float32))
-    session.finish()
+    recognizer = Recognizer.from_pretrained(packed, chunk_ms=160)
+    assert recognizer.streaming
+    recognizer.recognize(np.zeros(8000, np.float32))
 
 
 def test_decodes_as_the_training_does(exp, packed, tmp_path):
@@ -172,12 +171,14 @@ import sys
 sys.modules["torch"] = None  # cannot be imported
 import soundfile
 from distill.export import exported
-from distill.export.recognizer import OnnxRecognizer
+from distill.export.recognizer import Recognizer
 packed, wav = sys.argv[1:]
 assert exported(packed)
-session = OnnxRecognizer.from_pretrained(packed, chunk_ms=480)
-partials = session.accept_waveform(soundfile.read(wav, dtype="float32")[0])
-print(len(partials), session.finish()["text"])
+stream = Recognizer.from_pretrained(packed, chunk_ms=480).create_stream()
+stream.accept(soundfile.read(wav, dtype="float32")[0])
+partials = stream.decode()
+stream.finish()
+print(len(partials), stream.decode()[-1]["text"])
 """
 
 
@@ -205,9 +206,11 @@ def test_an_export_alone_needs_no_torch(exp, tmp_path):
     command = [sys.executable, "-c", NO_TORCH, str(tmp_path / "x.zip"), wav]
     printed = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
     assert printed.returncode == 0, printed.stderr
-    session = StreamingRecognizer.from_pretrained(exp / "student_stream")
-    partials = session.accept_waveform(soundfile.read(wav, dtype="float32")[0])
-    assert printed.stdout.rstrip("\n") == f"{len(partials)} {session.finish()['text']}" and partials
+    stream = Recognizer.from_pretrained(exp / "student_stream").create_stream()
+    stream.accept(soundfile.read(wav, dtype="float32")[0])
+    partials = stream.decode()
+    stream.finish()
+    assert printed.stdout.rstrip("\n") == f"{len(partials)} {stream.decode()[-1]['text']}" and partials
 
 
 def test_a_packed_model_with_an_export_is_the_training_unless_asked(exp, tmp_path):

@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import html
 import io
 import json
 import re
@@ -14,12 +15,17 @@ import small_experiment
 import soundfile
 import torch
 from browser import CHROMIUM, browse
+from PIL import Image
 
+from distill.audio import read_audio
 from distill.bin import report
 from distill.report import figures
+from distill.report.alignment import Alignment, chosen, place_rows
 from distill.report.history import read_history
+from distill.report.plots import Mark, Scale
 from distill.report.similarity import linear_cka
 from distill.report.worst_utterances import aligned
+from distill.streaming.recognizer import Recognizer
 
 
 class Elements(HTMLParser):
@@ -90,10 +96,83 @@ def test_needs_no_other_file(page):
 
 def test_every_section_is_there(page):
     sections = [attributes["id"] for attributes in Elements(page).all("section")]
-    assert sections == ["results", "latency", "size", "export", "training", "layers", "errors", "about"]
+    assert sections == ["results", "latency", "size", "export", "training", "layers", "alignment", "errors", "about"]
     assert {attributes["href"][1:] for attributes in Elements(page).all("a")} == set(sections)
     for output in ("hidden layers (MSE)", "LF-MMI, per frame", "published: 8× faster, 12× smaller", "teacher layer"):
         assert output in page
+
+
+def test_experiments_beside_it_join_the_plot_of_sizes(exp, tmp_path, capsys):
+    shutil.copytree(exp.parent, tmp_path / "some")
+    results = json.loads((exp / "results.json").read_text())
+    changes = {"exp_large": {"params": 3_400_000, "wer": 1.25}, "exp_other_words": {"words": 7}, "exp_other_set": {}}
+    for name, change in changes.items():
+        rows = [row | (change if row["system"] == "student_stream" else {}) for row in results["rows"]]
+        rows = [row | ({"words": 7} if name == "exp_other_words" else {}) for row in rows]
+        rows = [row | ({"test_set": "x"} if name == "exp_other_set" else {}) for row in rows]
+        (tmp_path / "some" / name).mkdir()
+        (tmp_path / "some" / name / "results.json").write_text(json.dumps({**results, "rows": rows}))
+    page = page_of(tmp_path / "some/exp", "--num_utts", "0", "--num_alignments", "0")
+    assert "WER against size" in page
+    assert "exp_large, streaming student, 480 ms: 3.4 M parameters, 1.25 %" in page
+    assert "exp, streaming student, 480 ms: 0.34 M parameters" in page and "exp_other_set," not in page
+    assert "exp_other_words," not in page
+    assert "exp_other_words is left out of the sizes: its test has other utterances" in capsys.readouterr().err
+
+
+def test_one_experiment_has_no_plot_of_sizes(page):
+    assert "WER against size" not in page
+
+
+def test_an_alignment_has_the_tokens_at_their_times(exp, page):
+    """The drawing against a stream of its own; tokens of untrained networks, at least one of each."""
+    drawing = re.search(r'<svg class="drawing" viewBox="0 0 ([\d.]+).*?</svg>', page, re.DOTALL)
+    name, description = re.search(r'aria-label="(test-\d+): (.*?)"', drawing.group(0)).groups()
+    audio = read_audio(str(exp.parent / f"dump/raw/test/{name}.wav"))
+    stream = Recognizer.from_pretrained(exp / "student_stream", 480).create_stream()
+    arrived, expected = 0, []
+    for start in range(0, len(audio), 160):
+        piece = audio[start : start + 160]
+        arrived += len(piece)
+        stream.accept(piece)
+        for result in stream.decode():
+            expected += [(token, arrived / 16000) for token in result["tokens"][len(expected) :]]
+    stream.finish()
+    for result in stream.decode():
+        expected += [(token, len(audio) / 16000) for token in result["tokens"][len(expected) :]]
+    assert expected
+    of_student = description.split("student: ")[1].split("; ")
+    assert of_student == [
+        html.escape(f"{token['token']}: {token['start_s']:.2f} s, out at {seconds:.2f} s")
+        for token, seconds in expected
+    ]
+    teacher = Recognizer.from_pretrained(exp / "teacher", None).recognize(audio)
+    of_teacher = description.split("teacher: ")[1].split(". student: ")[0].split("; ")
+    assert of_teacher == [html.escape(f"{token['token']}: {token['start_s']:.2f} s") for token in teacher["tokens"]]
+    # Where tokens come out, in px: the label stands there
+    image = re.search(r'<image href="data:image/png;base64,([^"]+)" x="([\d.]+)" y="[\d.]+" width="([\d.]+)"', page)
+    left, width = float(image.group(2)), float(image.group(3))
+    places = re.findall(r'<text class="mark" x="([\d.]+)"', drawing.group(0))[-len(expected) :]
+    for place, (_, seconds) in zip(places, expected, strict=True):
+        assert float(place) == pytest.approx(left + width * seconds * 16000 / len(audio), abs=0.2)
+    spectrogram = Image.open(io.BytesIO(base64.b64decode(image.group(1))))
+    assert spectrogram.size == ((len(audio) - 400) // 160 + 1, 80) and spectrogram.mode == "LA"
+
+
+def test_long_utterances_are_not_drawn_and_the_worst_comes_first():
+    seconds = {"a": 1.0, "b": 2.0, "c": 3.0, "d": 16.0}
+    assert chosen(seconds, "a", 2) == ["a", "b"] and chosen(seconds, "d", 9) == ["b", "a", "c"]
+    assert chosen(seconds, None, 1) == ["b"] and chosen({"d": 16.0}, "d", 3) == []
+
+
+def test_labels_do_not_overlap():
+    marks = [Mark(x, 0, 2, "", label="word") for x in (10, 12, 14, 90)]
+    drawing = Alignment("u", 1.0, "", teacher=marks, student=[Mark(x, 0, 2, "", label="word") for x in (10, 12)])
+    drawing.shown = [40.0, 41.0]
+    place_rows(drawing, Scale(0, 1, 0, 100))
+    assert len({mark.label_y for mark in marks[:3]}) == 3 and all(mark.label_y < drawing.top for mark in marks)
+    assert len({mark.label_y for mark in drawing.student}) == 2
+    assert all(drawing.bottom < mark.label_y < drawing.height for mark in drawing.student)
 
 
 def test_audio_is_what_was_recognised(exp, page):
@@ -241,7 +320,7 @@ def test_in_a_browser_on_a_desk_on_a_phone_in_the_dark_and_on_paper(exp, page, t
     async def scenario():
         url = (exp / "report/index.html").resolve().as_uri()
         async with browse(url, tmp_path / "profile", ready="document.querySelectorAll('audio').length > 0") as tab:
-            assert await tab.evaluate("document.querySelectorAll('section').length") == 8
+            assert await tab.evaluate("document.querySelectorAll('section').length") == 9
             for width, dark in ((1200, False), (390, False), (390, True)):
                 await tab.screenshot(tmp_path / "page.png", width, 800, dark)
                 # Nothing but tables sticks out, and those scroll by themselves.

@@ -428,7 +428,7 @@ def test_live_sessions_are_computed_before_those_ahead_or_behind():
     """With audio in all of them: live ones alone; then the others, few at a time and in turn."""
     rounds = Rounds(Metrics())
     opened = time.monotonic() - 10
-    sessions = {name: Session(lambda: None, 480, began=opened) for name in ("live", "quiet", "ahead", "behind", "late")}
+    sessions = {name: Session(None, None, 480, began=opened) for name in ("live", "quiet", "ahead", "behind", "late")}
     for session in sessions.values():
         rounds.sessions[session] = None
     sessions["ahead"].taken = sessions["ahead"].received = 12 * BYTES_PER_S

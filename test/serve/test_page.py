@@ -12,9 +12,10 @@ from browser import CHROMIUM, browse
 from test_server import serving
 from tiny_networks import speech
 
+from distill.decode.stream_results import silence_rule
+from distill.decode.streams import Stream
 from distill.decode.token_text import tokens_to_text
-from distill.serve import rounds
-from distill.streaming import StreamingRecognizer
+from distill.streaming import Recognizer
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed (apt-get install chromium)")
 TEXT = "[...document.querySelectorAll('#captions .word > span')].map((w) => w.textContent)"
@@ -33,9 +34,10 @@ def site(url: str) -> str:
 
 
 def recognized(model: Path, audio: np.ndarray) -> list[dict]:
-    session = StreamingRecognizer.from_pretrained(model, 480, 800)
-    results = session.accept_waveform(audio)
-    return [token for r in [*results, session.finish()] if r["event"] == "final" for token in r["tokens"]]
+    stream = Recognizer.from_pretrained(model, 480, silence_rule(800)).create_stream()
+    stream.accept(audio)
+    stream.finish()
+    return [token for r in stream.decode() if r["event"] == "final" for token in r["tokens"]]
 
 
 def choose(file: Path) -> str:
@@ -154,13 +156,13 @@ def test_the_microphone_reaches_the_recogniser_at_the_right_speed(model, tmp_pat
     source = np.concatenate(pieces).astype(np.float32)
     soundfile.write(tmp_path / "mic.wav", source, 48000)
     received: list[np.ndarray] = []
-    real = rounds.accept_together
+    accept = Stream.accept
 
-    def record(sessions, samples):
-        received.extend(np.asarray(piece) for piece in samples)
-        return real(sessions, samples)
+    def record(stream, samples):
+        received.append(np.asarray(samples))
+        accept(stream, samples)
 
-    monkeypatch.setattr(rounds, "accept_together", record)
+    monkeypatch.setattr(Stream, "accept", record)
 
     async def scenario():
         flags = (*FAKE, f"--use-file-for-fake-audio-capture={tmp_path / 'mic.wav'}%noloop")

@@ -13,13 +13,14 @@ import numpy as np
 import pytest
 from tiny_networks import speech
 
+from distill.decode.stream_results import silence_rule
 from distill.errors import UserError
 from distill.serve import rounds
 from distill.serve import server as server_module
 from distill.serve.client import in_real_time, pcm, pieces, recognize
 from distill.serve.rounds import BYTES_PER_S, WAITING_RESULTS
 from distill.serve.server import WAITING_S, Limits, Server, listening
-from distill.streaming import StreamingRecognizer
+from distill.streaming import Recognizer
 
 FAST = 1000.0  # times real time: no pacing
 
@@ -42,10 +43,11 @@ def audio(seconds: float, seed: int = 0) -> bytes:
 
 def alone(model, data: bytes, chunk_ms: int = 480, endpoint_ms: int | None = 800) -> list[dict]:
     """Final results of the recogniser without a server."""
-    session = StreamingRecognizer.from_pretrained(model, chunk_ms, endpoint_ms)
-    results = session.accept_waveform(np.frombuffer(data, "<i2").astype(np.float32) / 32768)
-    finals = [result for result in results if result["event"] == "final"]
-    last = session.finish()
+    stream = Recognizer.from_pretrained(model, chunk_ms, silence_rule(endpoint_ms)).create_stream()
+    stream.accept(np.frombuffer(data, "<i2").astype(np.float32) / 32768)
+    finals = [result for result in stream.decode() if result["event"] == "final"]
+    stream.finish()
+    (last,) = stream.decode()
     return finals + ([last] if last["tokens"] or not finals else [])
 
 
@@ -184,14 +186,14 @@ def test_twenty_clients(model):
 
 def test_what_waits_is_computed_together_and_the_loop_goes_on(model, monkeypatch):
     sizes = []
-    compute = rounds.accept_together
+    compute = rounds.decode
 
-    def slow(sessions, parts):
-        sizes.append(len(sessions))
+    def slow(streams):
+        sizes.append(len(streams))
         time.sleep(0.4)
-        return compute(sessions, parts)
+        return compute(streams)
 
-    monkeypatch.setattr(rounds, "accept_together", slow)
+    monkeypatch.setattr(rounds, "decode", slow)
 
     async def scenario():
         async with serving(model) as (_, url), aiohttp.ClientSession() as http:
@@ -208,14 +210,14 @@ def test_what_waits_is_computed_together_and_the_loop_goes_on(model, monkeypatch
 
 
 def test_a_failure_of_the_recognizer_ends_its_round_only(model, monkeypatch):
-    compute = rounds.accept_together
-    monkeypatch.setattr(rounds, "accept_together", lambda *arguments: 1 / 0)
+    compute = rounds.decode
+    monkeypatch.setattr(rounds, "decode", lambda *arguments: 1 / 0)
 
     async def scenario():
         async with serving(model) as (server, url):
             replies, code = await answer(url, '{"event": "config"}', audio(0.1))
             assert (replies[-1]["code"], code) == ("internal", 1011)
-            monkeypatch.setattr(rounds, "accept_together", compute)
+            monkeypatch.setattr(rounds, "decode", compute)
             same(await finals(url, [audio(1)]), alone(model, audio(1)))
             assert not server.rounds.sessions
 

@@ -84,7 +84,7 @@ def test_a_round_of_many_sessions_takes_as_many_operations_as_one_and_waits_once
         with far_device() as waited:
             network = to_far(student(front_end))
             sessions = sessions_after(network, count, 5)
-            assert sessions[0]._state.caches.features.device == FAR
+            assert sessions[0].stream.state.caches.features.device == FAR
             waited.clear()
             with FarCount() as counted:
                 results = accept_together(sessions, [speech(CHUNK, n) for n in range(count)])
@@ -110,8 +110,8 @@ def test_slots_are_given_back_and_taken_again():
     network = student()
     sessions = [StreamingRecognizer(network, TOKENS, CONFIG, 480) for _ in range(6)]
     accept_together(sessions, [speech(3 * CHUNK, n) for n in range(6)])
-    caches = sessions[0]._state.caches
-    assert all(session._state.caches is caches for session in sessions) and caches.used == 6
+    caches = sessions[0].stream.state.caches
+    assert all(session.stream.state.caches is caches for session in sessions) and caches.used == 6
     slots = caches.slots
     for session in sessions[1:4]:
         session.reset()
@@ -120,7 +120,7 @@ def test_slots_are_given_back_and_taken_again():
     assert caches.used == 1
     accept_together(sessions, [speech(3 * CHUNK, n) for n in range(4)])
     assert caches.used == 4 and caches.slots == slots
-    assert len({row for session in sessions for row in session._state.rows}) == 4
+    assert len({row for session in sessions for row in session.stream.state.rows}) == 4
 
 
 def test_sessions_that_were_loaded_one_by_one_can_be_given_together(tmp_path):
