@@ -115,6 +115,35 @@ def sessions(report: dict[str, Any]) -> list[str]:
     return lines + table(head, rows)
 
 
+def streams(report: dict[str, Any]) -> list[str]:
+    """Streams in real time on one core, by runtime."""
+    lines = [
+        "## Streams on one core",
+        "",
+        f"Streams in real time, at 480 ms, of which 99 of 100 results are at most {report['late_ms']:.0f} ms late; "
+        f"counted in processor time, measured on {report['date']}. The grid of numbers is coarse.",
+    ]
+    rows = [
+        [NAMES[row["student"]], row["runtime"], str(row["streams"])]
+        + [f"{row['median_ms']:.0f} ms", f"{row['p99_ms']:.0f} ms", f"{100 * row['busy']:.0f} %"]
+        for row in report["rows"]
+    ]
+    lines += table(("student", "runtime", "streams", "late, median", "99 %", "of the core"), rows)
+    return [*lines, *(line for remark in report.get("remarks", ()) for line in (remark, ""))]
+
+
+def int4(report: dict[str, Any]) -> list[str]:
+    """Weights of 4 bits beside float32 and int8."""
+    lines = [
+        "## Weights of 4 bits",
+        "",
+        f"A chunk of 480 ms on one thread, least processor time, measured on {report['date']} "
+        "(`python -m distill.bench.int4`). A format is worth exporting where it is no slower than int8.",
+    ]
+    rows = [[NAMES[r["student"]], r["weights"], f"{r['mb']:.1f}", f"{r['ms']:.2f}"] for r in report["rows"]]
+    return lines + table(("student", "weights", "MB", "ms a chunk"), rows)
+
+
 @cli
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -137,7 +166,15 @@ def main(argv: list[str] | None = None) -> None:
     ]
     for section in (against_the_teacher, size_and_computation, real_time_factors, profiles, memory):
         lines += section(speed)
-    more_sections = {"export": exports, "streaming": sessions, "lfmmi": lfmmi, "targets": training, "scaling": scaling}
+    more_sections = {
+        "export": exports,
+        "streaming": sessions,
+        "streams": streams,
+        "int4": int4,
+        "lfmmi": lfmmi,
+        "targets": training,
+        "scaling": scaling,
+    }
     for name, more in more_sections.items():
         if name in reports:
             lines += more(reports[name])

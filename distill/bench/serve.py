@@ -86,6 +86,7 @@ def main() -> None:
     parser.add_argument("--model", type=Path, help="directory of a training (default: random weights)")
     parser.add_argument("--student", default="f", help="of conf/students, without --model (default: f)")
     parser.add_argument("--data_dir", type=Path, help="data directory with wav.scp (default: noise)")
+    parser.add_argument("--int8", action="store_true", help="of an export given as --model")
     parser.add_argument("--chunk_ms", type=int, default=480, help="(default: 480)")
     parser.add_argument("--clients", type=int, default=20, help="(default: 20)")
     parser.add_argument("--seconds", type=float, default=15, help="of audio for each (default: 15)")
@@ -102,6 +103,7 @@ def main() -> None:
             "--chunk_ms",
             str(args.chunk_ms),
         ]
+        command += ["--int8"] if args.int8 else []
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
             try:
                 assert server.stdout is not None

@@ -22,7 +22,7 @@ from distill.errors import UserError, cli, require
 @cli
 def main(argv: list[str] | None = None) -> None:
     parser = new_parser(__doc__)
-    parser.add_argument("--model", type=Path, required=True, help="a streaming student's training, or packed model")
+    parser.add_argument("--model", type=Path, required=True, help="a student's training, an export, or packed model")
     parser.add_argument("--chunk_ms", type=int, default=480, help="default chunk length of a client (default: 480)")
     parser.add_argument("--endpoint_ms", type=int, default=800, help="silence that ends a result (default: 800)")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen at (default: 127.0.0.1)")
@@ -33,6 +33,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--sessions_per_address", type=int, default=12, help="clients of one address (default: 12)")
     parser.add_argument("--session_s", type=float, default=3600, help="longest session (default: 3600)")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads of the computation (default: 1)")
+    parser.add_argument("--int8", action="store_true", help="of an export, take the model with int8 weights")
     parser.add_argument("--decoder", choices=DECODERS, default="greedy", help="(default: greedy)")
     add_decoding(parser)
     args = parser.parse_args(argv)
@@ -47,7 +48,8 @@ def main(argv: list[str] | None = None) -> None:
 
     limits = Limits(args.sessions, args.sessions_per_address, session_s=args.session_s)
     decoding = decode_conf(args, args.decoder)
-    server = Server(args.model, args.chunk_ms, args.endpoint_ms, limits, args.origin, decoding)
+    options = args.chunk_ms, args.endpoint_ms, limits, args.origin, decoding, args.int8, args.threads
+    server = Server(args.model, *options)
     serve(server, args.host, args.port, args.certificate, args.threads)
 
 

@@ -5,6 +5,7 @@ The page is the server's (:mod:`distill.serve`), with a worker in place of its w
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import shutil
@@ -52,6 +53,11 @@ def runtime_files() -> list[Path] | None:
     return files
 
 
+def pack(source: Path, target: Path) -> None:
+    """Write a file compressed, and always the same bytes of the same file."""
+    target.write_bytes(gzip.compress(source.read_bytes(), mtime=0))
+
+
 def write_page_of(export: Path, report: dict[str, Any]) -> bool:
     """Write ``web`` into a directory of exported models, for a chunk length by its report.
 
@@ -88,8 +94,13 @@ def write_page(model: Path, folder: Path, runtime: list[Path]) -> None:
     chunk_ms = loaded.chunk_ms
     info = {"model": model.name, "token_type": loaded.token_type, "chunk_ms": [chunk_ms]}
     (folder / "info").write_text(json.dumps({**info, "defaults": {"chunk_ms": chunk_ms}}), encoding="utf-8")
-    shutil.copyfile(model, folder / "model.onnx")
-    for file in (*runtime, *PAGE.iterdir(), *(SERVER_PAGE / name for name in ("app.js", "capture.js", "resample.js"))):
+    pack(model, folder / "model.onnx.gz")
+    for file in runtime:
+        if file.suffix == ".wasm":
+            pack(file, folder / f"{file.name}.gz")
+        else:
+            shutil.copyfile(file, folder / file.name)
+    for file in (*PAGE.iterdir(), *(SERVER_PAGE / name for name in ("app.js", "capture.js", "resample.js"))):
         shutil.copyfile(file, folder / file.name)
     shutil.copyfile(SERVER_PAGE / "style.css", folder / "style.css")
     page = (SERVER_PAGE / "index.html").read_text(encoding="utf-8")

@@ -29,17 +29,15 @@ import torch
 from aiohttp import WSCloseCode, WSMsgType, web
 
 from distill.audio import SAMPLE_RATE
-from distill.checkpoints.load import load_network
-from distill.configuration import ChunkConf, read_conf
-from distill.decode.settings import DecodeConf, search_factory
+from distill.decode.settings import DecodeConf
 from distill.decode.stream_results import silence_rule
 from distill.errors import UserError
 from distill.serve.connections import BACKLOG, Connection, Connections, Limits
 from distill.serve.log import log_to_stderr
 from distill.serve.metrics import CONTENT_TYPE_LATEST, Metrics
+from distill.serve.models import open_model
 from distill.serve.refusal import Refusal, one_line
 from distill.serve.rounds import BYTES_PER_S, Rounds, Session
-from distill.streaming import Recognizer
 
 PAGE = Path(__file__).with_name("page")
 PAGE_FILES = {
@@ -54,7 +52,6 @@ PAGE_HEADERS = {
     "Content-Security-Policy": "default-src 'self'; connect-src 'self' ws: wss:; img-src data:; frame-ancestors 'none'",
     "X-Content-Type-Options": "nosniff",
 }
-CHOICES_MS = (160, 320, 480, 960)
 ENDPOINT_MS = (100, 10000)
 WAITING_S = 5  # a session that holds more audio than this is not read until some is computed
 BURST_S = 10  # this much audio may come at any speed
@@ -71,12 +68,14 @@ class Server:
     """Serves one streaming student.
 
     Args:
-        model: directory of the student's training, or a packed model.
+        model: directory of the student's training, an export's, or a packed model.
         chunk_ms: chunk length for clients that do not choose one.
         endpoint_ms: silence that ends a result, for clients that do not choose it.
         limits: see :class:`Limits`.
         origins: web pages besides the server's own that may connect, such as ``https://captions.example.org``.
         decoding: decoder and its settings; greedy by default.
+        int8: of an export, take the model with int8 weights.
+        threads: CPU threads of an export's model.
 
     Attributes:
         info: what a client may choose, and the limits, as in the message ``hello``.
@@ -93,25 +92,20 @@ class Server:
         limits: Limits | None = None,
         origins: Sequence[str] = (),
         decoding: DecodeConf | None = None,
+        int8: bool = False,
+        threads: int = 1,
     ) -> None:
         self.limits = limits or Limits()
         self.origins = frozenset(origin.rstrip("/") for origin in origins)
-        self._network, self._token_list, self._config = load_network(model)
-        chunk_conf = read_conf(ChunkConf, "chunk_conf", self._config.get("chunk_conf") or None)
-        self._new_search = search_factory(decoding or DecodeConf(), self._token_list, self._config)
-        self._recognizers: dict[int, Recognizer] = {}  # by chunk length
-        if chunk_conf is None or not self._recognizer(chunk_ms).streaming:
-            raise UserError(f"{model}: not a streaming student; give one, such as exp/student_stream")
+        self._model = open_model(model, decoding or DecodeConf(), int8, threads)
+        choices = self._model.choices(chunk_ms)
         if not ENDPOINT_MS[0] <= endpoint_ms <= ENDPOINT_MS[1]:
             raise UserError(f"endpoint_ms: {endpoint_ms} is not within {ENDPOINT_MS[0]} to {ENDPOINT_MS[1]}")
-        frame_ms = self._network.encoder_frame_ms
-        first, last = (frames * frame_ms for frames in chunk_conf.range_in_frames(frame_ms))
-        choices = {ms for ms in CHOICES_MS if first <= ms <= last and ms % frame_ms == 0}
         self.info: dict[str, Any] = {
             "model": model.resolve().name,
             "sample_rate": SAMPLE_RATE,
-            "token_type": self._config.get("token_type", "char"),
-            "chunk_ms": sorted(choices | {chunk_ms}),
+            "token_type": self._model.token_type,
+            "chunk_ms": choices,
             "defaults": {"chunk_ms": chunk_ms, "endpoint_ms": endpoint_ms},
             "limits": asdict(self.limits),
         }
@@ -133,14 +127,6 @@ class Server:
         app.cleanup_ctx.append(self._run_rounds)
         app.on_shutdown.append(self._close_sockets)
         return app
-
-    def _recognizer(self, chunk_ms: int) -> Recognizer:
-        """The recogniser of a chunk length; all share the network."""
-        if chunk_ms not in self._recognizers:
-            self._recognizers[chunk_ms] = Recognizer(
-                self._network, self._token_list, self._config, chunk_ms, new_search=self._new_search
-            )
-        return self._recognizers[chunk_ms]
 
     @web.middleware
     async def _check(
@@ -270,7 +256,7 @@ class Server:
         low, high = ENDPOINT_MS
         if endpoint_ms is not None and (type(endpoint_ms) is not int or not low <= endpoint_ms <= high):
             raise Refusal("config", f"endpoint_ms is {str(endpoint_ms)[:40]}; choose {low} to {high}, or null for none")
-        session = Session(self._recognizer(chunk_ms), silence_rule(endpoint_ms), chunk_ms)
+        session = Session(self._model.recognizer(chunk_ms), silence_rule(endpoint_ms), chunk_ms)
         session.messages.put_nowait({"event": "ready", "chunk_ms": chunk_ms, "endpoint_ms": endpoint_ms})
         return session
 

@@ -84,10 +84,11 @@ def main() -> None:
     lost_at_all = 0
     for name in args.runtime:
         texts, random, lost = runtime(name, args.export, args.model), np.random.default_rng(0), 0
-        for _ in tqdm(range(args.points), desc=name, mininterval=10):
+        for _ in (progress := tqdm(range(args.points), desc=name, mininterval=10)):
             audio = recordings[random.integers(len(recordings))]
             flushed, finished, later = texts(audio[: random.integers(1, len(audio) + 1)])
             lost += not flushed == finished == later
+            progress.set_postfix(lost=lost, refresh=False)
         print(f"{name}: {lost} of {args.points} cut points lose a word")
         lost_at_all += lost
     sys.exit(lost_at_all > 0)

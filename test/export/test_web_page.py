@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import functools
+import gzip
 import http.server
 import json
 import threading
@@ -14,9 +15,10 @@ import soundfile
 from browser import CHROMIUM, browse
 from tiny_exports import audio, export
 
+from distill.decode.stream_results import silence_rule
 from distill.decode.token_text import tokens_to_text
 from distill.export import web_page
-from distill.export.recognizer import OnnxRecognizer
+from distill.export.recognizer import Recognizer
 
 RUNTIME = web_page.runtime_files()
 pytestmark = [
@@ -62,9 +64,10 @@ def test_a_file_gives_the_text_that_onnxruntime_gives_also_without_the_server(fr
     folder, samples = tmp_path / "web", audio(40000, 5)
     web_page.write_page(export(front_end, hop=0.5) / "student_480ms.onnx", folder, RUNTIME)
     soundfile.write(folder / "a.wav", samples, 16000)
-    session = OnnxRecognizer.from_pretrained(export(front_end, hop=0.5), 480, 800)
-    results = session.accept_waveform(soundfile.read(folder / "a.wav", dtype="float32")[0])
-    finals = [result for result in [*results, session.finish()] if result["event"] == "final"]
+    stream = Recognizer.from_pretrained(export(front_end, hop=0.5), 480, silence_rule(800)).create_stream()
+    stream.accept(soundfile.read(folder / "a.wav", dtype="float32")[0])
+    stream.finish()
+    finals = [result for result in stream.decode() if result["event"] == "final"]
     tokens = [token["token"] for result in finals for token in result["tokens"]]
     expected = tokens_to_text(tokens, "char").split()
     assert expected
@@ -93,6 +96,18 @@ def test_a_file_gives_the_text_that_onnxruntime_gives_also_without_the_server(fr
                 await recognise()
 
     asyncio.run(asyncio.wait_for(scenario(), 240))
+
+
+def test_what_is_large_is_kept_compressed(tmp_path):
+    model = export("cnn") / "student_480ms.onnx"
+    web_page.write_page(model, tmp_path / "web", RUNTIME)
+    names = {file.name for file in (tmp_path / "web").iterdir()}
+    assert not any(name.endswith((".onnx", ".wasm")) for name in names)
+    assert gzip.decompress((tmp_path / "web/model.onnx.gz").read_bytes()) == model.read_bytes()
+    files = json.loads((tmp_path / "web/files.json").read_text())
+    assert {"model.onnx.gz", "ort-wasm-simd-threaded.wasm.gz"} <= set(files) <= names | {"./"}
+    runtime = sum((tmp_path / "web" / name).stat().st_size for name in files if name not in ("./", "model.onnx.gz"))
+    assert runtime < 4e6
 
 
 def test_the_microphone_is_recognised(tmp_path):

@@ -11,10 +11,13 @@ from collections.abc import AsyncIterator
 import aiohttp
 import numpy as np
 import pytest
+from tiny_exports import export
 from tiny_networks import speech
 
+from distill.decode.settings import DecodeConf
 from distill.decode.stream_results import silence_rule
 from distill.errors import UserError
+from distill.export.recognizer import Recognizer as OnnxRecognizer
 from distill.serve import rounds
 from distill.serve import server as server_module
 from distill.serve.client import in_real_time, pcm, pieces, recognize
@@ -468,3 +471,47 @@ def test_a_model_that_does_not_stream_is_refused(model, tmp_path):
         Server(model, chunk_ms=50)
     with pytest.raises(UserError, match="endpoint_ms"):
         Server(model, endpoint_ms=0)
+
+
+@pytest.mark.parametrize("front_end", ["cnn", "fbank"])
+def test_an_export_is_served_in_batches(front_end):
+    """Eight clients at once get what the recogniser gives each alone."""
+    folder = export(front_end, hop=0.5)
+    recogniser = OnnxRecognizer.from_pretrained(folder, rules=silence_rule(800))
+
+    async def scenario():
+        async with serving(folder) as (server, url):
+            assert server.info["chunk_ms"] == [480] and server.info["token_type"] == "char"
+            clients = [audio(2 + n / 4, n) for n in range(8)]
+            for results, data in zip(
+                await asyncio.gather(*(finals(url, pieces(data)) for data in clients)), clients, strict=True
+            ):
+                expected = recogniser.recognize(np.frombuffer(data, "<i2"))
+                assert results[-1]["text"] == expected["text"] != ""
+
+    run(scenario())
+
+
+def test_what_does_not_fit_an_export_is_refused(model):
+    with pytest.raises(UserError, match="exported models decode greedily"):
+        Server(export("cnn"), decoding=DecodeConf("beam"))
+    with pytest.raises(UserError, match="is not an export"):
+        Server(model, int8=True)
+    with pytest.raises(UserError, match="was exported for 480 ms"):
+        Server(export("cnn"), chunk_ms=160)
+
+
+def test_phrases_are_preferred(model, tmp_path):
+    """With a bonus that no acoustic score outweighs, the phrase is found."""
+    (tmp_path / "names.txt").write_text("bad cab\n")
+    decoding = DecodeConf("beam", hotwords=tmp_path / "names.txt", hotword_boost=500)
+
+    async def scenario():
+        server = Server(model, limits=Limits(speed=FAST), decoding=decoding)
+        async with listening(server, "127.0.0.1", 0) as addresses:
+            url = f"ws://127.0.0.1:{addresses[0][1]}/stream"
+            (final,) = await finals(url, [audio(2)], endpoint_ms=10000)
+            assert "bad cab" in final["text"]
+
+    assert "bad cab" not in alone(model, audio(2))[0]["text"]
+    run(scenario())
