@@ -222,6 +222,19 @@ def check_frames_compared(conf: DistillConf, teacher_ms: int, student_ms: int) -
         )
 
 
+def check_tokens_compared(conf: DistillConf) -> None:
+    """Refuse to compare logits with those of a teacher that has other tokens.
+
+    Raises:
+        UserError: that says what can be compared.
+    """
+    if conf.compares_frames or (conf.alpha > 0 and conf.nbest > 1):
+        raise UserError(
+            "its tokens are not this training's, so its logits and n best cannot be compared; give "
+            "distill_conf beta: 1 and target: pseudo (its best text, in this training's tokens) or transcript, nbest: 1"
+        )
+
+
 def code_bytes(width: int) -> int:
     """Bytes of a frame of a hidden layer of that width as codes: 8 from 512 on."""
     return max(3, min(8, width // 64))

@@ -9,11 +9,13 @@ Writes the CTC model of <model-dir>, in Hugging Face's format, as a teacher of t
 families. Where <model-dir> is a training of this toolkit, <teacher-dir> becomes a link to it.
 
   --token-list FILE    tokens of the students, one on each line (default: the model's own)
+  --own-tokens true    the teacher has the model's own tokens, in the case of those of the students (default: false)
   --token-type TYPE    char, bpe, word or phn (default: char)
   --show-tokens true   only print the model's own tokens; <teacher-dir> is then left out"
 
 token_list=
 token_type=char
+own_tokens=false
 show_tokens=false
 . "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/options.sh"
 if ${show_tokens}; then
@@ -26,10 +28,7 @@ if [ -e "$1/config.yaml" ]; then
     ln -sfn "$(realpath "$1")" "$2"
     exit 0
 fi
-if [ -z "${token_list}" ]; then
-    mkdir -p "$2"
-    token_list=$2/tokens.txt
-    python3 -m distill.bin.adopt_teacher --model "$1" --show_tokens > "${token_list}"
-fi
-python3 -m distill.bin.adopt_teacher --model "$1" --token_list "${token_list}" --token_type "${token_type}" \
-    --output "$2"
+options=()
+if [ -n "${token_list}" ]; then options=(--token_list "${token_list}" --token_type "${token_type}"); fi
+if [ -z "${token_list}" ] || ${own_tokens}; then options+=(--own_tokens); fi
+python3 -m distill.bin.adopt_teacher --model "$1" "${options[@]}" --output "$2"

@@ -26,6 +26,9 @@ TEACHER = {
     "max_epoch": 1,
 }  # fmt: skip
 NETWORK = {"front_end": "fbank", "front_end_conf": {"channels": 8}, "width": 8, "layers": 2, "heads": 2, "ffn": 8}
+SEQUENCES = dict.fromkeys(
+    ("student_full_args", "student_stream_args"), "--distill_conf beta=1.0 --distill_conf target=pseudo"
+)
 STUDENT = {"network": "student", "network_conf": NETWORK, "distill_conf": {"alpha": 0.5}, "max_epoch": 1}
 
 
@@ -104,6 +107,7 @@ WRONG: dict[str, tuple[str, dict[str, str]]] = {
     "teacher": ("conf", {"teacher": "trained"}),
     "from_scratch": ("large", {"from_scratch": "medium"}),
     "teacher_tokens": ("true", {"teacher_tokens": "true", "teacher": "hf", "token_type": "char"}),
+    "keep_teacher_tokens": ("true", {"keep_teacher_tokens": "true", "teacher": "hf", **SEQUENCES}),
     "allow_bad_teacher": ("TRUE", {"allow_bad_teacher": "true"}),
     "teacher_init_config": ("none.yaml", {"teacher_init_config": "conf/train_teacher.yaml"}),
     "teacher_init_max_s": ("short", {"teacher_init_max_s": "auto", "teacher_init_config": "conf/train_teacher.yaml"}),
@@ -395,6 +399,15 @@ def test_frames_of_a_given_teacher(recipe):
     write("conf/train_student_full.yaml", {**STUDENT, "distill_conf": {"alpha": 0.5, "beta": 0.5}})
     (problem,) = check(teacher="hf")
     assert "conf/train_student_full.yaml: does not fit the teacher hf" in problem and "of 80 ms, are longer" in problem
+
+
+def test_a_teacher_that_keeps_its_tokens(recipe):
+    Path("hf").mkdir()
+    Path("hf/config.json").write_text(json.dumps({"model_type": "wav2vec2", "num_hidden_layers": 4}))
+    problems = check(teacher="hf", keep_teacher_tokens="true")
+    assert len(problems) == 2 and all("its tokens are not this training's" in problem for problem in problems)
+    assert check(teacher="hf", keep_teacher_tokens="true", **SEQUENCES) == []
+    assert "needs a --teacher in Hugging Face's format" in check(keep_teacher_tokens="true")[0]
 
 
 def test_limits_that_leave_too_little(recipe):

@@ -15,6 +15,8 @@ from pathlib import Path
 from distill.bin.arguments import new_parser
 from distill.errors import UserError, cli, require
 
+FAIRSEQ2 = "of fairseq2: sentencepiece model of --model FILE.pt; --output will be a directory in Hugging Face's format"
+
 
 @cli
 def main(argv: list[str] | None = None) -> None:
@@ -22,14 +24,22 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--model", type=Path, required=True, help="directory in Hugging Face's format")
     parser.add_argument("--show_tokens", action="store_true", help="print the model's tokens as a token list and stop")
     parser.add_argument("--token_list", type=Path, help="a token on each line; the first is blank")
+    parser.add_argument("--own_tokens", action="store_true", help="the model's tokens, in the case of --token_list's")
     parser.add_argument("--token_type", default="char", choices=("char", "bpe", "word", "phn"), help="(default: char)")
-    parser.add_argument(
-        "--language", help="of an MMS, with adapter.LANG.safetensors (default: the tokenizer's target_lang)"
-    )
+    parser.add_argument("--language", help="of an MMS (default: target_lang in its tokenizer_config.json)")
+    parser.add_argument("--tokenizer", type=Path, help=FAIRSEQ2)
     parser.add_argument("--output", type=Path, help="directory of the teacher, such as exp/teacher")
     args = parser.parse_args(argv)
-    if not args.show_tokens and (args.token_list is None or args.output is None):
-        raise UserError("adopt_teacher: give --token_list and --output, or --show_tokens")
+    if args.tokenizer is not None and args.output is not None:
+        from distill.checkpoints.fairseq2 import write_hugging_face
+
+        return write_hugging_face(args.model, args.tokenizer, args.output)
+    if args.model.suffix == ".pth" and args.output is not None:
+        from distill.checkpoints.espnet import adopt_espnet
+
+        return adopt_espnet(args.model, args.output)
+    if not args.show_tokens and (args.output is None or not (args.token_list or args.own_tokens)):
+        raise UserError("adopt_teacher: give --output and --token_list or --own_tokens, or --show_tokens")
     require("transformers", extra="train")
 
     from distill.checkpoints.adopt import adopt_teacher, model_tokens
@@ -37,7 +47,7 @@ def main(argv: list[str] | None = None) -> None:
     if args.show_tokens:
         print(*model_tokens(args.model, args.language), sep="\n")
     else:
-        adopt_teacher(args.model, args.token_list, args.token_type, args.output, args.language)
+        adopt_teacher(args.model, args.token_list, args.token_type, args.output, args.language, args.own_tokens)
 
 
 if __name__ == "__main__":

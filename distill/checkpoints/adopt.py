@@ -12,7 +12,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from distill.checkpoints.load import check_finite, load_weights
-from distill.checkpoints.schema import check_tokens, encoder_arguments, read_encoder
+from distill.checkpoints.schema import case_of, check_tokens, encoder_arguments, read_encoder
 from distill.configuration import shortened
 from distill.errors import UserError
 from distill.files import atomic_write, read_json, read_text, yaml_text
@@ -234,23 +234,49 @@ def load_adapter(source: Any, path: Path) -> None:
     load_weights(source, {**source.state_dict(), **weights}, path)
 
 
-def adopt_teacher(model: Path, token_list: Path, token_type: str, output: Path, language: str | None = None) -> None:
+def tokens_of(
+    model: Path, token_list: Path | None, token_type: str, language: str | None, own: bool
+) -> tuple[list[str], list[int | None], str]:
+    """Tokens of a teacher, the model's output for each, and their type; see :func:`adopt_teacher`."""
+    outputs = vocabulary(model, language)
+    tokens = None
+    if token_list is not None:
+        tokens = read_text(token_list, "make it first (stage 5)").rstrip("\n").split("\n")
+        check_tokens(tokens, str(token_list))
+    if tokens is not None and not own:
+        return tokens, find_outputs(tokens, outputs, token_list or model), token_type
+    all_tokens = model_tokens(model, language)
+    indices = find_outputs(all_tokens, outputs, model)
+    change_case = case_of(tokens) if tokens is not None else str
+    cased = [token if token in (BLANK, UNKNOWN, SPACE, END) else change_case(token) for token in all_tokens]
+    if len(set(cased)) == len(cased):  # else it has both cases, which its text has to keep apart
+        all_tokens = cased
+    return all_tokens, indices, "bpe" if any("▁" in token for token in all_tokens) else "char"
+
+
+def adopt_teacher(
+    model: Path,
+    token_list: Path | None,
+    token_type: str,
+    output: Path,
+    language: str | None = None,
+    own_tokens: bool = False,
+) -> None:
     """Write a directory like that of a training, from which the recogniser loads as a teacher with the same outputs.
 
     Args:
         model: directory in Hugging Face's format.
-        token_list: file with a token on each line, blank first. The model's other outputs are left out.
-        token_type: char, word or phn.
+        token_list: file with a token on each line, blank first. The model's other outputs are left out. None: all of
+            the model's tokens.
+        token_type: char, bpe, word or phn, of that list.
         output: directory to write model.pth and config.yaml to.
         language: of a model with an adapter for each language, see :func:`adapter_file`.
+        own_tokens: the teacher gets all of the model's tokens, in the case of ``token_list``.
 
     Raises:
         UserError: the token list is missing, the model lacks one of its tokens, or cannot be adopted.
     """
-    tokens = read_text(token_list, "make it first (stage 5)").rstrip("\n").split("\n")
-    check_tokens(tokens, str(token_list))
-    outputs = vocabulary(model, language)
-    indices = find_outputs(tokens, outputs, token_list)
+    tokens, indices, token_type = tokens_of(model, token_list, token_type, language, own_tokens)
     source = load_recogniser(model, language)
     preprocessor = read_preprocessor(model)
     normalize = preprocessor.get("do_normalize", False)
@@ -287,7 +313,7 @@ def adopt_teacher(model: Path, token_list: Path, token_type: str, output: Path, 
     }
     with atomic_write(output / "config.yaml") as stream:
         stream.write(yaml_text(config))
-    unused = len(outputs) - len({index for index in indices if index is not None})
+    unused = len(vocabulary(model, language)) - len({index for index in indices if index is not None})
     print(f"{output}: {model_type}, {len(tokens)} tokens; {unused} outputs of the model are not among them")
 
 

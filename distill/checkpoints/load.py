@@ -150,7 +150,7 @@ def check_finite(network: nn.Module, origin: str | Path) -> None:
             raise UserError(f"{origin}: {name} holds numbers that are not finite; train it again, or get another copy")
 
 
-def _read_weights(path: Path, prefix: str) -> dict[str, torch.Tensor]:
+def read_weights(path: Path, prefix: str) -> dict[str, torch.Tensor]:
     """The tensors of a checkpoint whose names begin with ``prefix``, without it."""
     import torch
     from safetensors.torch import load_file
@@ -176,7 +176,7 @@ def _read_weights(path: Path, prefix: str) -> dict[str, torch.Tensor]:
 
 def load_criterion(directory: str | Path) -> dict[str, torch.Tensor]:
     """Trained weights of a training's loss, the projections of hidden layers; none if the model was packed."""
-    return _read_weights(checkpoint_path(directory), "criterion.")
+    return read_weights(checkpoint_path(directory), "criterion.")
 
 
 def load_network(directory: str | Path, device: str | torch.device = "cpu") -> LoadedNetwork:
@@ -192,7 +192,7 @@ def load_network(directory: str | Path, device: str | torch.device = "cpu") -> L
 
     config = read_config(directory)
     path = checkpoint_path(directory)
-    weights = _read_weights(path, "network.")
+    weights = read_weights(path, "network.")
     token_list = config["token_list"]
     # An untrusted configuration could describe a network that fills the memory. On the meta device it takes none.
     with torch.device("meta"):

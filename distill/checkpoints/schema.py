@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
@@ -269,6 +269,44 @@ class ParakeetConf(LayersConf):
         return 10 * self.subsampling_factor, 10 * self.subsampling_factor
 
 
+# Sizes in the sections of an experiment of ESPnet
+WHOLE = {"n_fft", "hop_length", "n_mels", "num_blocks", "output_size", "attention_heads", "max_pos_emb_len"}
+
+
+@dataclass(frozen=True)
+class EspnetConf(LayersConf):
+    """:class:`LayersConf` of an asr experiment of ESPnet: sections of its config.yaml, whose numbers are bounded."""
+
+    encoder: Literal["conformer", "e_branchformer", "transformer"] = "conformer"
+    normalize: Literal["global_mvn", "utterance_mvn"] | None = None
+    frontend_conf: Map = dataclasses.field(default_factory=dict)
+    encoder_conf: Map = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for section, conf in (("frontend_conf", self.frontend_conf), ("encoder_conf", self.encoder_conf)):
+            for key, value in conf.items():
+                number = type(value) is int or (isinstance(value, bool | float) and key not in WHOLE)
+                if not (number and 0 <= value <= 65536) and (key in WHOLE or not isinstance(value, str | None)):
+                    raise UserError(f"{section}.{key}: {shortened(value)} is no number from 0 to 65536")
+        front, layers = self.frontend_conf, self.encoder_conf
+        if layers.get("num_blocks") != self.num_hidden_layers or layers.get("output_size") != self.hidden_size:
+            raise UserError("encoder_conf: num_blocks and output_size are not the layers and their width")
+        if front.get("n_fft", 512) > 4096 or front.get("n_mels", 80) > 256:
+            raise UserError("frontend_conf: n_fft must be at most 4096, and n_mels at most 256")
+        if layers.get("max_pos_emb_len", 5000) * self.hidden_size > MAX_POSITIONS:
+            raise UserError("encoder_conf.max_pos_emb_len: the table of positions is too large")
+        if self.frame_ms[0] not in (20, 40, 80) or front.get("fs", 16000) not in (16000, "16k"):
+            raise UserError(f"frames of {self.frame_ms[0]} ms: must be 20, 40 or 80, of audio at 16 kHz")
+
+    @property
+    def frame_ms(self) -> tuple[int, int]:
+        halvings = {"conv2d": 4, "conv2d8": 8}.get(str(self.encoder_conf.get("input_layer", "conv2d")), 0)
+        samples = self.frontend_conf.get("hop_length", 128) * halvings
+        milliseconds = int(samples // 16) if samples % 16 == 0 else 0
+        return milliseconds, milliseconds
+
+
 ENCODER_CONFS: dict[str, type[LayersConf]] = {
     **dict.fromkeys(("wav2vec2", "hubert", "wavlm", "unispeech", "unispeech-sat"), EncoderConf),
     "data2vec-audio": Data2VecAudioConf,
@@ -276,6 +314,7 @@ ENCODER_CONFS: dict[str, type[LayersConf]] = {
     "sew": SewConf,
     "wav2vec2-bert": Wav2Vec2BertConf,
     "parakeet_encoder": ParakeetConf,
+    "espnet": EspnetConf,
 }
 CHOICES = f"it must be {', '.join(list(ENCODER_CONFS)[:-1])} or {list(ENCODER_CONFS)[-1]}"
 
@@ -346,6 +385,14 @@ def check_tokens(tokens: Sequence[str], where: str) -> None:
     for number, token in enumerate(tokens):
         if any(unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp") for character in token):
             raise UserError(f"{where}: token {number} is {ascii(token[:20])}, which has a control character; remove it")
+
+
+def case_of(tokens: Iterable[str]) -> Callable[[str], str]:
+    """The function that brings a text to the case of these tokens: str.lower, str.upper, or str if they have both."""
+    letters = "".join(token for token in tokens if not (token.startswith("<") and token.endswith(">")))
+    if letters == letters.lower():
+        return str.lower
+    return str.upper if letters == letters.upper() else str
 
 
 def check_network(conf: Mapping[str, Any], kind: str) -> Mapping[str, Any]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
+from distill.checkpoints.schema import case_of
 from distill.data.tables import Table
 from distill.errors import UserError
 
@@ -28,6 +30,42 @@ def check_tokens(path: Path, text: Table, token_list: Path, token_type: str) -> 
                 )
 
 
+def text_tokenizer(token_type: str, bpemodel: str | None) -> Any:
+    """ESPnet's tokenizer of a token type, which has ``text2tokens``.
+
+    Raises:
+        UserError: bpe without its model.
+    """
+    # Not through ESPnet's build_tokenizer: it loads transformers for token types that are not among these.
+    from espnet2.text.char_tokenizer import CharTokenizer
+    from espnet2.text.sentencepiece_tokenizer import SentencepiecesTokenizer
+    from espnet2.text.word_tokenizer import WordTokenizer
+
+    if token_type == "bpe":
+        if bpemodel is None:
+            raise UserError("--bpemodel: not given; token_type bpe needs it")
+        return SentencepiecesTokenizer(bpemodel)
+    return CharTokenizer() if token_type == "char" else WordTokenizer()  # phones are separated by spaces, as words are
+
+
+class TextEncoder:
+    """Token ids of a text that was written with other tokens.
+
+    Where the tokens have letters of one case only, the text is brought to it. What the tokens cannot spell, such as
+    punctuation, is left out.
+    """
+
+    def __init__(self, token_list: Sequence[str], token_type: str, bpemodel: str | None) -> None:
+        self._tokenizer = text_tokenizer(token_type, bpemodel)
+        special = ("<blank>", "<unk>", "<sos/eos>")
+        self._id_of = {token: index for index, token in enumerate(token_list) if token not in special}
+        self._change_case = case_of(token_list)
+
+    def __call__(self, text: str) -> list[int]:
+        tokens = self._tokenizer.text2tokens(self._change_case(text))
+        return [self._id_of[token] for token in tokens if token in self._id_of]
+
+
 def read_token_ids(text: Path, token_list: list[str], token_type: str, bpemodel: str | None) -> Iterator[list[int]]:
     """Yield the token ids of every line of a Kaldi ``text`` file, tokenised as in training.
 
@@ -40,18 +78,7 @@ def read_token_ids(text: Path, token_list: list[str], token_type: str, bpemodel:
     Raises:
         UserError: the file is empty, a line has no text, or a token is not in the list, which has no <unk>.
     """
-    # Not through ESPnet's build_tokenizer: it loads transformers for token types that are not among these.
-    from espnet2.text.char_tokenizer import CharTokenizer
-    from espnet2.text.sentencepiece_tokenizer import SentencepiecesTokenizer
-    from espnet2.text.word_tokenizer import WordTokenizer
-
-    tokenizer: CharTokenizer | SentencepiecesTokenizer | WordTokenizer
-    if token_type == "bpe":
-        if bpemodel is None:
-            raise UserError("--bpemodel: not given; token_type bpe needs it")
-        tokenizer = SentencepiecesTokenizer(bpemodel)
-    else:  # phones are separated by spaces, as words are
-        tokenizer = CharTokenizer() if token_type == "char" else WordTokenizer()
+    tokenizer = text_tokenizer(token_type, bpemodel)
     id_of = {token: index for index, token in enumerate(token_list)}
     unknown = id_of.get("<unk>")
     number = 0

@@ -320,7 +320,7 @@ class Student(nn.Module):
         return self.logits(x[:, :frames])
 
     @torch.no_grad()
-    def init_from_teacher(self, teacher: Teacher, level: float | None = None) -> list[str]:
+    def init_from_teacher(self, teacher: Teacher, level: float | None = None, same_tokens: bool = True) -> list[str]:
         """Copy the CNN, the norm after it, and the prediction layer from a :class:`Teacher` where shapes allow.
 
         Each is copied whole or not at all; the prediction layer is repeated for each of a frame's logit frames. A
@@ -347,6 +347,8 @@ class Student(nn.Module):
             if source is teacher.output:
                 weights = {key: torch.cat([value] * self.logits_per_frame) for key, value in weights.items()}
             obstacle = mismatch(part.state_dict(), weights)
+            if source is teacher.output and not same_tokens:
+                obstacle = "the teacher has other tokens"
             if name.startswith("feature") and not cnn_copied:
                 obstacle = "it belongs to the CNN"
             if obstacle is None:

@@ -75,7 +75,7 @@ class Teacher(nn.Module):
         freeze_cnn: bool = False,
     ) -> None:
         super().__init__()
-        self.encoder: Any = _build(config) if isinstance(config, Mapping) else _load(str(config))
+        self.encoder: Any = self._make_encoder(config)
         self.config = self.encoder.config
         if getattr(self.config, "add_adapter", False):
             raise UserError("network_conf.config: add_adapter changes the frame rate; use a model without an adapter")
@@ -97,6 +97,9 @@ class Teacher(nn.Module):
         if not self._masks_time and hasattr(self.encoder, "masked_spec_embed"):
             self.encoder.masked_spec_embed.requires_grad_(False)  # never used
         self._set_frames()
+
+    def _make_encoder(self, config: Mapping[str, Any] | str | Path) -> Any:
+        return _build(config) if isinstance(config, Mapping) else _load(str(config))
 
     def _set_frames(self) -> None:
         """Check the frames of the configuration, and note what counts them."""

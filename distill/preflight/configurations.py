@@ -17,6 +17,7 @@ from distill.configuration import (
     DistillConf,
     MaskConf,
     check_frames_compared,
+    check_tokens_compared,
     layer_map,
     read_conf,
     read_training_config,
@@ -200,13 +201,17 @@ def _frames(
     conf: Mapping[str, Any],
     teacher: NetworkShape,
 ) -> Iterator[str]:
-    """Frames of logits that are to be compared, though the teacher's are longer than the student's."""
+    """Logits that are to be compared, though the teacher's frames are longer or its tokens are not the student's."""
+    if "distill_conf" in options.get(training.option.replace("_config", "_args"), ""):
+        return  # the training itself checks what it is given besides its configuration
     try:
         distill_conf = read_conf(DistillConf, "distill_conf", conf)
         assert distill_conf is not None
         check_frames_compared(distill_conf, teacher.frame_ms, student_frame_ms(network)[0])
+        if options["keep_teacher_tokens"] == "true":
+            check_tokens_compared(distill_conf)
     except UserError as error:
-        if str(error).startswith(("frames", "its frames")):  # other errors are reported by another check
+        if str(error).startswith(("frames of", "its frames", "its tokens")):  # others are reported by another check
             source = options["teacher"] or options["teacher_config"]
             yield f"{training.path}: does not fit the teacher {source}: {error}"
 

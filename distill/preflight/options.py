@@ -20,7 +20,7 @@ SOUND = {  # values with which the checks go on where that of an option is wrong
     "test_sets": "test", "expdir": "exp", "dumpdir": "dump", "nbpe": "500", "ngram_order": "2", "lm_order": "3",
     "num_nodes": "1", "nj": "1", "threads": "1", "ngpu": "0", "seed": "0", "check": "false", "dry_run": "false",
     "allow_pipes": "false", "unlabelled": "false", "resample": "false", "teacher_tokens": "false",
-    "allow_bad_teacher": "false", "no_kd": "true",
+    "keep_teacher_tokens": "false", "allow_bad_teacher": "false", "no_kd": "true",
 }  # fmt: skip
 Options = Mapping[str, str]  # values of all options of run.sh by name, as text
 CHOICES = {
@@ -36,7 +36,10 @@ DECODERS = ("greedy", "beam", "wfst")
 DURATIONS: dict[str, tuple[str, ...]] = {  # seconds, and the words that may stand instead
     "min_wav_duration": (), "max_wav_duration": (), "teacher_init_max_s": ("", "auto"),
 }  # fmt: skip
-FLAGS = ("check", "dry_run", "allow_pipes", "unlabelled", "resample", "teacher_tokens", "allow_bad_teacher", "no_kd")
+FLAGS = (
+    "check", "dry_run", "allow_pipes", "unlabelled", "resample", "teacher_tokens", "keep_teacher_tokens",
+    "allow_bad_teacher", "no_kd",
+)  # fmt: skip
 LAST_STAGE = 16
 MOST_CPUS = 1024
 NUMBERS: dict[str, tuple[int, int]] = {  # whole numbers, their smallest and largest values
@@ -127,6 +130,10 @@ def check_together(options: Options) -> Iterator[str]:
         )
     if options["teacher_tokens"] == "true" and not (is_hugging_face(options) and options["token_type"] == "char"):
         yield "--teacher_tokens true: needs --token_type char and a --teacher in Hugging Face's format"
+    if options["keep_teacher_tokens"] == "true" and (phones or not is_hugging_face(options)):
+        yield "--keep_teacher_tokens true: needs a --teacher in Hugging Face's format, and no --token_type phn"
+    if options["keep_teacher_tokens"] == options["teacher_tokens"] == "true":
+        yield "--keep_teacher_tokens, --teacher_tokens: either the teacher keeps its tokens, or the recipe takes them"
     if options["unlabelled"] == "true" and not options["teacher"]:
         yield "--unlabelled true: needs a --teacher that is trained already"
     if float(options["min_wav_duration"]) >= float(options["max_wav_duration"]):

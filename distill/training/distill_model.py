@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -44,6 +45,7 @@ class DistillModel(AbsESPnetModel):
         chunk: attention chunks of a streaming student, None for full context.
         augmentation: of the student's training audio; teachers always get the clean audio.
         masking: of the student's features in training.
+        encode: token ids of a text, for teachers with other tokens.
     """
 
     # Lengths are all that collect_stats needs.
@@ -60,6 +62,7 @@ class DistillModel(AbsESPnetModel):
         chunk: ChunkConf | None = None,
         augmentation: AugmentConf | None = None,
         masking: MaskConf | None = None,
+        encode: Callable[[str], list[int]] | None = None,
     ) -> None:
         super().__init__()
         self.network = network
@@ -74,7 +77,7 @@ class DistillModel(AbsESPnetModel):
         self._finite, self._last_step = torch.ones(0, dtype=torch.long), (list[str](), list[str]())
         # A list of plain objects, so that no teacher is a submodule of this model.
         self.teachers = [
-            TeacherSource(directory, stored_format, network, of_teacher, token_list)
+            TeacherSource(directory, stored_format, network, of_teacher, token_list, encode)
             for directory, stored_format, of_teacher in (
                 (teacher, stored, conf),
                 (second_teacher, None, replace(conf, layer_map=None)),

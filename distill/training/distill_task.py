@@ -20,9 +20,10 @@ from espnet2.utils.nested_dict_action import NestedDictAction
 from espnet2.utils.types import str_or_none
 
 from distill.audio import read_audio, read_wav_scp
-from distill.checkpoints.load import build_network, load_criterion, load_network, load_weights
+from distill.checkpoints.load import build_network, load_criterion, load_network, load_weights, read_config
 from distill.checkpoints.resume import save_whole, usable_checkpoint
 from distill.configuration import AugmentConf, ChunkConf, DistillConf, MaskConf, for_processes, read_conf
+from distill.data.tokens import TextEncoder
 from distill.errors import UserError
 from distill.files import sha256
 from distill.models.student import Student
@@ -146,6 +147,7 @@ class DistillTask(ASRTask):
             chunk=chunk,
             augmentation=read_conf(AugmentConf, "augment_conf", args.augment_conf),
             masking=read_conf(MaskConf, "mask_conf", args.mask_conf),
+            encode=encoder_of_text(args),
         )
 
     @classmethod
@@ -191,11 +193,13 @@ class DistillTask(ASRTask):
             return
         origin = args.init or args.teacher
         source = load_network(origin)
-        if source.token_list != args.token_list:
+        of_teacher = isinstance(model.network, Student) and isinstance(source.network, Teacher)
+        same_tokens = source.token_list == args.token_list
+        if not same_tokens and not of_teacher:
             raise UserError(f"{origin}: its token list is not this training's; use the same tokens")
         if isinstance(model.network, Student) and isinstance(source.network, Teacher):
             level = audio_level(args) if source.network.normalize else None
-            report = model.network.init_from_teacher(source.network, level)
+            report = model.network.init_from_teacher(source.network, level, same_tokens)
             frozen = not any(parameter.requires_grad for parameter in model.network.front_end.parameters())
             if frozen and "not copied" in report[0]:
                 raise UserError(
@@ -282,6 +286,14 @@ class DistillTask(ASRTask):
             dataset.loader_dict[name] = read_targets(path.parent, path.stem, stored[path.parent])
             dataset.debug_info[name] = str(path), "kaldi_ark"
         return dataset
+
+
+def encoder_of_text(args: argparse.Namespace) -> TextEncoder | None:
+    """What makes token ids of text, if a teacher has other tokens; None for phones, which its text does not spell."""
+    teachers = [directory for directory in (args.teacher, args.second_teacher) if directory is not None]
+    if args.token_type == "phn" or all(read_config(path)["token_list"] == args.token_list for path in teachers):
+        return None
+    return TextEncoder(args.token_list, args.token_type, args.bpemodel)
 
 
 def on_first_process(check: Callable[[], object]) -> None:

@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
 
 from distill.checkpoints.load import load_network, network_shape, read_config
-from distill.configuration import CODEWORDS, DistillConf, check_frames_compared, frame_factors, layer_map
+from distill.configuration import (
+    CODEWORDS,
+    DistillConf,
+    check_frames_compared,
+    check_tokens_compared,
+    frame_factors,
+    layer_map,
+)
+from distill.decode.token_text import tokens_to_text
 from distill.errors import UserError
 from distill.lfmmi.loss import top_occupancies
 from distill.models.student import Student
@@ -24,6 +32,8 @@ from distill.training import loss_terms
 if TYPE_CHECKING:
     from distill.lfmmi import DenominatorGraph
     from distill.models.teacher import Teacher
+
+Retokenise: TypeAlias = Callable[[list[int]], list[int]]
 
 # More frames than this between teacher and student mean another recording, not another rounding.
 MAX_FRAMES_APART = 2
@@ -84,6 +94,7 @@ class TeacherTargets:
             they were stored.
         nbest: token sequences (B, N, U), lengths and weights (B, N), if they were stored.
         codes: (B, T', N) codes of hidden layers by layer, if those are compared.
+        retokenise: from the teacher's token ids to the training's, where its tokens are others.
     """
 
     hidden: dict[int, Tensor]
@@ -96,6 +107,7 @@ class TeacherTargets:
     top: tuple[Tensor, Tensor] | None = None
     nbest: tuple[Tensor, Tensor, Tensor] | None = None
     codes: dict[int, Tensor] = field(default_factory=dict)
+    retokenise: Retokenise | None = None
 
     def frame_logits(self) -> tuple[Tensor, Tensor]:
         """Logits (B, T, V) and (B,) lengths at the student's logit rate; averaged, if the student's is lower."""
@@ -109,8 +121,11 @@ class TeacherTargets:
         return top_occupancies(graph, logits.log_softmax(-1), lengths, top_k)
 
     def best_sequence(self) -> tuple[Tensor, Tensor]:
-        """Tokens (B, U), padded with -1, and (B,) lengths of the teacher's best path."""
-        return loss_terms.pad_tokens(loss_terms.greedy_tokens(self.logits, self.lengths))
+        """Tokens (B, U) of the training, padded with -1, and (B,) lengths of the teacher's best path."""
+        sequences = loss_terms.greedy_tokens(self.logits, self.lengths)
+        if self.retokenise is not None:
+            sequences = [self.retokenise(sequence) for sequence in sequences]
+        return loss_terms.pad_tokens(sequences)
 
     def best_sequences(self, graph: DenominatorGraph, count: int) -> tuple[Tensor, Tensor, Tensor]:
         """``count`` token sequences (B, N, U), their lengths and weights (B, N)."""
@@ -137,7 +152,8 @@ class TeacherSource:
         stored: how its outputs are stored; None: they are computed here.
         student: the network that is compared with it.
         conf: its ``layer_map`` names layers of this teacher.
-        token_list: tokens by id, which must be the teacher's as well.
+        token_list: tokens of the training by id.
+        encode: token ids of a text; the teacher may then have other tokens, and only its text and layers are used.
 
     Attributes:
         layer_map: teacher layer of each student layer, both counted from 1; empty if hidden layers are not compared.
@@ -152,13 +168,19 @@ class TeacherSource:
         student: Student | Teacher,
         conf: DistillConf,
         token_list: list[str],
+        encode: Callable[[str], list[int]] | None = None,
     ) -> None:
-        self.directory, self.token_list = directory, token_list
+        self.directory = directory
         self.stored = stored is not None
         self.top_stored = self.stored and conf.posterior_top_k is not None
         self.nbest_stored = self.stored and conf.nbest > 1
         self._loaded: list[Student | Teacher] = []
-        self.is_student = read_config(directory)["network"] == "student"
+        config = read_config(directory)
+        self.is_student = config["network"] == "student"
+        self.token_list: list[str] = config["token_list"]
+        self.retokenise: Retokenise | None = None
+        if self.token_list != token_list:
+            self.retokenise = self._retokeniser(conf, encode, config.get("token_type") or "char")
         shape = network_shape(directory)
         self.width = shape.width
         hidden_ms = stored.hidden_ms if stored else shape.encoder_frame_ms
@@ -184,6 +206,24 @@ class TeacherSource:
         if self.codebooks is not None and self.layer_map and not conf.hidden_norm:
             raise UserError("distill_conf.hidden_norm: false, but codebooks hold normalised layers; take another dtype")
 
+    def _retokeniser(self, conf: DistillConf, encode: Callable[[str], list[int]] | None, token_type: str) -> Retokenise:
+        """A function from the teacher's token ids to the training's, by way of text.
+
+        Raises:
+            UserError: there is none, or frames or several sequences of the teacher are to be compared.
+        """
+        if encode is None or token_type == "phn":
+            raise UserError(f"{self.directory}: its token list is not this training's; use the same tokens")
+        try:
+            check_tokens_compared(conf)
+        except UserError as error:
+            raise UserError(f"{self.directory}: {error}") from None
+
+        def retokenise(ids: list[int]) -> list[int]:
+            return encode(tokens_to_text((self.token_list[index] for index in ids), token_type))
+
+        return retokenise
+
     @staticmethod
     def _read_layer_map(given: Sequence[int] | None, student_layers: int, teacher_layers: int) -> list[int]:
         if given is None:
@@ -201,8 +241,6 @@ class TeacherSource:
         if not self._loaded:
             with torch.random.fork_rng(devices=[]):  # a training that is resumed goes on with its own random numbers
                 loaded = load_network(self.directory, device)
-            if loaded.token_list != self.token_list:
-                raise UserError(f"{self.directory}: its token list is not this training's; use the same tokens")
             self._loaded.append(loaded.network.requires_grad_(False))
             logging.info(f"Teacher loaded from {self.directory}")
         return self._loaded[0]
@@ -214,6 +252,7 @@ class TeacherSource:
         """
         result = self._read(streams) if self.stored else self._compute(speech, speech_lengths)
         result.factor, result.longer, result.hidden_longer = self.factor, self.longer, self.hidden_longer
+        result.retokenise = self.retokenise
         if self.hidden_factor > 1:
             lengths = result.hidden_lengths
             pooled = {layer: average_frames(h, lengths, self.hidden_factor) for layer, h in result.hidden.items()}

@@ -1,5 +1,8 @@
 """Teachers of every family put out what transformers' own recogniser does, whatever they are padded with."""
 
+import json
+import re
+
 import pytest
 import tiny_teachers
 import torch
@@ -169,6 +172,61 @@ def test_a_language_of_mms(tmp_path, capsys):
     assert "does not fit the network" in refused("--language", "deu-x_y")
 
 
+def test_a_recogniser_of_fairseq2(tmp_path):
+    """Under fairseq2's names for its tensors, with a sentencepiece tokenizer, as omniASR_CTC is published."""
+    import sentencepiece
+
+    from distill.bin.adopt_teacher import main
+
+    model = write_recogniser(tmp_path / "reference", "wav2vec2", num_attention_heads=16)
+    state = {}
+    for name, value in model.state_dict().items():
+        for part, other in FAIRSEQ2:
+            name = re.sub(part, other, name)
+        state[name] = value
+    torch.save({"model": state}, tmp_path / "omni.pt")
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(["at a tea"] * 9), model_prefix=str(tmp_path / "omni"), model_type="char", vocab_size=8,
+        bos_id=0, pad_id=1, eos_id=2, unk_id=3, minloglevel=2,
+    )  # fmt: skip
+    source = ["--model", str(tmp_path / "omni.pt"), "--tokenizer", str(tmp_path / "omni.model")]
+    main([*source, "--output", str(tmp_path / "hf")])
+    config = tmp_path / "hf/config.json"
+    (tmp_path / "tokens.txt").write_text("<blank>\n<unk>\n<space>\na\ne\nt\n<sos/eos>\n")
+    options = ["--model", str(tmp_path / "hf"), "--token_list", str(tmp_path / "tokens.txt")]
+    main([*options, "--output", str(tmp_path / "exp")])
+    outputs = json.loads((tmp_path / "hf/vocab.json").read_text())
+    network = load_network(tmp_path / "exp").network
+    assert network.normalize and json.loads(config.read_text())["num_hidden_layers"] == 3
+    audio, lengths = batch([9000])
+    with torch.no_grad():
+        expected, actual = model(**inputs_of("wav2vec2", audio[0])).logits, network(audio, lengths).logits
+    order = [outputs[token] for token in ("<s>", "<unk>", "▁", "a", "e", "t", "</s>")]
+    torch.testing.assert_close(actual, expected[:, :, order], atol=1e-4, rtol=0)
+    for path, damaged in (("omni.pt", {"encoder.x": torch.zeros(3)}), ("omni.pt", [1]), ("omni.model", b"x")):
+        torch.save(damaged, tmp_path / path)
+        with pytest.raises(SystemExit) as failure:
+            main([*source, "--output", str(tmp_path / "again")])
+        assert failure.value.code == 2 and not (tmp_path / "again/model.safetensors").exists()
+
+
+FAIRSEQ2 = [  # what transformers and fairseq2 call a tensor
+    (r"^wav2vec2\.feature_extractor\.conv_layers", "encoder_frontend.feature_extractor.layers"),
+    (r"^wav2vec2\.feature_projection\.layer_norm", "encoder_frontend.post_extract_layer_norm"),
+    (r"^wav2vec2\.feature_projection\.projection", "encoder_frontend.model_dim_proj"),
+    (r"^wav2vec2\.encoder\.pos_conv_embed", "encoder_frontend.pos_encoder"),
+    (r"parametrizations\.weight\.original0", "weight_g"),
+    (r"parametrizations\.weight\.original1", "weight_v"),
+    (r"^wav2vec2\.masked_spec_embed", "masker.temporal_mask_embed"),
+    (r"^wav2vec2\.encoder\.layers\.(\d+)\.layer_norm", r"encoder.layers.\1.self_attn_layer_norm"),
+    (r"^wav2vec2\.encoder\.layers\.(\d+)\.final_layer_norm", r"encoder.layers.\1.ffn_layer_norm"),
+    (r"^wav2vec2\.encoder\.layers\.(\d+)\.attention\.out_proj", r"encoder.layers.\1.self_attn.output_proj"),
+    (r"^wav2vec2\.encoder\.layers\.(\d+)\.attention", r"encoder.layers.\1.self_attn"),
+    (r"^wav2vec2\.encoder\.layers\.(\d+)\.feed_forward\.intermediate_dense", r"encoder.layers.\1.ffn.inner_proj"),
+    (r"^wav2vec2\.encoder\.layers\.(\d+)\.feed_forward\.output_dense", r"encoder.layers.\1.ffn.output_proj"),
+    (r"^wav2vec2\.encoder\.layer_norm", "encoder.layer_norm"),
+    (r"^lm_head", "final_proj"),
+]
 ODD = [None, 0, -1, 2.5, "x", True, float("nan"), [1], 10**12]
 
 

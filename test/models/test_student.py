@@ -111,6 +111,11 @@ def test_takes_over_the_cnn_and_the_prediction_layer():
     assert torch.equal(target.output.weight, source.output.weight)
     audio, lengths = batch([5000])
     torch.testing.assert_close(target.front_end(audio, lengths)[0], source._features(audio), atol=1e-5, rtol=0)
+    of_other_tokens = student()
+    before = of_other_tokens.output.weight.clone()
+    report = of_other_tokens.init_from_teacher(source, same_tokens=False)
+    assert report[3] == "prediction layer: not copied, the teacher has other tokens" and "not" not in report[0]
+    assert torch.equal(of_other_tokens.output.weight, before)
 
 
 def test_reports_what_does_not_fit():

@@ -11,6 +11,7 @@ from tiny_training import STUDENT, TOKENS, changed
 
 from distill.bin import adopt_teacher, extract_targets
 from distill.checkpoints.load import load_network, network_shape
+from distill.configuration import DistillConf, check_frames_compared
 from distill.errors import UserError
 from distill.targets import store
 
@@ -26,10 +27,15 @@ def options_of(world, targets, parts=("train", "valid")) -> list[str]:
     return words
 
 
-def stages_7_and_8(world, family, folder, config) -> None:
+def stages_7_and_8(world, family, folder, config, *more) -> None:
     """Adopt the recogniser of ``folder/hf`` as ``folder/exp``, and store its targets in ``folder/targets``."""
     tokens = ["--token_list", str(world.root / "tokens.txt"), "--token_type", "word"]
-    adopt_teacher.main(["--model", str(folder / "hf"), *tokens, "--output", str(folder / "exp")])
+    adopt_teacher.main(["--model", str(folder / "hf"), *tokens, *more, "--output", str(folder / "exp")])
+    store_targets(world, folder, config)
+
+
+def store_targets(world, folder, config) -> None:
+    """Stage 8: the targets of ``folder/exp`` for a student, in ``folder/targets``."""
     (folder / "student.yaml").write_text(yaml.safe_dump(config))
     for part in ("train", "valid"):
         extract_targets.main(
@@ -76,7 +82,6 @@ def test_a_family_through_the_stages(world, tmp_path, family):
 def test_layers_with_longer_frames_than_the_students(world, tmp_path):
     """A 20 ms student of SEW compares the mean of two of its frames with one of the teacher's layers."""
     from distill.checkpoints.load import build_network
-    from distill.configuration import DistillConf
     from distill.training.distill_model import DistillModel
     from distill.training.loss_terms import normalise_frames
 
@@ -102,10 +107,71 @@ def test_layers_with_longer_frames_than_the_students(world, tmp_path):
         torch.testing.assert_close(loss, torch.stack(terms).mean(), rtol=1e-4, atol=1e-5)
 
 
+def test_an_experiment_of_espnet_through_the_stages(world, tmp_path):
+    """It is adopted by its weights' file; its tokens are the student's, its frames are 40 ms."""
+    from espnet_experiments import write_experiment
+
+    write_experiment(tmp_path / "asr", "conformer", "global_mvn")
+    config = changed(STUDENT, distill_conf={"beta": 1.0, "target": "pseudo"})
+    adopt_teacher.main(["--model", str(tmp_path / "asr/valid.loss.ave.pth"), "--output", str(tmp_path / "exp")])
+    assert network_shape(tmp_path / "exp") == (3, 16, 40, 40)
+    store_targets(world, tmp_path, config)
+    manifest = store.read_manifest(tmp_path / "targets/train")
+    assert (manifest["frame_ms"], manifest["hidden_ms"], manifest["layers"]) == (40, 40, [1, 3])
+    options = ["--teacher", str(tmp_path / "exp"), "--max_epoch", "1", *options_of(world, tmp_path / "targets")]
+    trained = world.train("of_espnet", config, *options)
+    stats = torch.load(trained / "checkpoint.pth", weights_only=False)["reporter"]["stats"][1]["train"]
+    assert all(math.isfinite(stats[term]) and stats[term] > 0 for term in ("loss", "loss_hidden", "loss_mmi"))
+
+
+LETTERS = ["<pad>", "<s>", "</s>", "<unk>", "|", *"LOWMIDHGE'"]
+
+
+@pytest.mark.parametrize("family", ["wav2vec2", "parakeet"])
+def test_a_teacher_with_other_tokens(world, tmp_path, family):
+    """Its best text, in the student's tokens, and its layers are learned from; its logits are not."""
+    from distill.data.tokens import TextEncoder
+    from distill.decode.token_text import tokens_to_text
+    from distill.training import loss_terms
+    from distill.training.teacher_targets import TeacherSource
+
+    write_recogniser(tmp_path / "hf", family, LETTERS, num_hidden_layers=4)
+    config = changed(STUDENT, distill_conf={"beta": 1.0, "target": "pseudo"})
+    stages_7_and_8(world, family, tmp_path, config, "--own_tokens")
+    loaded = load_network(tmp_path / "exp")
+    assert loaded.token_list[:2] == ["<blank>", "<unk>"] and "w" in loaded.token_list  # in the case of the student's
+    assert loaded.config["token_type"] == ("bpe" if family == "parakeet" else "char")
+    options = ["--teacher", str(tmp_path / "exp"), "--max_epoch", "1", *options_of(world, tmp_path / "targets")]
+    trained = world.train(f"others of {family}".replace(" ", "_"), config, *options)
+    stats = torch.load(trained / "checkpoint.pth", weights_only=False)["reporter"]["stats"][1]["train"]
+    assert (
+        all(math.isfinite(stats[term]) for term in ("loss", "loss_hidden", "loss_mmi")) and "loss_logits" not in stats
+    )
+
+    encode = TextEncoder(TOKENS, "word", None)
+    assert encode("low, high MID Low") == [TOKENS.index(word) for word in ("high", "mid", "low")]
+    conf, student = DistillConf(**config["distill_conf"]), load_network(trained).network
+    source = TeacherSource(str(tmp_path / "exp"), None, student, conf, TOKENS, encode)
+    space = "▁" if family == "parakeet" else "<space>"
+    spoken = ["<blank>", "l", "l", "<blank>", "o", "w", space, "g", space, "m", "i", "<blank>", "d"]  # low g mid
+    ids = torch.tensor([[loaded.token_list.index(token) for token in spoken]])
+    logits = torch.nn.functional.one_hot(ids, len(loaded.token_list)).float()
+    targets = source.targets(torch.zeros(1, 16000), torch.tensor([16000]), {})
+    targets.logits, targets.lengths = logits, torch.tensor([len(spoken)])
+    tokens, lengths = targets.best_sequence()
+    assert tokens.tolist() == [[TOKENS.index("low"), TOKENS.index("mid")]] and lengths.tolist() == [2]
+    assert tokens_to_text([loaded.token_list[i] for i in loss_terms.greedy_tokens(logits, targets.lengths)[0]],
+                          loaded.config["token_type"]) == "low g mid"  # fmt: skip
+    for section in ({}, {"beta": 1.0, "target": "posterior"}, {"beta": 1.0, "target": "pseudo", "nbest": 2}):
+        with pytest.raises(UserError, match="its tokens are not this training's|are longer") as refusal:
+            TeacherSource(str(tmp_path / "exp"), None, student, DistillConf(**section), TOKENS, encode)
+        assert "\n" not in str(refusal.value)
+    with pytest.raises(UserError, match="token list is not this training's"):
+        TeacherSource(str(tmp_path / "exp"), None, student, conf, TOKENS)
+
+
 def test_frames_of_logits_are_not_compared_with_longer_ones():
     """A configuration that would is refused in one line that names the cure; sequences and layers are compared."""
-    from distill.configuration import DistillConf, check_frames_compared
-
     for conf in (
         {},
         {"target": "posterior"},

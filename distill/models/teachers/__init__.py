@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from distill.models.teacher import Teacher, model_type_of
+from distill.models.teachers.espnet import EspnetTeacher
 from distill.models.teachers.parakeet import ParakeetTeacher
 from distill.models.teachers.sew import SewTeacher
 from distill.models.teachers.wav2vec2_bert import Wav2Vec2BertTeacher
 
 # model_type of a configuration -> its class; all others are of wav2vec 2.0's layout
 CLASSES: dict[str, type[Teacher]] = {
+    "espnet": EspnetTeacher,
     "parakeet_encoder": ParakeetTeacher,
     "sew": SewTeacher,
     "wav2vec2-bert": Wav2Vec2BertTeacher,

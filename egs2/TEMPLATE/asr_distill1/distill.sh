@@ -14,7 +14,7 @@ stage=1 stop_stage=13 force_stage='' check=false dry_run=false plan_options=''
 train_set=train valid_set=valid test_sets="test" local_data_opts='' speed_perturb_factors='' audio_format=flac
 min_wav_duration=0.1 max_wav_duration=20 allow_pipes=false unlabelled=false resample=false
 token_type=bpe nbpe=500 lexicon='' lang_dir='' ngram_order=2 ngram_lm=''
-teacher='' from_scratch='' teacher_tokens=false allow_bad_teacher=false
+teacher='' from_scratch='' teacher_tokens=false keep_teacher_tokens=false allow_bad_teacher=false
 teacher_init_config='' teacher_init_max_s='' teacher_config=conf/train_teacher.yaml teacher_args=''
 teacher_targets=stored target_dtype=float32 targets=''
 student='' student_full_config=conf/train_student_full.yaml student_stream_config=conf/train_student_stream.yaml
@@ -109,8 +109,7 @@ espnet_data() {
 make_tokens() {
     espnet_data 5
     if ${teacher_tokens}; then
-        "${steps}/adopt_teacher.sh" --show-tokens true "${teacher}" > "${token_list}.teacher"
-        mv "${token_list}.teacher" "${token_list}"
+        "${steps}/adopt_teacher.sh" --show-tokens true "${teacher}" > "${token_list}.new"; mv "${token_list}"{.new,}
     fi
     "${steps}/check_data.sh" --token-list "${token_list}" --token-type "${token_type}" "${train_dir}" "${valid_dir}"
 }
@@ -178,10 +177,11 @@ train() {
 if wanted 7 && [ -n "${teacher}" ]; then
     how=${teacher} output='' inputs=("${teacher}/config.yaml")
     if ${hf_teacher}; then
-        how+=" ${token_type}" output=${expdir}/teacher inputs=("${teacher}/config.json" "${token_list}")
+        how+=" ${token_type}$(if ${keep_teacher_tokens}; then echo ' own'; fi)" output=${expdir}/teacher inputs=("${teacher}/config.json" "${token_list}")
     fi
     run_stage "${stamps}/7" "adopt the teacher ${teacher}" "${how}" "${output}" "${inputs[@]}" -- \
-        "${steps}/adopt_teacher.sh" --token-list "${token_list}" --token-type "${token_type}" "${teacher}" "${expdir}/teacher"
+        "${steps}/adopt_teacher.sh" --token-list "${token_list}" --token-type "${token_type}" \
+        --own-tokens "${keep_teacher_tokens}" "${teacher}" "${expdir}/teacher"
 elif wanted 7; then
     collect_stats
     init=() inputs=("${teacher_config}" "${stamps}/6" "${stamps}/9")
