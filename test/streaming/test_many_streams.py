@@ -201,3 +201,37 @@ def test_the_old_names_warn_and_work(runtime):
             session = OnnxRecognizer.from_pretrained(export("fbank", hop=0.5), 480)
     session.accept_waveform(samples)
     assert alike(session.finish(), expected)
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES)
+def test_behind_a_flush_times_are_those_of_the_audio(runtime, monkeypatch):
+    """Tokens as of a stream whose audio has the silence of the flush; times less that silence."""
+    model, samples, spoken = recognizer(runtime), audio(60000, 3), 20000
+    flush, silences = model._flush, []
+
+    def noted(state):
+        silences.append(flush(state))
+        return silences[-1]
+
+    monkeypatch.setattr(model, "_flush", noted)
+    stream, other = model.create_stream(), model.create_stream()
+    stream.accept(samples[:spoken])
+    stream.flush()
+    stream.accept(samples[spoken:])
+    stream.finish()
+    result = stream.decode()[-1]
+    silence, begin = silences[0] / 16000, spoken / 16000
+    other.accept(np.concatenate([samples[:spoken], np.zeros(silences[0], np.float32), samples[spoken:]]))
+    other.finish()
+    expected = other.decode()[-1]
+    assert silence > 0.1 and [t["token"] for t in result["tokens"]] == [t["token"] for t in expected["tokens"]]
+    later = 0
+    for token, there in zip(result["tokens"], expected["tokens"], strict=True):
+        if there["start_s"] <= begin:
+            assert token["start_s"] == there["start_s"]
+        elif there["start_s"] > begin + silence:
+            later += 1
+            assert token["start_s"] == pytest.approx(there["start_s"] - silence, abs=0.006)
+        else:
+            assert token["start_s"] == pytest.approx(begin, abs=0.006)
+    assert later > 3
