@@ -74,10 +74,15 @@ def start(body: str, *, shell: str = "", **variables: str) -> subprocess.Popen[s
     program = f"import os, sys, tempfile, time\nfrom distill.errors import cli\n@cli\ndef main():\n{lines}main()\n"
     command = ["bash", "-c", f'exec "$0" -c "$1" {shell}', sys.executable, program]
     environment = {**os.environ, "PYTHONUNBUFFERED": "", **variables}
-    # A process in the background of a script inherits that SIGINT is ignored
+    # A process in the background of a script inherits that SIGINT is ignored, one under nohup that SIGHUP is
+
+    def heed() -> None:
+        for number in (signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, signal.SIG_DFL)
+
     return subprocess.Popen(command, env=environment, text=True, errors="surrogateescape",
         stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))  # fmt: skip
+        preexec_fn=heed)  # fmt: skip
 
 
 @pytest.mark.parametrize("count", [2, 100000], ids=["buffered", "more than a buffer"])

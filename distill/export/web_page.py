@@ -17,6 +17,7 @@ from typing import Any
 
 from distill.audio import END_SILENCE
 from distill.export.recognizer import OnnxModel
+from distill.files import naming
 
 RUNTIME = "onnxruntime-web@1.30.0"
 RUNTIME_FILES = "ort.wasm.min.mjs", "ort-wasm-simd-threaded.mjs", "ort-wasm-simd-threaded.wasm"
@@ -55,7 +56,8 @@ def runtime_files() -> list[Path] | None:
 
 def pack(source: Path, target: Path) -> None:
     """Write a file compressed, and always the same bytes of the same file."""
-    target.write_bytes(gzip.compress(source.read_bytes(), mtime=0))
+    with naming(target):
+        target.write_bytes(gzip.compress(source.read_bytes(), mtime=0))
 
 
 def write_page_of(export: Path, report: dict[str, Any]) -> bool:
@@ -69,7 +71,8 @@ def write_page_of(export: Path, report: dict[str, Any]) -> bool:
     runtime = runtime_files()
     if runtime is not None:
         small = report["float32"]["bytes"] <= LARGE or not report["int8_offered"]
-        write_page(export / report["float32" if small else "int8"]["file"], export / "web", runtime)
+        with naming(export / "web"):
+            write_page(export / report["float32" if small else "int8"]["file"], export / "web", runtime)
     return runtime is not None
 
 

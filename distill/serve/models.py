@@ -12,9 +12,8 @@ from distill.checkpoints.load import load_network
 from distill.configuration import ChunkConf, read_conf
 from distill.decode.settings import DecodeConf, search_factory
 from distill.decode.streams import BaseRecognizer
-from distill.errors import UserError
+from distill.errors import UserError, require
 from distill.export import exported
-from distill.export.recognizer import Recognizer as OnnxRecognizer
 from distill.streaming import Recognizer
 
 CHOICES_MS = (160, 320, 480, 960)
@@ -63,6 +62,8 @@ class Export:
     """A :class:`ServedModel` in onnxruntime, from a directory that ``distill export`` wrote, or a packed one."""
 
     def __init__(self, directory: Path, int8: bool, threads: int) -> None:
+        from distill.export.recognizer import Recognizer as OnnxRecognizer  # needs onnxruntime, of an extra
+
         self._directory = directory
         self.recognizer = cache(
             lambda chunk_ms: OnnxRecognizer.from_pretrained(directory, chunk_ms, int8=int8, threads=threads, batch=True)
@@ -86,6 +87,7 @@ def open_model(model: Path, decoding: DecodeConf, int8: bool, threads: int) -> S
         if int8:
             raise UserError(f"--int8: {model} is not an export; stage 15 makes one")
         return TrainedModel(model, decoding)
+    require("onnxruntime", extra="deploy")
     if decoding.decoder != "greedy":
         raise UserError(f"--decoder {decoding.decoder}: exported models decode greedily; give the training's directory")
     return Export(directory, int8, threads)

@@ -252,7 +252,7 @@ def websocket(data: bytes, folder: Path) -> None:
     server = object.__new__(Server)
     server.limits = Limits()
     server.info = {"chunk_ms": [160, 480], "defaults": {"chunk_ms": 480, "endpoint_ms": 800}}
-    server._open = lambda chunk_ms, endpoint_ms: (chunk_ms, endpoint_ms)  # type: ignore[method-assign, assignment]
+    server._model = SimpleNamespace(recognizer=lambda chunk_ms: SimpleNamespace(create_stream=lambda rules: None))  # type: ignore[assignment]
     try:
         session = asyncio.run(server._configure(Socket()))  # type: ignore[arg-type]
         assert session.chunk_ms in (160, 480)
