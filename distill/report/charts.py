@@ -13,6 +13,11 @@ from distill.scoring.tables import FIXED, PUBLISHED, format_interval, format_lat
 LARGEST = 20  # px, radius of the largest bubble
 
 
+def _wide_plot(title: str, height: int, x_label: str, y_label: str) -> Plot:
+    """An empty plot of the width of a column of the page."""
+    return Plot(title, 400, height, left=48, right=392, top=14, bottom=height - 48, x_label=x_label, y_label=y_label)
+
+
 def latency_plot(rows: Sequence[Row], test_set: str) -> Plot | None:
     """WER against chunk length with 95 % intervals, beside the WER of the teacher and the full-context student."""
     set_rows = [row for row in rows if row["test_set"] == test_set]
@@ -25,16 +30,11 @@ def latency_plot(rows: Sequence[Row], test_set: str) -> Plot | None:
         row for row in set_rows if row["system"] in ("teacher", "student_full") and row["decoder"] == decoders[0]
     ]
     top = max([row["wer_high"] for row in streams] + [row["wer"] for row in full_context])
-    plot = Plot(
-        title=f"{streams[0]['unit'].upper()} against latency, {test_set}",
-        width=400,
-        height=270,
-        left=48,
-        right=392,
-        top=14,
-        bottom=222,
-        x_label="chunk length",
-        y_label=f"{streams[0]['unit'].upper()} %",
+    plot = _wide_plot(
+        f"{streams[0]['unit'].upper()} against latency, {test_set}",
+        270,
+        "chunk length",
+        f"{streams[0]['unit'].upper()} %",
     )
     y = Scale(0, 1.08 * top or 1, plot.bottom, plot.top)
     step = (plot.right - plot.left) / len(latencies)
@@ -93,16 +93,11 @@ def bubble_plot(rows: Sequence[Row], main: Row, speeds: Speeds) -> Plot | None:
             points.append((main, rtf / other["rtf"], other["model_bytes"], runtime))
     if len(points) < 2 or teacher["wer"] <= 0:
         return None
-    plot = Plot(
-        title=f"Size, speed and {teacher['unit'].upper()}",
-        width=400,
-        height=310,
-        left=48,
-        right=392,
-        top=14,
-        bottom=262,
-        x_label="times as fast as the teacher",
-        y_label=f"{teacher['unit'].upper()} %",
+    plot = _wide_plot(
+        f"Size, speed and {teacher['unit'].upper()}",
+        310,
+        "times as fast as the teacher",
+        f"{teacher['unit'].upper()} %",
     )
     claimed = [teacher["wer"] * (1 + loss / 100) for loss in PAPER_LOSS]
     speeds_shown = [faster for _, faster, _, _ in points] + [PUBLISHED["faster"]]
@@ -157,17 +152,7 @@ def size_plot(experiments: Mapping[str, Sequence[Row]], main: Row) -> Plot | Non
                 points.append((experiment, row))
     if len({experiment for experiment, row in points if row["system"] != "teacher"}) < 2:
         return None
-    plot = Plot(
-        title=f"{main['unit'].upper()} against size",
-        width=400,
-        height=310,
-        left=48,
-        right=392,
-        top=14,
-        bottom=262,
-        x_label="parameters, millions",
-        y_label=f"{main['unit'].upper()} %",
-    )
+    plot = _wide_plot(f"{main['unit'].upper()} against size", 310, "parameters, millions", f"{main['unit'].upper()} %")
     systems = {row["system"] for _, row in points}
     labelled = "student_stream" if "student_stream" in systems else "student_full"
     sizes = [row["params"] / 1e6 for _, row in points]
