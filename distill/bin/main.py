@@ -37,7 +37,7 @@ import importlib
 import sys
 from pathlib import Path
 
-NO_COMMANDS = ("__init__", "arguments", "decoding_arguments", "main", "option_strings")
+NO_COMMANDS = ("__init__", "arguments", "decoding_arguments", "endpoint_arguments", "main", "option_strings")
 
 
 def main(argv: list[str] | None = None) -> None:

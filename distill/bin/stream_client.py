@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 
 from distill.bin.arguments import new_parser
+from distill.bin.endpoint_arguments import add_endpoints, endpoint_options
 from distill.errors import cli, require
 
 
@@ -21,16 +22,16 @@ def main(argv: list[str] | None = None) -> None:
     parser = new_parser(__doc__)
     parser.add_argument("--url", default="ws://127.0.0.1:8765/stream", help="(default: ws://127.0.0.1:8765/stream)")
     parser.add_argument("--chunk_ms", type=int, help="length of a chunk (default: the server's)")
-    parser.add_argument("--endpoint_ms", type=int, help="silence that ends a result (default: the server's)")
     parser.add_argument("--fast", action="store_true", help="send a file as fast as the server accepts it")
     parser.add_argument("--json", action="store_true", help="print an object per result")
     parser.add_argument("wav", metavar="WAV", help="audio at 16 kHz with one channel; - for stdin")
+    add_endpoints(parser, None)
     args = parser.parse_args(argv)
     require("aiohttp", extra="serve")
 
     from distill.serve.client import print_results
 
-    asyncio.run(print_results(args.url, args.wav, args.chunk_ms, args.endpoint_ms, args.fast, args.json))
+    asyncio.run(print_results(args.url, args.wav, args.fast, args.json, args.chunk_ms, **endpoint_options(args)))
 
 
 if __name__ == "__main__":

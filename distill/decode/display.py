@@ -13,6 +13,8 @@ from distill.errors import printable
 class ResultPrinter:
     """Prints final results to stdout and partial ones to stderr, where a terminal shows the latest on one line.
 
+    A final result without words has no line, unless it is the end of the audio.
+
     Neither a model's tokens nor a file's name get characters to a terminal that it would obey.
 
     Args:
@@ -31,7 +33,8 @@ class ResultPrinter:
         elif result["event"] == "final":
             if self._terminal and self._partial_text:
                 print("\r\033[K", end="", file=sys.stderr, flush=True)
-            print(*map(printable, (*fields.values(), result["text"])), flush=True)
+            if result["text"] or result["endpoint"] == "end":
+                print(*map(printable, (*fields.values(), result["text"])), flush=True)
             self._partial_text = ""
         elif result["text"] != self._partial_text:
             self._partial_text = result["text"]

@@ -91,6 +91,7 @@ def silence_rule(endpoint_ms: int | None) -> EndpointRules:
     return EndpointRules(silence=endpoint_ms)
 
 
+RULES = tuple(rule.name for rule in fields(EndpointRules))
 NO_RULES = EndpointRules()
 SHERPA_RULES = EndpointRules(silence=1200, empty=2400, length=20000)  # sherpa-onnx's defaults
 

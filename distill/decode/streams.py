@@ -110,7 +110,7 @@ class BaseRecognizer(ABC, Generic[State]):
     def _check_rules(self, rules: EndpointRules) -> None:
         """Raise UserError if streams cannot have these rules."""
         if not self.streaming and rules != NO_RULES:
-            raise UserError("endpoint_ms: endpoints need a streaming student; leave it out for this model")
+            raise UserError("endpoint rules (endpoint_ms) need a streaming student; leave them out for this model")
 
     def _batch_key(self) -> Hashable:
         """Streams of recognisers with equal keys can be computed together."""

@@ -12,10 +12,12 @@ import shutil
 import subprocess
 import tarfile
 import tempfile
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from distill.audio import END_SILENCE
+from distill.decode.stream_results import SHERPA_RULES
 from distill.export.recognizer import OnnxModel
 from distill.files import naming
 
@@ -96,14 +98,18 @@ def write_page(model: Path, folder: Path, runtime: list[Path]) -> None:
     (folder / "model.json").write_text(json.dumps(about, ensure_ascii=False), encoding="utf-8")
     chunk_ms = loaded.chunk_ms
     info = {"model": model.name, "token_type": loaded.token_type, "chunk_ms": [chunk_ms]}
-    (folder / "info").write_text(json.dumps({**info, "defaults": {"chunk_ms": chunk_ms}}), encoding="utf-8")
+    defaults = {"chunk_ms": chunk_ms, **asdict(SHERPA_RULES)}
+    (folder / "info").write_text(json.dumps({**info, "defaults": defaults}), encoding="utf-8")
     pack(model, folder / "model.onnx.gz")
     for file in runtime:
         if file.suffix == ".wasm":
             pack(file, folder / f"{file.name}.gz")
         else:
             shutil.copyfile(file, folder / file.name)
-    for file in (*PAGE.iterdir(), *(SERVER_PAGE / name for name in ("app.js", "capture.js", "resample.js"))):
+    for file in (
+        *PAGE.iterdir(),
+        *(SERVER_PAGE / name for name in ("app.js", "capture.js", "resample.js", "words.js")),
+    ):
         shutil.copyfile(file, folder / file.name)
     shutil.copyfile(SERVER_PAGE / "style.css", folder / "style.css")
     page = (SERVER_PAGE / "index.html").read_text(encoding="utf-8")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from distill.checkpoints.archive import model_directory
 from distill.decode.display import ResultPrinter
 from distill.decode.settings import DecodeConf
-from distill.decode.stream_results import silence_rule
+from distill.decode.stream_results import NO_RULES, EndpointRules
 from distill.errors import UserError
 from distill.export import exported
 
@@ -26,7 +26,7 @@ def transcribe(
     model: Path,
     files: Sequence[str],
     chunk_ms: int = 480,
-    endpoint_ms: int | None = None,
+    rules: EndpointRules = NO_RULES,
     decoding: DecodeConf | None = None,
     int8: bool = False,
     threads: int = 1,
@@ -38,7 +38,7 @@ def transcribe(
         model: a training's directory, an export's, or a packed model.
         files: paths of audio files at 16 kHz with one channel; ``-`` for raw 16-bit samples on stdin.
         chunk_ms: length of a chunk.
-        endpoint_ms: silence that makes a result final; None: only the end of the audio does.
+        rules: what ends a result before the end of the audio.
         decoding: decoder and its settings; greedy by default.
         int8: of an export, take the model with int8 weights.
         threads: CPU threads.
@@ -47,26 +47,26 @@ def transcribe(
     Raises:
         UserError: a model or audio file cannot be used, or the options do not fit the model.
     """
-    recognizer = open_recognizer(model, chunk_ms, endpoint_ms, decoding or DecodeConf(), int8, threads)
+    recognizer = open_recognizer(model, chunk_ms, rules, decoding or DecodeConf(), int8, threads)
     printer = ResultPrinter(as_json)
     for file in files:
-        stream, any_final = recognizer.create_stream(), False
+        stream, any_words = recognizer.create_stream(), False
         for piece in pieces(file, at_once=not recognizer.streaming):
             stream.accept(piece)
             for result in stream.decode():
                 printer.show(result, file=file)
-                any_final |= result["event"] == "final"
+                any_words |= result["event"] == "final" and bool(result["tokens"])
         stream.finish()
         (last,) = stream.decode()
-        if last["tokens"] or not any_final:  # after an endpoint an empty result says nothing
+        if last["tokens"] or not any_words:  # behind words an empty result says nothing
             printer.show(last, file=file)
 
 
 def open_recognizer(
-    model: Path, chunk_ms: int, endpoint_ms: int | None, decoding: DecodeConf, int8: bool, threads: int
+    model: Path, chunk_ms: int, rules: EndpointRules, decoding: DecodeConf, int8: bool, threads: int
 ) -> BaseRecognizer[Any]:
     """The recogniser of a model: in onnxruntime for an export, in torch otherwise."""
-    directory, rules = model_directory(model, "onnx" if int8 else None), silence_rule(endpoint_ms)
+    directory = model_directory(model, "onnx" if int8 else None)
     if exported(directory):
         from distill.export.recognizer import Recognizer as OnnxRecognizer
 

@@ -51,12 +51,12 @@ async def from_stdin() -> AsyncIterator[bytes]:
 
 
 async def print_results(
-    url: str, file: str, chunk_ms: int | None, endpoint_ms: int | None, fast: bool, as_json: bool
+    url: str, file: str, fast: bool, as_json: bool, chunk_ms: int | None = None, **rules: int | None
 ) -> None:
     """Send a file's audio to a server and print the results.
 
     Args:
-        url, chunk_ms, endpoint_ms: see :func:`recognize`.
+        url, chunk_ms, rules: see :func:`recognize`.
         file: path of audio at 16 kHz with one channel; ``-`` for raw 16-bit samples on stdin.
         fast: send a file as fast as the server accepts it, not in real time.
         as_json: see :class:`ResultPrinter`.
@@ -66,13 +66,13 @@ async def print_results(
     else:
         audio = (at_once if fast else in_real_time)(pieces(pcm(read_audio(file))))
     printer = ResultPrinter(as_json)
-    async for message in recognize(url, audio, chunk_ms, endpoint_ms):
+    async for message in recognize(url, audio, chunk_ms, **rules):
         if message["event"] in ("partial", "final"):
             printer.show(message)
 
 
 async def recognize(
-    url: str, audio: AsyncIterable[bytes], chunk_ms: int | None = None, endpoint_ms: int | None = None
+    url: str, audio: AsyncIterable[bytes], chunk_ms: int | None = None, **rules: int | None
 ) -> AsyncIterator[dict[str, Any]]:
     """Send 16-bit audio to a server and yield its messages: hello, ready, partial and final results, end.
 
@@ -80,14 +80,14 @@ async def recognize(
         url: of the websocket, such as ``ws://127.0.0.1:8765/stream``.
         audio: pieces of any length, each sent as soon as it is there.
         chunk_ms: length of a chunk; None: the server's default.
-        endpoint_ms: silence that ends a result; None: the server's default.
+        rules: ``silence``, ``empty`` and ``length`` of :class:`distill.decode.stream_results.EndpointRules`; the
+            server's defaults stand for those that are left out.
 
     Raises:
         UserError: there is no server, it refused the session, or the connection was lost before the end.
     """
-    config: dict[str, Any] = {"event": "config"}
+    config: dict[str, Any] = {"event": "config", **rules}
     config |= {} if chunk_ms is None else {"chunk_ms": chunk_ms}
-    config |= {} if endpoint_ms is None else {"endpoint_ms": endpoint_ms}
     try:
         async with aiohttp.ClientSession() as http, http.ws_connect(url, max_msg_size=0) as socket:
 

@@ -57,7 +57,7 @@ class Session:
         room: is set when some audio was taken for computation.
         ended: the client has sent all its audio.
         finished: all audio was taken for computation.
-        finals: number of final results so far.
+        any_words: whether a final result so far has words.
         messages: not sent yet.
     """
 
@@ -72,7 +72,7 @@ class Session:
     room: asyncio.Event = field(default_factory=asyncio.Event)
     ended: bool = False
     finished: bool = False
-    finals: int = 0
+    any_words: bool = False
     messages: asyncio.Queue[Message] = field(default_factory=asyncio.Queue)
 
     @cached_property
@@ -198,9 +198,9 @@ def compute(shares: Sequence[Share]) -> list[list[Message]]:
             for share, results in zip(batch, decode(streams), strict=True):
                 session = share.session
                 shown = [dict(result) for result in results]
-                session.finals += sum(result["event"] == "final" for result in results) - share.last
-                if share.last and session.finals and not shown[-1]["tokens"]:
-                    shown.pop()  # after an endpoint an empty result says nothing
+                session.any_words |= any(result["event"] == "final" and result["tokens"] for result in results)
+                if share.last and session.any_words and not shown[-1]["tokens"]:
+                    shown.pop()  # behind words an empty result says nothing
                 outcomes[session] += shown
                 if share.last:
                     outcomes[session] += [{"event": "end", "audio_s": results[-1]["audio_s"]}, None]

@@ -30,7 +30,7 @@ from aiohttp import WSCloseCode, WSMsgType, web
 
 from distill.audio import SAMPLE_RATE
 from distill.decode.settings import DecodeConf
-from distill.decode.stream_results import silence_rule
+from distill.decode.stream_results import RULES, SHERPA_RULES, EndpointRules
 from distill.errors import UserError
 from distill.serve.connections import BACKLOG, Connection, Connections, Limits
 from distill.serve.log import log_to_stderr
@@ -46,13 +46,14 @@ PAGE_FILES = {
     "app.js": "text/javascript",
     "capture.js": "text/javascript",
     "resample.js": "text/javascript",
+    "words.js": "text/javascript",
 }
 PAGE_HEADERS = {
     "Cache-Control": "no-cache",
     "Content-Security-Policy": "default-src 'self'; connect-src 'self' ws: wss:; img-src data:; frame-ancestors 'none'",
     "X-Content-Type-Options": "nosniff",
 }
-ENDPOINT_MS = (100, 10000)
+RULE_MS = (100, 600000)  # of each endpoint rule
 WAITING_S = 5  # a session that holds more audio than this is not read until some is computed
 BURST_S = 10  # this much audio may come at any speed
 CLOSE_S = 2  # time for a client to answer that its connection is closed
@@ -70,7 +71,7 @@ class Server:
     Args:
         model: directory of the student's training, an export's, or a packed model.
         chunk_ms: chunk length for clients that do not choose one.
-        endpoint_ms: silence that ends a result, for clients that do not choose it.
+        rules: endpoint rules for clients that do not choose them.
         limits: see :class:`Limits`.
         origins: web pages besides the server's own that may connect, such as ``https://captions.example.org``.
         decoding: decoder and its settings; greedy by default.
@@ -88,7 +89,7 @@ class Server:
         self,
         model: Path,
         chunk_ms: int = 480,
-        endpoint_ms: int = 800,
+        rules: EndpointRules = SHERPA_RULES,
         limits: Limits | None = None,
         origins: Sequence[str] = (),
         decoding: DecodeConf | None = None,
@@ -99,14 +100,15 @@ class Server:
         self.origins = frozenset(origin.rstrip("/") for origin in origins)
         self._model = open_model(model, decoding or DecodeConf(), int8, threads)
         choices = self._model.choices(chunk_ms)
-        if not ENDPOINT_MS[0] <= endpoint_ms <= ENDPOINT_MS[1]:
-            raise UserError(f"endpoint_ms: {endpoint_ms} is not within {ENDPOINT_MS[0]} to {ENDPOINT_MS[1]}")
+        for name, value in asdict(rules).items():
+            if not _is_rule(value):
+                raise UserError(f"{name}: {value} ms is not within {RULE_MS[0]} to {RULE_MS[1]}; none ends nothing")
         self.info: dict[str, Any] = {
             "model": model.resolve().name,
             "sample_rate": SAMPLE_RATE,
             "token_type": self._model.token_type,
             "chunk_ms": choices,
-            "defaults": {"chunk_ms": chunk_ms, "endpoint_ms": endpoint_ms},
+            "defaults": {"chunk_ms": chunk_ms, **asdict(rules)},
             "limits": asdict(self.limits),
         }
         self.metrics = Metrics()
@@ -246,18 +248,24 @@ class Server:
         message = await self._receive(socket, min(self.limits.idle_s, self.limits.request_s))
         if isinstance(message, bytes):
             raise Refusal("message", 'audio came first; the first message is {"event": "config"}')
-        config = {**self.info["defaults"], **_parse(message, "config")}
-        if unknown := config.keys() - {"event", "chunk_ms", "endpoint_ms"}:
-            raise Refusal("config", f"{min(unknown)[:40]!r} is not known; there are chunk_ms and endpoint_ms")
-        chunk_ms, endpoint_ms = config["chunk_ms"], config["endpoint_ms"]
+        chosen = _parse(message, "config")
+        if "endpoint_ms" in chosen:  # of earlier versions, which had no other rule
+            chosen = {**dict.fromkeys(RULES), "silence": chosen.pop("endpoint_ms"), **chosen}
+        config = {**self.info["defaults"], **chosen}
+        if unknown := config.keys() - {"event", "chunk_ms", *RULES}:
+            names = ", ".join(RULES)
+            raise Refusal("config", f"{min(unknown)[:40]!r} is not known; there are chunk_ms, {names}")
+        chunk_ms = config["chunk_ms"]
         if type(chunk_ms) is not int or chunk_ms not in self.info["chunk_ms"]:
             choices = ", ".join(map(str, self.info["chunk_ms"]))
             raise Refusal("config", f"chunk_ms is {str(chunk_ms)[:40]}; choose among {choices}")
-        low, high = ENDPOINT_MS
-        if endpoint_ms is not None and (type(endpoint_ms) is not int or not low <= endpoint_ms <= high):
-            raise Refusal("config", f"endpoint_ms is {str(endpoint_ms)[:40]}; choose {low} to {high}, or null for none")
-        session = Session(self._model.recognizer(chunk_ms), silence_rule(endpoint_ms), chunk_ms)
-        session.messages.put_nowait({"event": "ready", "chunk_ms": chunk_ms, "endpoint_ms": endpoint_ms})
+        rules = {name: config[name] for name in RULES}
+        for name, value in rules.items():
+            if not _is_rule(value):
+                low, high = RULE_MS
+                raise Refusal("config", f"{name} is {str(value)[:40]}; choose {low} to {high}, or null for none")
+        session = Session(self._model.recognizer(chunk_ms), EndpointRules(**rules), chunk_ms)
+        session.messages.put_nowait({"event": "ready", "chunk_ms": chunk_ms, **rules})
         return session
 
     async def _receive(self, socket: web.WebSocketResponse, seconds: float) -> str | bytes:
@@ -343,6 +351,11 @@ def _parse(text: str, event: str) -> dict[str, Any]:
             if isinstance(message, dict) and message.get("event") == event:
                 return message
     raise Refusal("message", f'a text message that is not understood; expected {{"event": "{event}"}}')
+
+
+def _is_rule(value: Any) -> bool:
+    """Whether this is an endpoint rule that clients may choose: milliseconds, or None."""
+    return value is None or (type(value) is int and RULE_MS[0] <= value <= RULE_MS[1])
 
 
 def _name_of(url: str) -> str:

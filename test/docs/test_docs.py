@@ -218,7 +218,8 @@ def modules() -> list[str]:
     files = [
         path
         for path in ROOT.glob("distill/bin/*.py")
-        if path.stem not in ("__init__", "arguments", "decoding_arguments", "main", "option_strings")
+        if path.stem
+        not in ("__init__", "arguments", "decoding_arguments", "endpoint_arguments", "main", "option_strings")
     ]
     names = [f"distill.bin.{path.stem}" for path in files]
     return sorted(names, key=lambda name: (name == "distill.bin.train", name))

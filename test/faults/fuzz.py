@@ -251,7 +251,10 @@ def websocket(data: bytes, folder: Path) -> None:
 
     server = object.__new__(Server)
     server.limits = Limits()
-    server.info = {"chunk_ms": [160, 480], "defaults": {"chunk_ms": 480, "endpoint_ms": 800}}
+    server.info = {
+        "chunk_ms": [160, 480],
+        "defaults": {"chunk_ms": 480, "silence": 800, "empty": None, "length": 20000},
+    }
     server._model = SimpleNamespace(recognizer=lambda chunk_ms: SimpleNamespace(create_stream=lambda rules: None))  # type: ignore[assignment]
     try:
         session = asyncio.run(server._configure(Socket()))  # type: ignore[arg-type]
@@ -414,7 +417,7 @@ def seeds() -> dict[str, list[bytes]]:
         "weights": [saved(), NO_WEIGHTS],
         "packed": [zipped()],
         "packed_meta": [packed_about()],
-        "websocket": [b'{"event": "config", "chunk_ms": 160, "endpoint_ms": null}'],
+        "websocket": [b'{"event": "config", "chunk_ms": 160, "silence": null, "length": 9000}'],
         "frames": [
             b"\x82\x84maskabcd\x89\x80mask"
             + b"\x81\xfe\x00\x80mask"

@@ -47,6 +47,13 @@ def test_a_file_and_stdin(server, model, tmp_path):
     assert [r["event"] for r in results] == ["partial"] * (len(results) - 1) + ["final"] and len(results) > 3
     assert results[-1]["text"] == expected
     assert client("--url", url, "--fast", "--chunk_ms", "320", wav).stdout.decode().strip() == expected
+    rules = "--endpoint_ms", "none", "--empty", "500", "--length", "700"
+    done = client("--url", url, "--fast", "--chunk_ms", "320", *rules, "--json", wav)
+    results = [json.loads(line) for line in done.stdout.splitlines()]
+    lengths = [result["text"] for result in results if result["endpoint"] == "length"]
+    assert lengths and expected.startswith(lengths[0].split()[0])
+    done = client("--url", url, "--fast", "--chunk_ms", "320", *rules, wav)
+    assert done.stdout.decode().split("\n")[: len(lengths)] == lengths
     started = time.monotonic()
     done = client("--url", url, "-", data=raw[:-1])
     assert (done.returncode, done.stderr.count(b"\n")) == (2, done.stderr.count(b"] ") + 1)
@@ -80,6 +87,9 @@ def test_errors_are_one_line(server, model, tmp_path):
         (["--model", model, "--port", "-1"], "a port is a number from 0 to 65535"),
         *((["--model", model, "--session_s", value], "give positive numbers") for value in ("nan", "inf", "-1")),
         (["--model", model, "--sessions", "0"], "give positive numbers"),
+        (["--model", model, "--empty", "50"], "empty: 50 ms is not within 100 to 600000"),
+        (["--model", model, "--length", "0"], "length: 0 ms must be positive"),
+        (["--model", model, "--silence", "long"], "--silence"),
         (["--model", model, "--chunk_ms", "33"], "not a positive multiple"),
         (["--model", model, "--port", "0", "--certificate", tmp_path / "bad.pem"], "expected a PEM file"),
         (["--model", model, "--port", "0", "--certificate", tmp_path / "none.pem"], "expected a PEM file"),

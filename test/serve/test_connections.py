@@ -321,7 +321,7 @@ def test_a_name_that_somebody_lets_point_here_gets_nothing(model, path):
 
 
 def test_an_error_that_quotes_the_client_is_one_line(model):
-    for config in ({"chunk_ms": "a\nb\x1b[2J\u202e"}, {"a\nb\x1b": 1}, {"endpoint_ms": "\r\n"}):
+    for config in ({"chunk_ms": "a\nb\x1b[2J\u202e"}, {"a\nb\x1b": 1}, {"silence": "\r\n"}):
 
         async def scenario(config=config):
             async with serving(model) as (_, url):
@@ -347,7 +347,7 @@ def test_a_client_that_reads_nothing_is_cut_off_when_its_socket_is_full(model):
                 b"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nSec-WebSocket-Version: 13\r\n\r\n"
             )
             await reader.readuntil(b"\r\n\r\n")
-            writer.write(frame(1, b'{"event": "config", "endpoint_ms": null}'))
+            writer.write(frame(1, b'{"event": "config", "silence": null}'))
             data = audio(1)
 
             async def send() -> None:

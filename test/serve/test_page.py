@@ -12,7 +12,7 @@ from browser import CHROMIUM, browse
 from test_server import serving
 from tiny_networks import speech
 
-from distill.decode.stream_results import silence_rule
+from distill.decode.stream_results import SHERPA_RULES
 from distill.decode.streams import Stream
 from distill.decode.token_text import tokens_to_text
 from distill.streaming import Recognizer
@@ -34,7 +34,7 @@ def site(url: str) -> str:
 
 
 def recognized(model: Path, audio: np.ndarray) -> list[dict]:
-    stream = Recognizer.from_pretrained(model, 480, silence_rule(800)).create_stream()
+    stream = Recognizer.from_pretrained(model, 480, SHERPA_RULES).create_stream()
     stream.accept(audio)
     stream.finish()
     return [token for r in stream.decode() if r["event"] == "final" for token in r["tokens"]]
@@ -75,6 +75,68 @@ def test_a_file_at_full_speed(model, tmp_path):
             assert 0 < float(await page.evaluate("document.querySelector('#rtf').textContent")) < 5
             await page.evaluate(choose(tmp_path / "b.wav"))
             await page.until("document.querySelector('#problem').innerText.includes('b.wav is not audio')")
+
+    run(scenario())
+
+
+SCRIPTED = """(() => {
+    const socket = {readyState: 1, bufferedAmount: 0, send() {}, close() {}};
+    globalThis.say = (message) => socket.onmessage({data: JSON.stringify(message)});
+    globalThis.openSocket = () => socket;
+    document.querySelector('#speak').click();
+})()"""  # a server that says what the test says
+WORDS = "[...document.querySelectorAll('%s .word')].map((w) => [w.innerText.split('\\n')[0], w.className, w.title])"
+COLOUR = "(selector) => getComputedStyle(document.querySelector(selector)).color"
+
+
+def result(text: str, stable: str, endpoint: str | None = None, start_s: float = 0.0) -> dict:
+    """A result of a served student with character tokens, 0.1 s each."""
+    names = ["<space>" if letter == " " else letter for letter in text]
+    times = [round(start_s + n / 10, 1) for n in range(len(names) + 1)]
+    tokens = [{"token": t, "start_s": times[n], "end_s": times[n + 1], "confidence": 1.0} for n, t in enumerate(names)]
+    about = {"text": text, "stable": stable, "endpoint": endpoint, "start_s": start_s}
+    return {
+        "event": "final" if endpoint else "partial",
+        **about,
+        "audio_s": 9.0,
+        "emitted_after_s": 0.1,
+        "tokens": tokens,
+    }
+
+
+def test_what_is_stable_is_shown_apart_and_each_result_has_its_line(model, tmp_path):
+    async def scenario():
+        async with serving(model) as (_, url), browse(site(url), tmp_path / "profile", *FAKE) as page:
+            await page.evaluate(SCRIPTED)
+
+            async def say(message: dict) -> None:
+                await page.evaluate(f"globalThis.say({json.dumps(message)})")
+
+            async def words(selector: str) -> list[list[str]]:
+                return await page.evaluate(WORDS % selector)
+
+            await page.until("(() => { try { say({event: 'ready'}); return true; } catch { return false; } })()")
+            await say(result("ab cad", "ab"))
+            assert await words("#partial") == [
+                ["ab", "word stable", "0.00 s to 0.20 s"], ["cad", "word", "0.30 s to 0.60 s"],
+            ]  # fmt: skip
+            kinds = ".stable", ":not(.stable)"
+            colours = [await page.evaluate(f"({COLOUR})('#partial .word{kind} > span')") for kind in kinds]
+            assert colours[0] != colours[1]
+            await say(result("ab cab", "ab cab", "silence"))
+            await say(result("", "", "empty", 2.0))
+            await say(result("bad b", "bad b", "length", 4.0))
+            await say(result("ad", "", None, 4.5))
+            lines = "[...document.querySelectorAll('#finals p')].map((p) => [p.dataset.endpoint, p.textContent])"
+            assert await page.evaluate(lines) == [["silence", "ab0:00.0cab0:00.3"], ["length", "bad0:04.0b0:04.4"]]
+            assert await words("#partial") == [["ad", "word", "4.50 s to 4.70 s"]]
+            gaps = (
+                "[...document.querySelectorAll('#finals p')].map((p) => parseFloat(getComputedStyle(p).marginBottom))"
+            )
+            after_silence, after_length = await page.evaluate(gaps)
+            assert after_length < after_silence
+            await say({**result("ad", "ad", "end", 4.5), "text": "a dee", "stable": "a dee"})  # words of a lexicon
+            assert await words("#finals p:last-child") == [["a", "word stable", ""], ["dee", "word stable", ""]]
 
     run(scenario())
 

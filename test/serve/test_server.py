@@ -16,7 +16,7 @@ from tiny_networks import speech
 
 from distill.checkpoints.load import load_network
 from distill.decode.settings import DecodeConf
-from distill.decode.stream_results import silence_rule
+from distill.decode.stream_results import SHERPA_RULES, EndpointRules
 from distill.errors import UserError
 from distill.export.recognizer import Recognizer as OnnxRecognizer
 from distill.serve import models, rounds
@@ -45,9 +45,9 @@ def audio(seconds: float, seed: int = 0) -> bytes:
     return pcm(speech(int(16000 * seconds), seed).numpy())
 
 
-def alone(model, data: bytes, chunk_ms: int = 480, endpoint_ms: int | None = 800) -> list[dict]:
+def alone(model, data: bytes, chunk_ms: int = 480, rules: EndpointRules = SHERPA_RULES) -> list[dict]:
     """Final results of the recogniser without a server."""
-    stream = Recognizer.from_pretrained(model, chunk_ms, silence_rule(endpoint_ms)).create_stream()
+    stream = Recognizer.from_pretrained(model, chunk_ms, rules).create_stream()
     stream.accept(np.frombuffer(data, "<i2").astype(np.float32) / 32768)
     finals = [result for result in stream.decode() if result["event"] == "final"]
     stream.finish()
@@ -131,11 +131,11 @@ def test_results_are_those_of_the_recognizer(model, size):
     run(scenario())
 
 
-def test_successive_finals_at_silence(model, monkeypatch):
+@pytest.fixture
+def blank_in_silence(model, monkeypatch):
     """Noise makes the tiny student talk on, so its blank is made likely where it is quiet."""
     loaded = load_network(model)
     network = loaded.network
-    with_silence = np.concatenate([speech(16000).numpy(), np.zeros(32000, np.float32)] * 3)[:-32000]
     stream_together = network.stream_together
 
     def blank_where_quiet(states):
@@ -146,15 +146,62 @@ def test_successive_finals_at_silence(model, monkeypatch):
         return logits
 
     monkeypatch.setattr(network, "stream_together", blank_where_quiet)
+    monkeypatch.setattr(models, "load_network", lambda path: loaded)
+
+
+@pytest.mark.usefixtures("blank_in_silence")
+def test_successive_finals_at_silence(model):
+    with_silence = np.concatenate([speech(16000).numpy(), np.zeros(32000, np.float32)] * 3)[:-32000]
 
     async def scenario():
-        monkeypatch.setattr(models, "load_network", lambda path: loaded)
         async with serving(model) as (_, url):
             results = await finals(url, pieces(pcm(with_silence)))
             assert len(results) == 3
             starts = [result["tokens"][0]["start_s"] for result in results]
             assert 0 <= starts[0] < 1 and 2.5 < starts[1] < 4 and 5.5 < starts[2] < 7
-            assert len(await finals(url, pieces(pcm(with_silence)), endpoint_ms=5000)) == 1
+            assert len(await finals(url, pieces(pcm(with_silence)), silence=5000)) == 1
+            assert len(await finals(url, pieces(pcm(with_silence)), endpoint_ms=None)) == 1, "of earlier versions"
+
+    run(scenario())
+
+
+RULES = {
+    "silence": ({"silence": 500, "empty": None, "length": None}, ["silence", "end"]),
+    "empty": ({"silence": None, "empty": 1500, "length": None}, ["empty", "end"]),
+    "length": ({"silence": None, "empty": None, "length": 2000}, ["length", "length", "end"]),
+    "all": ({"silence": 500, "empty": 1000, "length": 2500}, ["empty", "silence", "length"]),
+}
+
+
+@pytest.mark.usefixtures("blank_in_silence")
+@pytest.mark.parametrize("name", RULES)
+def test_each_rule_of_a_client_ends_results_and_nothing_is_lost(model, name):
+    """2 s of silence, 1 s of speech, 2 s of silence, 4 s of speech, 1 s of silence."""
+    seconds = (0, 2), (1, 2), (4, 1)
+    parts = [np.r_[speech(16000 * n + 1, n).numpy()[1:], np.zeros(16000 * quiet, np.float32)] for n, quiet in seconds]
+    data = pcm(np.concatenate(parts))
+    chosen, expected = RULES[name]
+
+    def heard(results: list[dict]) -> list[tuple[str, float]]:
+        return [(token["token"], token["start_s"]) for result in results for token in result["tokens"]]
+
+    async def scenario():
+        async with serving(model) as (server, url):
+            assert server.info["defaults"] == {"chunk_ms": 480, "silence": 1200, "empty": 2400, "length": 20000}
+            (whole,) = await finals(url, [data], **dict.fromkeys(chosen))
+            messages = [message async for message in recognize(url, pieces_of(data), **chosen)]
+            assert {**messages[1], **chosen} == messages[1], "ready"
+            results = [message for message in messages if message["event"] == "final"]
+            assert [result["endpoint"] for result in results] == expected
+            assert heard(results) == heard([whole]) != []
+            assert all(result["text"] == "" for result in results if result["endpoint"] == "empty")
+            ends = [*(result["start_s"] for result in results[1:]), results[-1]["audio_s"]]
+            for result, end in zip(results, ends, strict=True):
+                assert all(result["start_s"] <= token["start_s"] < end for token in result["tokens"])
+
+    async def pieces_of(audio: bytes) -> AsyncIterator[bytes]:
+        for piece in pieces(audio):
+            yield piece
 
     run(scenario())
 
@@ -205,7 +252,7 @@ def test_what_waits_is_computed_together_and_the_loop_goes_on(model, monkeypatch
             await until(lambda: sizes)
             started = time.monotonic()
             async with http.get(url.replace("ws:", "http:").replace("/stream", "/info")) as response:
-                assert (await response.json())["defaults"] == {"chunk_ms": 480, "endpoint_ms": 800}
+                assert (await response.json())["defaults"]["chunk_ms"] == 480
             assert time.monotonic() - started < 0.3
             await asyncio.gather(*jobs)
             assert max(sizes) >= 4
@@ -239,8 +286,10 @@ JUNK = {
     "chunk not offered": (['{"event": "config", "chunk_ms": 20}'], "config"),
     "chunk of another type": (['{"event": "config", "chunk_ms": "480"}'], "config"),
     "chunk unhashable": (['{"event": "config", "chunk_ms": [480]}'], "config"),
-    "endpoint true": (['{"event": "config", "endpoint_ms": true}'], "config"),
-    "endpoint negative": (['{"event": "config", "endpoint_ms": -1}'], "config"),
+    "rule true": (['{"event": "config", "silence": true}'], "config"),
+    "rule negative": (['{"event": "config", "empty": -1}'], "config"),
+    "rule of a day": (['{"event": "config", "length": 86400000}'], "config"),
+    "earlier rule": (['{"event": "config", "endpoint_ms": [1]}'], "config"),
     "half a sample": (['{"event": "config"}', b"\0\0\0"], "message"),
     "config twice": (['{"event": "config"}', '{"event": "config"}'], "message"),
 }
@@ -451,6 +500,7 @@ def test_the_page_and_nothing_else(model):
                 "app.js": "text/javascript",
                 "capture.js": "text/javascript",
                 "resample.js": "text/javascript",
+                "words.js": "text/javascript",
                 "style.css": "text/css",
             }.items():
                 async with http.get(site + name) as response:
@@ -470,15 +520,15 @@ def test_a_model_that_does_not_stream_is_refused(model, tmp_path):
         Server(tmp_path)
     with pytest.raises(UserError, match="chunk_ms"):
         Server(model, chunk_ms=50)
-    with pytest.raises(UserError, match="endpoint_ms"):
-        Server(model, endpoint_ms=0)
+    with pytest.raises(UserError, match="empty: 99 ms is not within 100 to"):
+        Server(model, rules=EndpointRules(empty=99))
 
 
 @pytest.mark.parametrize("front_end", ["cnn", "fbank"])
 def test_an_export_is_served_in_batches(front_end):
     """Eight clients at once get what the recogniser gives each alone."""
     folder = export(front_end, hop=0.5)
-    recogniser = OnnxRecognizer.from_pretrained(folder, rules=silence_rule(800))
+    recogniser = OnnxRecognizer.from_pretrained(folder, rules=SHERPA_RULES)
 
     async def scenario():
         async with serving(folder) as (server, url):
@@ -511,7 +561,7 @@ def test_phrases_are_preferred(model, tmp_path):
         server = Server(model, limits=Limits(speed=FAST), decoding=decoding)
         async with listening(server, "127.0.0.1", 0) as addresses:
             url = f"ws://127.0.0.1:{addresses[0][1]}/stream"
-            (final,) = await finals(url, [audio(2)], endpoint_ms=10000)
+            (final,) = await finals(url, [audio(2)], silence=10000)
             assert "bad cab" in final["text"]
 
     assert "bad cab" not in alone(model, audio(2))[0]["text"]

@@ -157,7 +157,7 @@ def test_with_its_extra_it_serves_the_page_and_a_client(environment, work, text)
             for name in ("", "app.js", "style.css"):
                 assert urllib.request.urlopen(address + name, timeout=60).read(), name
             url = f"{address.replace('http', 'ws')}stream"
-            options = ["--fast", "--endpoint_ms", 9000]
+            options = ["--fast", "--silence", 9000]
             assert environment.run("distill", "stream_client", "--url", url, *options, work / "a.wav")[0] == text
         finally:
             server.terminate()

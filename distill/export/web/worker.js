@@ -1,23 +1,19 @@
-// Streaming recognition with onnxruntime-web: the same steps, tokens and times as distill/export/recognizer.py.
+// Streaming recognition with onnxruntime-web: the same steps as in distill/export/recognizer.py.
 
 import * as ort from "./ort.wasm.min.mjs";
+import { Decoder } from "./results.js";
 
 ort.env.wasm.numThreads = 1;
 ort.env.wasm.wasmPaths = new URL(".", import.meta.url).href;
 
 const RATE = 16000;
-const ENDPOINT_S = 0.8; // silence behind the last word that ends a caption
-
 const scalar = (value) => new ort.Tensor("int64", BigInt64Array.of(BigInt(value)), []);
 
 class Stream {
-  constructor(session, model) {
-    Object.assign(this, { session, model, samples: 0, led: false, past: 0, chunks: -model.priming });
+  constructor(session, model, decoder) {
+    Object.assign(this, { session, model, decoder, samples: 0, led: false, past: 0, chunks: -model.priming });
     this.buffer = new Float32Array(0);
     this.reset();
-    this.frames = 0;
-    this.last = 0;
-    this.tokens = [];
   }
 
   reset() {
@@ -35,8 +31,43 @@ class Stream {
     this.buffer = whole;
   }
 
-  // Takes samples (Float32Array); whether they completed a chunk.
+  // Takes samples (Float32Array); returns the final results of utterances that end, then the partial one of the next.
   async accept(samples) {
+    const { decoder } = this;
+    const results = [];
+    let any = false;
+    decoder.receive(samples);
+    for await (const scores of this.chunksWith(samples)) {
+      const final = decoder.accept(scores);
+      if (final) results.push(final);
+      any = true;
+    }
+    if (any && !(results.length && decoder.empty)) results.push(decoder.partial());
+    return results;
+  }
+
+  // Recognises what is left of the audio; returns the last final result, unless it says nothing.
+  async finish() {
+    const { decoder } = this;
+    const { anyWords } = decoder;
+    decoder.receive(new Float32Array(0));
+    for await (const scores of this.chunksWith(this.silence())) decoder.acceptLast(scores);
+    const result = decoder.finish();
+    return anyWords && !result.tokens.length ? [] : [result];
+  }
+
+  // Silence that brings out all of the audio.
+  silence() {
+    const { model } = this;
+    if (!this.samples) return new Float32Array(0);
+    const seen = this.samples + model.end_silence + model.lead + model.tail;
+    const frames = Math.floor(Math.max(0, seen - model.window) / model.hop) + 1;
+    const needed = Math.ceil(frames / model.chunk) * model.chunk + model.lookahead;
+    return new Float32Array(Math.max(0, model.hop * (needed - 1) + model.window - model.lead - this.samples));
+  }
+
+  // Log-posteriors of each chunk that samples complete.
+  async *chunksWith(samples) {
     const { model } = this;
     this.samples += samples.length;
     this.append(this.buffer, samples);
@@ -45,20 +76,10 @@ class Stream {
       this.append(new Float32Array(model.leading), mirrored, this.buffer);
       this.led = true;
     }
-    let complete = false;
-    while (this.led && this.buffer.length >= model.samples) complete = (await this.step()) || complete;
-    return complete;
-  }
-
-  // Silence that brings out all of the audio.
-  async flush() {
-    const { model } = this;
-    if (!this.samples) return;
-    const seen = this.samples + model.end_silence + model.lead + model.tail;
-    const frames = Math.floor(Math.max(0, seen - model.window) / model.hop) + 1;
-    const needed = Math.ceil(frames / model.chunk) * model.chunk + model.lookahead;
-    const silence = model.hop * (needed - 1) + model.window - model.lead - this.samples;
-    await this.accept(new Float32Array(Math.max(0, silence)));
+    while (this.led && this.buffer.length >= model.samples) {
+      const scores = await this.step();
+      if (scores) yield scores;
+    }
   }
 
   async step() {
@@ -74,35 +95,10 @@ class Stream {
       const { ahead } = this.state;
       this.reset();
       this.state.ahead = ahead;
-      return false;
+      return null;
     }
     this.past += model.chunk;
-    this.decode(outputs.log_probs.data);
-    return true;
-  }
-
-  decode(scores) {
-    const size = this.model.tokens.length;
-    for (let at = 0; at < scores.length; at += size) {
-      let best = 0;
-      for (let k = 1; k < size; k++) if (scores[at + k] > scores[at + best]) best = k;
-      if (best && best === this.last) this.tokens.at(-1).end = this.frames + 1;
-      else if (best) this.tokens.push({ token: this.model.tokens[best], start: this.frames, end: this.frames + 1 });
-      this.last = best;
-      this.frames += 1;
-    }
-  }
-
-  result(event, audio_s, emitted_after_s) {
-    const seconds = (frame) => Math.min((frame * this.model.frame_ms) / 1000, audio_s);
-    const tokens = this.tokens.map(({ token, start, end }) => ({ token, start_s: seconds(start), end_s: seconds(end) }));
-    if (event === "final") Object.assign(this, { tokens: [], last: 0 });
-    return { event, tokens, audio_s, emitted_after_s };
-  }
-
-  get atEndpoint() {
-    const end = this.tokens.at(-1)?.end;
-    return end !== undefined && ((this.frames - end) * this.model.frame_ms) / 1000 >= ENDPOINT_S;
+    return outputs.log_probs.data;
   }
 }
 
@@ -116,32 +112,28 @@ async function unpacked(name) {
   return new Uint8Array(await new Response(stream).arrayBuffer());
 }
 
+const json = async (name) => (await fetch(name)).json();
+
 const work = (async () => {
-  const model = await (await fetch("model.json")).json();
+  const [model, info] = await Promise.all([json("model.json"), json("info")]);
   ort.env.wasm.wasmBinary = (await unpacked("ort-wasm-simd-threaded.wasm.gz")).buffer;
   const session = await ort.InferenceSession.create(await unpacked("model.onnx.gz"), { executionProviders: ["wasm"] });
-  postMessage({ event: "hello" });
-  return new Stream(session, model);
+  postMessage({ event: "hello", ...info });
+  return new Stream(session, model, new Decoder(model.tokens, info.token_type, model.frame_ms, info.defaults));
 })();
 
 let before = work;
-let audio_s = 0;
 
 async function receive(message) {
   const stream = await work;
-  const began = performance.now();
-  const spent = () => (performance.now() - began) / 1000;
   if (message instanceof ArrayBuffer) {
-    const pcm = new Int16Array(message);
-    const complete = await stream.accept(Float32Array.from(pcm, (value) => value / 32768));
-    audio_s += pcm.length / RATE;
+    const results = await stream.accept(Float32Array.from(new Int16Array(message), (value) => value / 32768));
     postMessage({ event: "taken", bytes: message.byteLength });
-    if (complete) postMessage(stream.result(stream.atEndpoint ? "final" : "partial", audio_s, spent()));
+    results.forEach((result) => postMessage(result));
   } else if (message.event === "config") {
     postMessage({ event: "ready" });
   } else if (message.event === "end") {
-    await stream.flush();
-    postMessage(stream.result("final", audio_s, spent()));
+    (await stream.finish()).forEach((result) => postMessage(result));
     postMessage({ event: "end" });
   }
 }

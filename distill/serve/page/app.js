@@ -1,6 +1,7 @@
 // Sends the microphone or a file to the server's websocket and shows what comes back (docs/server.md).
 
 import { Resampler } from "./resample.js";
+import { wordsOf } from "./words.js";
 
 const RATE = 16000;
 const SLOW_S = 5; // audio waiting to be sent, in seconds, from which on the user is warned
@@ -43,35 +44,18 @@ function time(seconds) {
   return `${clock(seconds)}.${Math.floor((seconds % 1) * 10)}`;
 }
 
-// Words of a result as {text, start_s, end_s}. Character tokens have <space> between words, bpe tokens ▁ before them.
-function words(tokens) {
-  const list = [];
-  let begins = true;
-  for (const { token, start_s, end_s } of tokens) {
-    if (token === "<blank>" || token === "<sos/eos>") continue;
-    if (token === "<space>") {
-      begins = true;
-      continue;
-    }
-    if (!["char", "bpe"].includes(info.token_type) || token.startsWith("▁")) begins = true;
-    const text = info.token_type === "bpe" ? token.replaceAll("▁", "") : token;
-    if (begins) list.push({ text, start_s, end_s });
-    else Object.assign(list.at(-1), { text: list.at(-1).text + text, end_s });
-    begins = false;
-  }
-  return list.filter((word) => word.text);
-}
-
 function show(element, list) {
   element.replaceChildren(
-    ...list.map(({ text, start_s, end_s }) => {
+    ...list.map(({ text, stable, start_s, end_s }) => {
       const word = document.createElement("span");
-      word.className = "word";
-      word.title = `${start_s.toFixed(2)} s to ${end_s.toFixed(2)} s`;
+      word.className = stable ? "word stable" : "word";
       const [spoken, when] = [document.createElement("span"), document.createElement("small")];
       spoken.textContent = text;
-      when.textContent = time(start_s);
       word.append(spoken, when);
+      if (start_s !== undefined) {
+        word.title = `${start_s.toFixed(2)} s to ${end_s.toFixed(2)} s`;
+        when.textContent = time(start_s);
+      }
       return word;
     }),
   );
@@ -146,11 +130,12 @@ class Session {
   result(message) {
     const captions = $("captions");
     const follow = captions.scrollHeight - captions.scrollTop - captions.clientHeight < 80;
-    const list = words(message.tokens);
+    const list = wordsOf(message, info.token_type);
     if (message.event === "final") {
       if (list.length) {
         const line = document.createElement("p");
         line.className = "caption";
+        line.dataset.endpoint = message.endpoint; // the rule that ended it
         show(line, list);
         $("finals").append(line);
       }
@@ -167,6 +152,7 @@ class Session {
   measure({ audio_s, emitted_after_s }, list) {
     const now = performance.now() / 1000 - this.began;
     if (Number.isFinite(this.began) && document.body.dataset.state === "listening") {
+      list = list.filter((word) => word.start_s !== undefined);
       if (list.length && !this.delays.length) $("first").textContent = `${(now - list[0].start_s).toFixed(2)} s`;
       for (const word of list.slice(this.timed)) this.delays.push(now - word.end_s);
       if (this.delays.length) {
