@@ -14,7 +14,6 @@ import argparse
 import json
 import statistics
 import tempfile
-import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,38 +35,14 @@ TOLERANCE = 1e-3  # of logits
 def export_teacher(teacher: Teacher, audio: np.ndarray) -> onnxruntime.InferenceSession:
     """The teacher, (1, N) samples -> (1, T, V) logits, in onnxruntime on one thread; ``audio`` (N,) is an example."""
     import onnxruntime
-    import torch
-    from torch import Tensor, nn
 
-    class Logits(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.teacher = teacher
+    from distill.export.teacher import save_teacher
 
-        def forward(self, speech: Tensor) -> Tensor:
-            features = self.teacher.encoder.feature_extractor(speech).transpose(1, 2)  # (1, T, channels)
-            projected = self.teacher.encoder.feature_projection(features)[0]
-            return self.teacher.output(self.teacher.encoder.encoder(projected).last_hidden_state)
-
-    if teacher.normalize:
-        raise UserError("closing_table: a teacher with normalize: true is not exported")
-    speech = torch.from_numpy(audio)[None]
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
-    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore")  # torch would rather have its newer exporter used, which needs onnxscript
+    with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "teacher.onnx")
-        axes = {"speech": {1: "samples"}, "logits": {1: "frames"}}
-        torch.onnx.export(
-            Logits().eval(),
-            (speech,),
-            path,
-            input_names=["speech"],
-            output_names=["logits"],
-            dynamic_axes=axes,
-            opset_version=18,
-            dynamo=False,
-        )
+        save_teacher(teacher, len(audio), path)
         session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     return session
 
