@@ -237,7 +237,7 @@ def test_manifest_refuses_another_teacher_and_other_audio(tmp_path, monkeypatch)
         check("T")
     written = json.loads((out / "manifest.json").read_text())
     assert written.pop("merged") and written == manifest
-    (out / "manifest.json").write_text(json.dumps({**manifest, "version": store.VERSION - 1}))
+    (out / "manifest.json").write_text(json.dumps({**manifest, "version": 3}))
     with pytest.raises(UserError, match="layout of another version; extract the targets again"):
         check("T")
 
@@ -292,6 +292,14 @@ def test_an_index_is_a_line_of_json_and_compressed_lines_in_the_order_of_the_ark
     assert (tmp_path / "0001.idx").read_bytes() == before
 
 
+def test_shards_of_other_streams_or_widths_are_refused(tmp_path):
+    for other in ({"logits": codes(4, 2)}, {"hidden_02": codes(4)}):
+        write_shard(tmp_path / "data" / "0001", "codebook", {"a": {"logits": codes(4)}})
+        write_shard(tmp_path / "data" / "0002", "codebook", {"b": other})
+        with pytest.raises(UserError, match="0002.idx: other streams than the other shards; extract again"):
+            store.StoredTargets(tmp_path)
+
+
 def test_utterances_of_other_streams_or_widths_are_no_shard(tmp_path):
     for other in ({"logits": codes(4, 2)}, {"logits": np.ones((4, 3))}, {"hidden_02": codes(4)}):
         with pytest.raises(ValueError, match="b has other streams"):
@@ -303,15 +311,16 @@ def test_utterances_of_other_streams_or_widths_are_no_shard(tmp_path):
     ("widths", "lines"),
     [
         ([3, 2], f"a {AUDIO} 15 10\n"),  # not all bytes of the ark
-        ([3, 2], f"a {AUDIO} 16 11\nb {AUDIO} 18 12\n"),  # no whole frames
+        ([3, 2], f"a {AUDIO} 16 9\nb {AUDIO} 18 12\n"),  # no whole frames
         ([3, 2], f"a {AUDIO} 33 24\nb {AUDIO} 0 -2\n"),
         ([3, 2], f"a {AUDIO} 15\nb {AUDIO} 40\n"),
         ([3, 2], f"a {AUDIO} 15 x\nb {AUDIO} 18 22\n"),
         ([3, 2], f"a {AUDIO} 15 10\nb {AUDIO[1:]} 18 12\n"),
         ([3, 2], f"a {AUDIO} 15 10\nb {'g' * 16} 18 12\n"),
+        ([3, 2], f"a {AUDIO} 15 10\nb {AUDIO * 2} 18 12\n"),
         ([3, 2], f"a {AUDIO} 15 10\nb {AUDIO} {10**30} 12\n"),
         ([3, 2], ""),
-        ([3], f"a {AUDIO} 15 10\nb {AUDIO} 18 12\n"),
+        ([1], f"a {AUDIO} 15 10\nb {AUDIO} 18 12\n"),
         ([3, -2], f"a {AUDIO} 15 10\nb {AUDIO} 18 12\n"),
         ([3, 10**30], f"a {AUDIO} 15 10\nb {AUDIO} 18 12\n"),
         (None, f"a {AUDIO} 15 10\nb {AUDIO} 18 12\n"),
