@@ -9,6 +9,7 @@ import json
 import os
 import platform
 import zipfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -21,6 +22,8 @@ MAX_TEXT = 16 << 20  # bytes of a file that describes a model
 # A configuration is a few nested maps and lists; its longest list are the tokens.
 MAX_YAML_NODES, MAX_YAML_DEPTH = 200_000, 20
 MAX_YAML_SCALAR, MAX_YAML_DIGITS = 10_000, 40  # characters of a text, and of a number
+# What np.load raises for an npz file that is missing or damaged
+NPZ_DAMAGE = (OSError, EOFError, ValueError, KeyError, RuntimeError, zipfile.BadZipFile, zlib.error)
 PLAIN_TAGS = {f"tag:yaml.org,2002:{kind}" for kind in ("null", "bool", "int", "float", "str")}
 
 

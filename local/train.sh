@@ -101,12 +101,7 @@ if [ -n "${teacher}" ]; then
 fi
 if [ -n "${second_teacher}" ]; then trainer+=(--second_teacher "${second_teacher}"); fi
 if [ -n "${train_targets}" ]; then
-    for scp in "${train_targets}"/*.scp; do
-        trainer+=(--train_data_path_and_name_and_type "${scp},teacher_$(basename "${scp}" .scp),kaldi_ark")
-    done
-    for scp in "${valid_targets}"/*.scp; do
-        trainer+=(--valid_data_path_and_name_and_type "${scp},teacher_$(basename "${scp}" .scp),kaldi_ark")
-    done
+    trainer+=(--train_targets "${train_targets}" --valid_targets "${valid_targets}")
 fi
 read -r -a more <<< "${train_args}"
 trainer+=("${more[@]}")

@@ -88,7 +88,8 @@ def make_targets(count: int, folder: Path) -> None:
     frame = {name: np.zeros((1, code_bytes(16)), np.uint8) for name in extraction.streams}
     frame["logits"] = np.zeros((1, logit_bytes(VOCAB)), np.uint8)
     for name, utterances in extraction.shards.items():
-        with store.TargetWriter(extraction.path(name), "codebook", extraction.description(utterances)) as writer:
+        about, checksums = extraction.description(utterances), extraction.checksums
+        with store.TargetWriter(extraction.path(name), "codebook", about, checksums) as writer:
             for utterance in utterances:
                 writer.write(utterance, frame)
     extract.merge(extraction)
@@ -119,8 +120,7 @@ def start_training(folder: Path) -> None:
     from distill.targets.checks import check_manifest
     from distill.targets.store import StoredTargets
 
-    check_manifest(folder / "targets/train", folder / "teacher", folder / "wav.scp")
-    StoredTargets(folder / "targets/train")
+    check_manifest(StoredTargets(folder / "targets/train"), folder / "teacher", folder / "wav.scp")
 
 
 def write_lengths(folder: Path) -> None:

@@ -5,7 +5,7 @@
     $extract --plan               # print the space and time it takes; fails if the disk has less space
     $extract --train_codebooks    # with --dtype codebook, once before the jobs
     $extract --job 1              # ... to 4, in parallel; complete shards are not computed again
-    $extract --merge              # sorted scp files and manifest.json
+    $extract --merge              # manifest.json and, but for codes, sorted scp files
     $extract --check              # later: still of this teacher, this audio and these layers, and complete?
     $extract --verify             # the same, and is every byte what was written?
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -12,7 +11,7 @@ import torch
 from torch import Tensor
 
 from distill.errors import UserError
-from distill.files import atomic_write
+from distill.files import NPZ_DAMAGE, atomic_write
 from distill.lfmmi import host, ngram, openfst
 from distill.lfmmi.autograd import Denominator, Score
 from distill.lfmmi.denominator_score import NativeDenominator
@@ -194,5 +193,5 @@ class DenominatorGraph:
                 return cls(Automaton.make(vocab_size, last, final, arcs, backoff, log_weight, order))
         except FileNotFoundError:
             raise UserError(f"{path}: not found; make the denominator graph first (stage 6)") from None
-        except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        except NPZ_DAMAGE as error:
             raise UserError(f"{path}: not a denominator graph ({error}); make it again (stage 6)") from None

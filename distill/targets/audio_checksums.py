@@ -6,7 +6,6 @@ import contextlib
 import hashlib
 import os
 import time
-import zipfile
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from itertools import batched
@@ -15,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from distill.errors import UserError
-from distill.files import atomic_write
+from distill.files import NPZ_DAMAGE, atomic_write
 
 CHECKED_BYTES = 1 << 16
 READERS = 16  # threads; they wait for the disk
@@ -78,7 +77,7 @@ class AudioChecksums:
         self._facts = np.zeros((0, 5), np.int64)
         self._new: dict[str, tuple[str, Facts]] = {}
         for cache in caches if trust else ():
-            with contextlib.suppress(OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+            with contextlib.suppress(*NPZ_DAMAGE):
                 with np.load(cache, allow_pickle=False) as saved:
                     names = saved["utterances"].tobytes().decode().splitlines()
                     checksums, facts = saved["checksums"], saved["facts"]
@@ -134,6 +133,7 @@ class AudioChecksums:
         new = [(int(checksum, 16), facts) for checksum, facts in self._new.values()]
         checksums = np.concatenate([self._checksums[rows], np.array([c for c, _ in new], np.uint64)])
         facts = np.concatenate([self._facts[rows], np.array([f for _, f in new], np.int64).reshape(-1, 5)])
+        facts = np.asfortranarray(facts)  # column after column, as equal numbers are compressed best side by side
         utterances = np.frombuffer("".join(f"{name}\n" for name in [*names, *self._new]).encode(), np.uint8)
         with atomic_write(path, "wb") as stream:
-            np.savez(stream, utterances=utterances, checksums=checksums, facts=facts)
+            np.savez_compressed(stream, utterances=utterances, checksums=checksums, facts=facts)

@@ -13,13 +13,12 @@ from distill.errors import UserError
 from distill.files import sha256
 from distill.targets.audio_checksums import AudioChecksums
 from distill.targets.store import (
+    StoredTargets,
     ark_path,
-    audio_list_checksum,
     file_crc,
     read_header,
     read_index,
     read_manifest,
-    read_two_columns,
     shards_checksum,
 )
 
@@ -51,7 +50,10 @@ def find_damage(shard: str | Path, contents: bool) -> str | None:
 def find_change(shard: str | Path, about: Mapping[str, Any], audio: Mapping[str, str]) -> str | None:
     """What differs between a complete shard's index and ``about``, in words; None if nothing does.
 
-    ``audio`` holds the present checksums of the shard's utterances; the data set's audio.sha256 those at extraction.
+    ``audio`` holds the present checksums of the shard's utterances; the index those at extraction.
+
+    Raises:
+        UserError: the index is damaged.
     """
     shard = Path(shard)
     header = read_header(shard) or {}
@@ -59,8 +61,8 @@ def find_change(shard: str | Path, about: Mapping[str, Any], audio: Mapping[str,
     if key is None:
         return None
     if key == "audio":
-        listed = shard.parents[1] / "audio.sha256"
-        before = read_two_columns(listed) if listed.is_file() else {}
+        index = read_index(shard)
+        before = {u: f"{checksum:016x}" for u, checksum in zip(index.utterances, index.audio.tolist(), strict=True)}
         other = [utterance for utterance in audio if before.get(utterance, audio[utterance]) != audio[utterance]]
         return f"{shard}: " + (f"the audio of {other[0]} has changed" if other else "made of other utterances or audio")
     then, now = header.get(key), about[key]
@@ -89,20 +91,20 @@ def find_loose_ends(directory: str | Path, names: Sequence[str], manifest: Mappi
             return f"{path}: not found"
         if [path.stat().st_size, file_crc(path)] != expected:
             return f"{path}: not the lines of these shards"
-    if merged["shards"] != shards_checksum(directory, names):
+    if merged.get("shards") != shards_checksum(directory, names):
         return f"{directory / 'manifest.json'}: not that of these shards"
     return None
 
 
 def check_manifest(
-    directory: str | Path, teacher: str | Path, wav_scp: str | Path, graph: str | Path | None = None
+    targets: StoredTargets, teacher: str | Path, wav_scp: str | Path, graph: str | Path | None = None
 ) -> dict[str, Any]:
     """Read a manifest, refusing targets of another teacher, of other audio, or of another denominator graph.
 
     ``wav_scp`` may name fewer utterances than the targets, but none that they lack or whose audio differs. Audio files
     are opened only if their size, times or inode are not those in the cache, which is then updated.
     """
-    directory = Path(directory)
+    directory = targets.directory
     path = directory / "manifest.json"
     manifest = read_manifest(directory)
     checksum = model_checksum(teacher)
@@ -113,17 +115,15 @@ def check_manifest(
         )
     if manifest.get("graph") and graph and manifest["graph"] != sha256(graph):
         raise UserError(f"{path}: posteriors under another denominator graph than {graph}; extract again (stage 8)")
-    stored = read_two_columns(directory / "audio.sha256")
-    if audio_list_checksum(stored) != manifest["audio"]:
-        raise UserError(
-            f"{directory / 'audio.sha256'}: not the list the manifest was made with; extract again (stage 8)"
-        )
+    merged = manifest.get("merged")
+    if not isinstance(merged, dict) or merged.get("shards") != shards_checksum(directory, targets.shards):
+        raise UserError(f"{path}: not that of these shards; extract again (stage 8)")
     audio = read_wav_scp(wav_scp)
-    if lacking := next((utterance for utterance in audio if utterance not in stored), None):
+    if lacking := next((utterance for utterance in audio if utterance not in targets.rows), None):
         raise UserError(f"{path}: no targets of {lacking}, which is in {wav_scp}; extract again (stage 8)")
     checksums = AudioChecksums(directory / CACHE)
     for utterance, checksum in checksums.of(audio).items():
-        if stored[utterance] != checksum:
+        if int(targets.audio[targets.rows[utterance]]) != int(checksum, 16):
             raise UserError(f"{path}: the audio of {utterance} in {wav_scp} has changed; extract again (stage 8)")
     if checksums.changed:
         with contextlib.suppress(OSError):  # the targets may be read-only

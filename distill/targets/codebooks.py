@@ -11,7 +11,6 @@ together: the best codes are searched for, and all codewords are set to the leas
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -22,7 +21,7 @@ from torch.nn import functional as F
 
 from distill.configuration import CODEWORDS, top_logits
 from distill.errors import UserError
-from distill.files import atomic_write
+from distill.files import NPZ_DAMAGE, atomic_write
 
 BEAM = 4  # partial codes kept in the search
 ROWS = 4096  # frames that are coded at a time
@@ -68,7 +67,7 @@ class Codebooks:
         """Write a file, the same bytes for the same codebooks. Codewords are rounded to half precision."""
         layers = {f"layer_{layer:02d}": c.half().cpu().numpy() for layer, c in self.layers.items()}
         with atomic_write(path, "wb") as stream:
-            np.savez(stream, teacher=np.array(self.teacher), hidden_ms=np.array(self.hidden_ms), **layers)  # type: ignore[arg-type]
+            np.savez_compressed(stream, teacher=np.array(self.teacher), hidden_ms=np.array(self.hidden_ms), **layers)  # type: ignore[arg-type]
 
     @classmethod
     def load(cls, path: Path) -> Codebooks:
@@ -81,7 +80,7 @@ class Codebooks:
             with np.load(path, allow_pickle=False) as saved:
                 layers = {int(n[6:]): torch.from_numpy(saved[n]).float() for n in saved.files if n not in FIELDS}
                 return cls(layers, str(saved["teacher"]), int(saved["hidden_ms"]))
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        except NPZ_DAMAGE:
             raise UserError(f"{path}: codebooks missing or damaged; extract again (stage 8)") from None
 
 

@@ -167,7 +167,7 @@ class Extraction:
         return AudioChecksums(self.output / checks.CACHE, *caches)
 
     def read_checksums(self, utterances: Iterable[str]) -> None:
-        """Compute the audio's checksums; :meth:`description` and :meth:`manifest` need them."""
+        """Compute the audio's checksums, which :meth:`description` needs."""
         self.checksums.update(self.audio_checksums.of({utterance: self.audio[utterance] for utterance in utterances}))
 
     def description(self, utterances: Sequence[str]) -> dict[str, Any]:
@@ -184,7 +184,7 @@ class Extraction:
         }
 
     def manifest(self) -> dict[str, Any]:
-        """Content of manifest.json, but for what the merge adds; the checksums of all audio must have been computed."""
+        """Content of manifest.json, but for what the merge adds."""
         return self._codebooks_in_use | {
             "version": store.VERSION,
             "teacher": self.teacher_checksum,
@@ -195,7 +195,6 @@ class Extraction:
             "graph": self.graph_checksum,
             "dtype": self.dtype,
             "utterances": len(self.audio),
-            "audio": store.audio_list_checksum(self.checksums),
         }
 
     def discard_manifest(self) -> None:
@@ -296,7 +295,8 @@ def extract_job(extraction: Extraction, job: int | None = None) -> None:
                 teacher = load_network(extraction.teacher, device).network
                 seconds = batch_seconds_on(device, extraction.batch_seconds)
                 codebooks = codebooks and codebooks.to(device)
-            with store.TargetWriter(extraction.path(name), extraction.dtype, description) as writer:
+            path, checksums = extraction.path(name), extraction.checksums
+            with store.TargetWriter(path, extraction.dtype, description, checksums) as writer:
                 audio = {utterance: extraction.audio[utterance] for utterance in utterances}
                 extract_shard(teacher, audio, extraction.what, graph, seconds, writer, progress, codebooks)
 
@@ -310,7 +310,7 @@ def merge(extraction: Extraction) -> None:
     extraction.audio_checksums.save(extraction.output / checks.CACHE)
     for cache in extraction.output.glob(f"{checks.CACHE}.*"):
         cache.unlink()
-    store.merge(extraction.output, list(extraction.shards), extraction.manifest(), extraction.checksums)
+    store.merge(extraction.output, list(extraction.shards), extraction.manifest(), extraction.audio)
     print(f"{extraction.output}: targets of {len(extraction.audio)} utterances, {', '.join(extraction.streams)}")
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from distill.configuration import code_bytes, logit_bytes
 from distill.errors import UserError
-from distill.targets.store import CODES, NEVER_COMPRESSED
+from distill.targets.store import NEVER_COMPRESSED
 
 BYTES = {"float32": 4, "float16": 2, "compressed": 1}  # of a value
 CODED = ("hidden_", "logits")  # beginnings of the names of streams that codebook stores as codes
@@ -24,7 +24,7 @@ def planned_bytes(milliseconds: Sequence[int], streams: Mapping[str, tuple[int, 
         frames = [length // frame_ms for length in milliseconds]
         if dtype == "codebook" and stream.startswith(CODED):
             of_frame = logit_bytes(width) if stream == "logits" else code_bytes(width)
-            total += sum(frames) * of_frame + len(frames) * CODES.size
+            total += sum(frames) * of_frame
             continue
         kind = "float32" if stream in NEVER_COMPRESSED else "compressed" if dtype == "codebook" else dtype
         total += sum(frames) * width * BYTES[kind] + len(frames) * (50 if kind == "float32" else 55)

@@ -2,22 +2,22 @@
 
 Layout of a directory such as dump/targets/train (one data set):
 
-    hidden_02.scp, ..., logits.scp   utterance -> ark:offset, float matrices (frames, dimension); written by the merge
-    manifest.json                    teacher, audio and format of the targets; written last
-    audio.sha256                     utterance -> checksum of its audio
-    audio.cache                      size and times of the audio files when their checksums were computed
     data/0001.ark                    a shard: for each utterance a matrix of every stream, one after the other
-    data/0001.idx                    what it was made from, its checksum and where its matrices are; written last
+    data/0001.idx                    what it was made from, its checksum and what is in it; written last
+    audio.cache                      size and times of the audio files when their checksums were computed
+    hidden_02.scp, ..., logits.scp   utterance -> ark:offset, for Kaldi's tools; written by the merge
+    manifest.json                    teacher and format of the targets; written last
 
-and beside the data sets codebooks.npz, if hidden layers and logits are stored as codes, see
+and, if hidden layers and logits are stored as codes, no scps, but codebooks.npz beside the data sets, see
 :mod:`distill.targets.codebooks`.
 
-A shard's index begins with a line of JSON. Each further line is an utterance, the offset of its matrix of every stream
-in the order of ``streams``, and the offset where they end. The streams of an utterance are adjacent, so that a training
-reads a shard in few long pieces.
+A shard's index begins with a line of JSON. The rest is compressed by zlib: a line for every utterance, in the order of
+the ark, of its id, the checksum of its audio, and the bytes of the ark that each of ``streams`` takes. The streams of
+an utterance are adjacent, so that a training reads a shard in few long pieces.
 
-Arks are read and written by kaldiio where it is installed and else by omniio; each reads the other's files. Codes are
-no Kaldi matrices: a byte for the bytes of a frame, four for the number of frames, and the frames.
+Before a Kaldi matrix stands its key, ``UTTERANCE/STREAM`` and a space. Arks are read and written by kaldiio where it is
+installed and else by omniio; each reads the other's files. Codes are bytes without a key, frame by frame; ``widths`` in
+the line of JSON are the bytes of a frame of each stream, 0 for Kaldi matrices.
 """
 
 from __future__ import annotations
@@ -27,14 +27,13 @@ import io
 import json
 import os
 import shutil
-import struct
 import zlib
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -53,9 +52,8 @@ except ImportError:
 # posteriors beside the codes of codebook.
 COMPRESSION: dict[str, int | None] = {"float32": None, "float16": 3, "compressed": 2, "codebook": 2}
 NEVER_COMPRESSED = ("posterior_ids", "nbest")
-CODES = struct.Struct("<BI")  # bytes of a frame and frames; a Kaldi matrix begins with a byte of 0
 CODEBOOKS = "codebooks.npz"
-VERSION = 3  # of the layout, in manifest.json
+VERSION = 4  # of the layout, in manifest.json
 OPEN_ARKS = 64  # shards that a reader keeps open
 
 
@@ -122,6 +120,11 @@ def index_path(shard: Path) -> Path:
     return shard.with_name(f"{shard.name}.idx")
 
 
+def key_of(utterance: str, stream: str) -> str:
+    """What stands before a Kaldi matrix, but for the space after it."""
+    return f"{utterance}/{stream}"
+
+
 class TargetWriter:
     """Write one shard: matrices of several streams for each utterance.
 
@@ -132,14 +135,16 @@ class TargetWriter:
         shard: such as dump/targets/train/data/0001; its files are replaced.
         dtype: float32, float16, compressed or codebook (see COMPRESSION).
         about: noted in the index, for :func:`shard_done`.
+        audio: checksum of every utterance's audio, 16 hexadecimal digits.
     """
 
-    def __init__(self, shard: str | Path, dtype: str, about: Mapping[str, Any]) -> None:
+    def __init__(self, shard: str | Path, dtype: str, about: Mapping[str, Any], audio: Mapping[str, str]) -> None:
         self.shard = Path(shard)
         self.compression = COMPRESSION[dtype]
-        self.about = dict(about)
+        self.about, self.audio = dict(about), audio
         self.streams: list[str] = []
-        self.offsets: dict[str, list[int]] = {}
+        self.widths: list[int] = []
+        self.lines: list[str] = []
 
     def __enter__(self) -> TargetWriter:
         self.shard.parent.mkdir(parents=True, exist_ok=True)
@@ -150,22 +155,24 @@ class TargetWriter:
     def write(self, utterance: str, matrices: Mapping[str, np.ndarray]) -> None:
         """Add an utterance's (frames, dimension) matrix of every stream; each utterance has the same streams.
 
-        Codes are matrices of uint8 with at least one column.
+        Codes are matrices of uint8 with at least one column, as many for each utterance.
         """
-        self.streams = self.streams or list(matrices)
-        offsets = self.offsets[utterance] = []
-        for stream in self.streams:
-            if matrices[stream].dtype == np.uint8:
-                frames, width = matrices[stream].shape
-                offsets.append(self._ark.tell())
-                self._ark.write(CODES.pack(width, frames) + matrices[stream].tobytes())
-                continue
-            key = f"{utterance}/{stream}"
-            offsets.append(self._ark.tell() + len(key.encode()) + 1)
-            matrix = np.ascontiguousarray(matrices[stream], dtype=np.float32)
-            method = None if stream in NEVER_COMPRESSED else self.compression
-            save_ark(self._ark, {key: matrix}, compression_method=method)
-        offsets.append(self._ark.tell())
+        widths = [matrix.shape[1] if matrix.dtype == np.uint8 else 0 for matrix in matrices.values()]
+        if not self.lines:
+            self.streams, self.widths = list(matrices), widths
+        if (list(matrices), widths) != (self.streams, self.widths):
+            raise ValueError(f"{self.shard}: {utterance} has other streams than the utterances before")
+        sizes = []
+        for stream, matrix in matrices.items():
+            start = self._ark.tell()
+            if matrix.dtype == np.uint8:
+                self._ark.write(matrix.tobytes())
+            else:
+                method = None if stream in NEVER_COMPRESSED else self.compression
+                contiguous = np.ascontiguousarray(matrix, dtype=np.float32)
+                save_ark(self._ark, {key_of(utterance, stream): contiguous}, compression_method=method)
+            sizes.append(self._ark.tell() - start)
+        self.lines.append(f"{utterance} {self.audio[utterance]} {' '.join(map(str, sizes))}\n")
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -173,12 +180,10 @@ class TargetWriter:
         ark = self._ark.finish()
         if kind is not None:
             return
-        lines = (f"{u} {' '.join(map(str, self.offsets[u]))}\n" for u in sorted(self.offsets, key=str.encode))
-        body = "".join(lines).encode()
-        index = [len(body), zlib.crc32(body)]
-        header = json.dumps({**self.about, "streams": self.streams, "ark": ark, "index": index}, sort_keys=True)
+        body = zlib.compress("".join(self.lines).encode(), 9)
+        contents = {"streams": self.streams, "widths": self.widths, "ark": ark, "index": [len(body), zlib.crc32(body)]}
         with atomic_write(index_path(self.shard), "wb") as stream:
-            stream.write(header.encode() + b"\n" + body)
+            stream.write(json.dumps({**self.about, **contents}, sort_keys=True).encode() + b"\n" + body)
 
 
 def shard_done(shard: str | Path, about: Mapping[str, Any]) -> bool:
@@ -194,15 +199,39 @@ def read_header(shard: Path) -> dict[str, Any] | None:
             header = json.loads(stream.readline())
     except (FileNotFoundError, NotADirectoryError, ValueError, RecursionError):
         return None
-    if not isinstance(header, dict) or not isinstance(header.get("streams"), list):
+    if not isinstance(header, dict):
         return None
-    pairs = [header.get(name) for name in ("ark", "index")]
-    numbers = [pair if isinstance(pair, list) else [] for pair in pairs]
-    return header if all(len(pair) == 2 and all(isinstance(x, int) for x in pair) for pair in numbers) else None
+    for name in ("ark", "index", "widths"):
+        numbers = header.get(name)
+        if not isinstance(numbers, list) or not all(isinstance(x, int) and 0 <= x < 1 << 63 for x in numbers):
+            return None
+    if not isinstance(header.get("streams"), list) or len(header["streams"]) != len(header["widths"]):
+        return None
+    return header if len(header["ark"]) == len(header["index"]) == 2 else None
 
 
-def read_index(shard: Path) -> tuple[list[str], list[bytes]]:
-    """Streams of a complete shard and the lines of its index, sorted by utterance.
+class Index(NamedTuple):
+    """What a shard holds.
+
+    Attributes:
+        streams: names, in the order of an utterance's matrices.
+        widths: bytes of a frame of each stream of codes, 0 of Kaldi matrices.
+        utterances: N ids, in the order of the ark.
+        audio: (N,) uint64, the checksums of their audio.
+        starts: (N,) int64, where their bytes begin in the ark.
+        sizes: (N, streams) bytes that each stream takes there, those of a key included, in the narrowest type.
+    """
+
+    streams: list[str]
+    widths: list[int]
+    utterances: list[str]
+    audio: np.ndarray
+    starts: np.ndarray
+    sizes: np.ndarray
+
+
+def read_index(shard: Path) -> Index:
+    """What a complete shard holds.
 
     Raises:
         UserError: the index is damaged.
@@ -213,9 +242,25 @@ def read_index(shard: Path) -> tuple[list[str], list[bytes]]:
     with open(path, "rb") as stream:
         stream.readline()
         body = stream.read()
+    damaged = UserError(f"{path}: not the lines that were written; extract again (stage 8)")
     if [len(body), zlib.crc32(body)] != header["index"]:
-        raise UserError(f"{path}: not the lines that were written; extract again (stage 8)")
-    return header["streams"], body.splitlines()
+        raise damaged
+    streams, widths = header["streams"], header["widths"]
+    try:
+        fields = zlib.decompress(body).split()
+        columns = 2 + len(streams)
+        utterances = b" ".join(fields[::columns]).decode().split(" ") if fields else []
+        audio = np.frombuffer(bytes.fromhex(b"".join(fields[1::columns]).decode()), ">u8").astype(np.uint64)
+        del fields[::columns], fields[:: columns - 1]
+        sizes = np.array(fields, np.int64).reshape(len(utterances), len(streams))
+    except (zlib.error, ValueError, OverflowError):
+        raise damaged from None
+    whole_frames = not (sizes % np.maximum(widths, 1)).any()
+    if len(audio) != len(utterances) or (sizes < 0).any() or sizes.sum() != header["ark"][0] or not whole_frames:
+        raise damaged
+    totals = sizes.sum(1)
+    narrow = sizes.astype(np.min_scalar_type(sizes.max(initial=0)))
+    return Index(streams, widths, utterances, audio, totals.cumsum() - totals, narrow)
 
 
 def file_crc(path: Path) -> int:
@@ -234,10 +279,15 @@ class StoredTargets:
         directory: such as dump/targets/train.
 
     Attributes:
+        directory: of the data set.
+        shards: names of the shards, sorted.
         streams: names of the streams.
-        rows: number of each utterance's row in the tables of places.
-        shard: (N,) number of an utterance's shard, from 0 in the order of their names.
-        offsets: (N, streams + 1) where its matrices begin in the shard's ark, and where the last one ends.
+        widths: bytes of a frame of each stream of codes, 0 of Kaldi matrices.
+        rows: number of each utterance's row in the tables that follow.
+        shard: (N,) number of an utterance's shard, from 0.
+        audio: (N,) uint64, the checksum of its audio.
+        starts: (N,) where its matrices begin in the shard's ark.
+        sizes: (N, streams) bytes that each takes there, see :class:`Index`.
         read_ahead: whether a shard that is opened will soon be needed whole.
 
     Raises:
@@ -245,25 +295,29 @@ class StoredTargets:
     """
 
     def __init__(self, directory: str | Path) -> None:
-        shards = sorted(index.with_suffix("") for index in (Path(directory) / "data").glob("*.idx"))
-        if not shards:
+        self.directory = Path(directory)
+        self.shards = sorted(index.stem for index in (self.directory / "data").glob("*.idx"))
+        if not self.shards:
             raise UserError(f"{directory}: no targets; extract them first (stage 8)")
-        self.streams: list[str] = []
         self.rows: dict[str, int] = {}
-        numbers, offsets = [], []
-        for number, shard in enumerate(shards):
-            streams, lines = read_index(shard)
-            if streams != (self.streams or streams):
+        numbers, audio, starts, sizes = [], [], [], []
+        for number, name in enumerate(self.shards):
+            shard = self.directory / "data" / name
+            index = read_index(shard)
+            if number == 0:
+                self.streams, self.widths = index.streams, index.widths
+            if (index.streams, index.widths) != (self.streams, self.widths):
                 raise UserError(f"{index_path(shard)}: other streams than the other shards; extract again (stage 8)")
-            self.streams = streams
-            fields = [line.split() for line in lines]
-            for line in fields:
-                self.rows[line[0].decode()] = len(self.rows)
-            numbers.append(np.full(len(fields), number, np.int32))
-            offsets.append(np.array([line[1:] for line in fields], np.int64).reshape(-1, len(streams) + 1))
-        self.shard, self.offsets = np.concatenate(numbers), np.concatenate(offsets)
+            for utterance in index.utterances:
+                self.rows[utterance] = len(self.rows)
+            numbers.append(np.full(len(index.utterances), number, np.int32))
+            audio.append(index.audio)
+            starts.append(index.starts)
+            sizes.append(index.sizes)
+        self.shard, self.audio = np.concatenate(numbers), np.concatenate(audio)
+        self.starts, self.sizes = np.concatenate(starts), np.concatenate(sizes)
         self.read_ahead = False
-        self._arks = [ark_path(shard) for shard in shards]
+        self._arks = [ark_path(self.directory / "data" / name) for name in self.shards]
         self._open: OrderedDict[int, int] = OrderedDict()  # file descriptor by shard, the last used at the end
 
     def __getstate__(self) -> dict[str, Any]:
@@ -290,16 +344,20 @@ class StoredTargets:
     def read(self, utterance: str, stream: int) -> np.ndarray:
         """An utterance's (frames, dimension) matrix of the stream with this number, float32, or int16 of codes."""
         row = self.rows[utterance]
-        start, end = self.offsets[row, stream : stream + 2].tolist()
-        shard = int(self.shard[row])
+        width, shard = self.widths[stream], int(self.shard[row])
+        *before, size = self.sizes[row, : stream + 1].tolist()
+        start = int(self.starts[row]) + sum(before)
+        end = start + size
+        if not width:
+            start += len(key_of(utterance, self.streams[stream]).encode()) + 1
         data = os.pread(self._descriptor(shard), end - start, start)
         if len(data) < end - start:
             raise UserError(f"{self._arks[shard]}: cut off; extract again (stage 8)")
-        if data[0]:
-            width, frames = CODES.unpack_from(data)
-            codes = np.frombuffer(data, np.uint8, width * frames, CODES.size)
-            return codes.reshape(frames, width).astype(np.int16)
-        return read_matrix(io.BytesIO(data))
+        return (
+            np.frombuffer(data, np.uint8).reshape(-1, width).astype(np.int16)
+            if width
+            else read_matrix(io.BytesIO(data))
+        )
 
 
 class StoredStream(Mapping[str, np.ndarray]):
@@ -320,8 +378,6 @@ class StoredStream(Mapping[str, np.ndarray]):
 
 def read_targets(directory: str | Path, stream: str, targets: StoredTargets | None = None) -> StoredStream:
     """A stream of a data set; ``targets`` are those of the same directory, if they were opened before."""
-    if not (Path(directory) / f"{stream}.scp").is_file():
-        raise UserError(f"{Path(directory) / f'{stream}.scp'}: not found; extract the targets first (stage 8)")
     targets = targets or StoredTargets(directory)
     if stream not in targets.streams:
         raise UserError(f"{directory}: the shards have no stream {stream}; extract again (stage 8)")
@@ -335,13 +391,17 @@ def shards_checksum(directory: Path, names: Iterable[str]) -> str:
     return hashlib.sha256(json.dumps(contents).encode()).hexdigest()
 
 
-def merge(directory: str | Path, names: Sequence[str], manifest: Mapping[str, Any], audio: Mapping[str, str]) -> None:
+def merge(
+    directory: str | Path, names: Sequence[str], manifest: Mapping[str, Any], utterances: Collection[str]
+) -> None:
     """Write the scps of complete shards in one pass, check that every utterance is there, and write the manifest last.
 
+    Codes are no Kaldi matrices, so that there are no scps of them.
+
     Args:
-        names: of the shards, whose utterances are sorted, within a shard and from one to the next.
-        manifest: its content but for ``merged``, the checksums of what is written here.
-        audio: checksum of every utterance's audio.
+        names: of the shards, whose utterances are sorted from one to the next.
+        manifest: its content but for ``merged``, the checksums of what is written here and of the shards.
+        utterances: of the data set.
     """
     directory = Path(directory)
     (directory / "manifest.json").unlink(missing_ok=True)
@@ -350,35 +410,38 @@ def merge(directory: str | Path, names: Sequence[str], manifest: Mapping[str, An
             shutil.rmtree(entry)
         elif entry.suffix in (".ark", ".idx") and entry.stem not in names:  # of an earlier, larger data set
             entry.unlink()
-    for old in directory.glob("*.scp"):
-        if old.stem not in manifest["streams"]:
-            old.unlink()
-    files: dict[str, list[int]] = {}
-    written: set[str] = set()
+    streams = [] if manifest["dtype"] == "codebook" else list(manifest["streams"])
+    for old in (*directory.glob("*.scp"), directory / "audio.sha256"):  # the latter is of an earlier layout
+        if old.stem not in streams:
+            old.unlink(missing_ok=True)
+    lacking = set(utterances)
     with ExitStack() as stack:
-        scps = {s: stack.enter_context(atomic_write(directory / f"{s}.scp")) for s in manifest["streams"]}
+        scps = {stream: stack.enter_context(atomic_write(directory / f"{stream}.scp")) for stream in streams}
         for name in names:
             shard = directory / "data" / name
-            streams, lines = read_index(shard)
-            rows = [line.decode().split() for line in lines]
-            written.update(row[0] for row in rows)
+            index = read_index(shard)
+            lacking.difference_update(index.utterances)
+            rows = sorted(range(len(index.utterances)), key=lambda row: index.utterances[row].encode()) if scps else []
             for stream, scp in scps.items():
-                column, ark = streams.index(stream) + 1, ark_path(shard)
-                scp.write("".join(f"{row[0]} {ark}:{row[column]}\n" for row in rows))
-        if lacking := sorted(audio.keys() - written):
+                before = index.sizes[:, : index.streams.index(stream)].sum(1, dtype=np.int64)
+                starts, ark = (index.starts + before).tolist(), ark_path(shard)
+                for row in rows:
+                    utterance = index.utterances[row]
+                    place = starts[row] + len(key_of(utterance, stream).encode()) + 1
+                    scp.write(f"{utterance} {ark}:{place}\n")
+        if lacking:
             raise UserError(
-                f"{directory}: lacks {len(lacking)} utterances such as {lacking[0]}; extract again (stage 8)"
+                f"{directory}: lacks {len(lacking)} utterances such as {min(lacking)}; extract again (stage 8)"
             )
-    write_two_columns(directory / "audio.sha256", audio)
-    for name in (*(f"{stream}.scp" for stream in manifest["streams"]), "audio.sha256"):
-        files[name] = [(directory / name).stat().st_size, file_crc(directory / name)]
+    paths = [directory / f"{stream}.scp" for stream in streams]
+    files = {path.name: [path.stat().st_size, file_crc(path)] for path in paths}
     merged = {"files": files, "shards": shards_checksum(directory, names)}
     with atomic_write(directory / "manifest.json") as stream_out:
         json.dump({**manifest, "merged": merged}, stream_out, indent=1, sort_keys=True)
 
 
 def audio_list_checksum(audio: Mapping[str, str]) -> str:
-    """SHA-256 of a whole data set's utterances and audio checksums."""
+    """SHA-256 of utterances and the checksums of their audio."""
     lines = "".join(f"{key} {audio[key]}\n" for key in sorted(audio, key=str.encode))
     return hashlib.sha256(lines.encode()).hexdigest()
 
@@ -390,7 +453,7 @@ def read_manifest(directory: str | Path) -> dict[str, Any]:
         raise UserError(f"{path}: not found; extract the targets first (stage 8)")
     cure = "extract the targets again (stage 8)"
     manifest = json_object(path.read_text(encoding="utf-8", errors="replace"), str(path), cure)
-    kinds = {"teacher": str, "audio": str, "streams": dict | list}
+    kinds = {"teacher": str, "streams": dict | list}
     if wrong := [key for key, kind in kinds.items() if not isinstance(manifest.get(key), kind)]:
         raise UserError(f"{path}: not a manifest, {wrong[0]} is missing or damaged; {cure}")
     if manifest.get("version") != VERSION:

@@ -44,6 +44,7 @@ from distill.training.teacher_targets import StoredFormat
 from distill.training.within_epoch import DistillTrainer
 
 MAX_TEACHER_LAYERS = 99
+STREAM = "teacher_"  # beginning of the names of data streams of stored targets
 MASK = "encoder.masked_spec_embed"  # of a teacher with mask_time_prob or mask_feature_prob above 0
 
 
@@ -74,8 +75,12 @@ class DistillTask(ASRTask):
             "--teacher_targets",
             choices=("stored", "online"),
             default="online",
-            help="read the teacher's outputs from teacher_* data streams, or compute them in the trainer",
+            help="read the teacher's outputs, or compute them in the trainer",
         )
+        for part in ("train", "valid"):
+            group.add_argument(
+                f"--{part}_targets", type=str_or_none, default=None, help=f"directory of the {part} set's stored ones"
+            )
         group.add_argument(
             "--init", type=str_or_none, default=None, help="directory of a training to take weights from"
         )
@@ -115,7 +120,8 @@ class DistillTask(ASRTask):
     def build_model(cls, args: argparse.Namespace) -> AbsESPnetModel:
         """The model that ``args`` describe.
 
-        ``args`` become self-contained (token list, sizes of the network), as config.yaml is written from them.
+        ``args`` become self-contained (token list, sizes of the network, streams of targets), as config.yaml is written
+        from them.
         """
         if isinstance(args.token_list, str):
             path = Path(args.token_list)
@@ -125,6 +131,7 @@ class DistillTask(ASRTask):
         conf = read_conf(DistillConf, "distill_conf", args.distill_conf or {})
         chunk = read_conf(ChunkConf, "chunk_conf", args.chunk_conf)
         assert conf is not None
+        add_target_streams(args)
         if args.second_teacher is not None and args.teacher is None:
             raise UserError("--second_teacher: there is no first one; give --teacher")
         if args.network == "teacher" and (args.teacher is not None or chunk is not None):
@@ -226,7 +233,7 @@ class DistillTask(ASRTask):
         targets = next((p for p, name, _ in iter_options.data_path_and_name_and_type if name == "teacher_logits"), None)
         if targets is None or not iter_options.train or iter_options.batch_type != "numel":
             return super().build_sequence_iter_factory(args, iter_options, mode)
-        stored = StoredTargets(Path(targets).parent)
+        stored = StoredTargets(targets)
         if stored.size() < shard_batches.LARGE:
             return super().build_sequence_iter_factory(args, iter_options, mode)
         rank, processes = 0, 1
@@ -264,12 +271,12 @@ class DistillTask(ASRTask):
         """
         entries = iter_options.data_path_and_name_and_type
         paths = {name: path for path, name, _ in entries}
-        targets = {name: Path(path) for name, path in paths.items() if name.startswith("teacher_")}
-        directories = sorted({path.parent for path in targets.values()})
+        targets = {name: Path(path) for name, path in paths.items() if name.startswith(STREAM)}
+        stored = {directory: StoredTargets(directory) for directory in sorted(set(targets.values()))}
         if args.teacher is not None and args.teacher_targets == "stored":
             graph = (args.distill_conf or {}).get("graph")
             on_first_process(
-                lambda: [check_manifest(directory, args.teacher, paths["speech"], graph) for directory in directories]
+                lambda: [check_manifest(of_set, args.teacher, paths["speech"], graph) for of_set in stored.values()]
             )
         keys = keys_to_load or ()
         for name, path in paths.items():
@@ -278,14 +285,27 @@ class DistillTask(ASRTask):
         # ESPnet's own reader would hold a table of each stream, and takes 7 times as long for compressed matrices.
         others = [entry for entry in entries if entry[1] not in targets]
         dataset = super().build_dataset(args, replace(iter_options, data_path_and_name_and_type=others), keys_to_load)
-        stored = {directory: StoredTargets(directory) for directory in directories}
         for of_set in stored.values():
             of_set.read_ahead = iter_options.train and of_set.size() >= shard_batches.LARGE
-        for name, path in targets.items():
-            check_keys(path, keys, stored[path.parent].rows)
-            dataset.loader_dict[name] = read_targets(path.parent, path.stem, stored[path.parent])
-            dataset.debug_info[name] = str(path), "kaldi_ark"
+        for name, directory in targets.items():
+            check_keys(directory, keys, stored[directory].rows)
+            dataset.loader_dict[name] = read_targets(directory, name.removeprefix(STREAM), stored[directory])
+            dataset.debug_info[name] = str(directory), "kaldi_ark"
         return dataset
+
+
+def add_target_streams(args: argparse.Namespace) -> None:
+    """Make a data stream of every stream of --train_targets and --valid_targets, named by directory and stream.
+
+    Raises:
+        UserError: there are no targets, or of another layout.
+    """
+    for part in ("train", "valid"):
+        directory, option = getattr(args, f"{part}_targets"), f"{part}_data_path_and_name_and_type"
+        if directory is not None:
+            entries = [entry for entry in getattr(args, option) if not entry[1].startswith(STREAM)]
+            streams = read_manifest(directory)["streams"]
+            setattr(args, option, entries + [(directory, f"{STREAM}{name}", "kaldi_ark") for name in streams])
 
 
 def encoder_of_text(args: argparse.Namespace) -> TextEncoder | None:
@@ -324,9 +344,9 @@ def stored_format(args: argparse.Namespace) -> StoredFormat | None:
     if args.teacher is None or args.teacher_targets != "stored":
         return None
     streams = [*args.train_data_path_and_name_and_type, *args.valid_data_path_and_name_and_type]
-    directories = [Path(path).parent for path, name, _ in streams if name == "teacher_logits"]
+    directories = [Path(path) for path, name, _ in streams if name == "teacher_logits"]
     if not directories:
-        raise UserError("--teacher_targets stored: no teacher_* data stream given; extract targets (stage 8)")
+        raise UserError("--teacher_targets stored: --train_targets is missing; extract targets (stage 8)")
     manifests = [read_manifest(directory) for directory in directories]
     hidden_ms, codebooks = manifests[0].get("hidden_ms"), manifests[0].get("codebooks")
     if not isinstance(hidden_ms, int):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from distill.errors import UserError
@@ -108,12 +109,34 @@ def test_caches_of_several_jobs_are_one(audio, read, tmp_path):
     assert read == []
 
 
-@pytest.mark.parametrize("damage", [lambda data: data[: len(data) // 2], lambda data: b"", lambda data: b"x" * 5000])
+def other_middle(data: bytes) -> bytes:
+    return (
+        data[: len(data) // 3]
+        + bytes(byte ^ 8 for byte in data[len(data) // 3 : len(data) // 2])
+        + data[len(data) // 2 :]
+    )
+
+
+@pytest.mark.parametrize(
+    "damage", [lambda data: data[: len(data) // 2], lambda data: b"", lambda data: b"x" * 5000, other_middle]
+)
 def test_a_damaged_cache_is_none(audio, read, tmp_path, damage):
     expected = cached(audio, tmp_path / "cache")
     (tmp_path / "cache").write_bytes(damage((tmp_path / "cache").read_bytes()))
     read.clear()
     assert cached(audio, tmp_path / "cache") == expected and len(read) == len(audio)
+
+
+def test_a_cache_is_compressed_and_one_that_is_not_is_read(audio, read, tmp_path):
+    audio |= {f"w{number:03d}": audio["v1"] for number in range(500)}
+    expected = cached(audio, tmp_path / "cache")
+    with np.load(tmp_path / "cache", allow_pickle=False) as saved:
+        arrays = {name: np.ascontiguousarray(saved[name]) for name in saved.files}
+    with open(tmp_path / "plain", "wb") as stream:
+        np.savez(stream, **arrays)
+    assert (tmp_path / "cache").stat().st_size < 0.3 * (tmp_path / "plain").stat().st_size
+    read.clear()
+    assert cached(audio, tmp_path / "plain") == expected and read == []
 
 
 def test_without_trust_everything_is_read(audio, read, tmp_path):
@@ -134,15 +157,17 @@ def test_a_training_reads_no_unchanged_audio(audio, read, tmp_path, monkeypatch)
     wav_scp.write_text("".join(f"{utterance} {location}\n" for utterance, location in audio.items()))
     sums = {utterance: audio_checksum(location) for utterance, location in audio.items()}
     directory = tmp_path / "targets"
-    (directory / "data").mkdir(parents=True)
-    manifest = {"version": store.VERSION, "teacher": "T", "streams": [], "audio": store.audio_list_checksum(sums)}
-    store.merge(directory, [], manifest, {})
-    store.write_two_columns(directory / "audio.sha256", sums)
-    checks.check_manifest(directory, "T", wav_scp)
+    with store.TargetWriter(directory / "data" / "0001", "float32", {}, sums) as writer:
+        for utterance in audio:
+            writer.write(utterance, {"logits": np.ones((2, 2))})
+    manifest = {"version": store.VERSION, "teacher": "T", "dtype": "float32", "streams": ["logits"]}
+    store.merge(directory, ["0001"], manifest, audio)
+    targets = store.StoredTargets(directory)
+    checks.check_manifest(targets, "T", wav_scp)
     assert len(read) == len(audio)
     read.clear()
-    checks.check_manifest(directory, "T", wav_scp)
+    checks.check_manifest(targets, "T", wav_scp)
     assert read == []
     same_size(Path(audio["u1"]))
     with pytest.raises(UserError, match="the audio of u1"):
-        checks.check_manifest(directory, "T", wav_scp)
+        checks.check_manifest(targets, "T", wav_scp)

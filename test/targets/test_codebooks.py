@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import zipfile
+
 import numpy as np
 import pytest
 import torch
@@ -135,6 +137,24 @@ def test_a_file_of_codebooks_is_the_same_for_the_same_codebooks_and_refused_if_d
     for path in (a, tmp_path / "none.npz"):
         with pytest.raises(UserError, match="missing or damaged; extract again"):
             cb.Codebooks.load(path)
+
+
+def test_files_of_codebooks_are_compressed_and_a_flipped_bit_is_refused_or_changes_nothing(tmp_path):
+    path = tmp_path / "codebooks.npz"
+    codebooks = cb.Codebooks({2: torch.arange(512.0).reshape(1, 256, 2)}, "T", 20)
+    codebooks.save(path)
+    data = path.read_bytes()
+    layer = zipfile.ZipFile(path).getinfo("layer_02.npy")
+    assert layer.compress_size < 0.9 * layer.file_size
+    refused = 0
+    for position in range(len(data)):
+        path.write_bytes(data[:position] + bytes([data[position] ^ 8]) + data[position + 1 :])
+        try:
+            layers = cb.Codebooks.load(path).layers
+            assert 2 not in layers or torch.equal(layers[2], codebooks.layers[2])
+        except UserError:
+            refused += 1
+    assert refused > 0.9 * layer.compress_size
 
 
 @given(st.sampled_from([9, 65, 100, 256, 257, 500, 8000]), st.integers(0, 99), st.floats(0.3, 8))

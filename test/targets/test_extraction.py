@@ -193,7 +193,7 @@ ALL = {f"{number:04d}" for number in range(1, 10)}
         (lambda: cut_off(SET / "data/0004.ark"), f"{SET}/data/0004.ark: ", {"0004"}),
         (lambda: cut_off(SET / "logits.scp"), f"{SET}/logits.scp: not the lines of these shards; ", set()),
         (lambda: cut_off(SET / "manifest.json"), f"{SET}/manifest.json: not JSON ", set()),
-        (lambda: (SET / "audio.sha256").unlink() or ["--layers", "2,4"], f"{SET}/audio.sha256: not found; ", set()),
+        (lambda: (SET / "logits.scp").unlink() or ["--layers", "2,4"], f"{SET}/logits.scp: not found; ", set()),
     ],
 )
 def test_what_is_stale_is_named_and_it_alone_is_made_again(place, capsys, change, stderr, made_again):

@@ -2,6 +2,7 @@ import json
 import pickle
 import subprocess
 import sys
+import zlib
 
 import kaldiio
 import numpy as np
@@ -14,23 +15,26 @@ from distill.errors import UserError
 from distill.targets import checks, shards, space, store
 from distill.targets.audio_checksums import audio_checksum
 
+AUDIO = "0123456789abcdef"  # checksum of an utterance's audio
 
-def write_shard(shard, dtype, matrices):
-    with store.TargetWriter(shard, dtype, {"dtype": dtype}) as writer:
+
+def write_shard(shard, dtype, matrices, audio=AUDIO):
+    with store.TargetWriter(shard, dtype, {"dtype": dtype}, dict.fromkeys(matrices, audio)) as writer:
         for utterance, streams in matrices.items():
             writer.write(utterance, streams)
 
 
 def write_set(directory, dtype, matrices, shards=1):
-    """Targets of a whole set; each utterance goes to the shard of its first matrix, in order."""
+    """Targets of a whole set, whose shards hold sorted utterances, each in the order of ``matrices``."""
     ordered = sorted(matrices, key=str.encode)
     names = [f"{number + 1:04d}" for number in range(shards)]
     for number, name in enumerate(names):
         part = ordered[number * len(ordered) // shards : (number + 1) * len(ordered) // shards]
-        write_shard(directory / "data" / name, dtype, {utterance: matrices[utterance] for utterance in part})
-    audio = dict.fromkeys(ordered, "0" * 16)
-    manifest = {"version": store.VERSION, "teacher": "T", "streams": list(matrices[ordered[0]])}
-    store.merge(directory, names, manifest | {"audio": store.audio_list_checksum(audio)}, audio)
+        write_shard(
+            directory / "data" / name, dtype, {utterance: x for utterance, x in matrices.items() if utterance in part}
+        )
+    manifest = {"version": store.VERSION, "teacher": "T", "dtype": dtype, "streams": list(matrices[ordered[0]])}
+    store.merge(directory, names, manifest, matrices)
 
 
 @pytest.mark.parametrize("dtype, tolerance", [("float32", 0.0), ("float16", 1e-4), ("compressed", 0.05)])
@@ -64,11 +68,10 @@ def test_the_streams_of_an_utterance_are_adjacent_and_in_the_order_of_writing(tm
     streams = ("logits", "hidden_04", "hidden_02")
     write_set(tmp_path, "float32", {u: {s: np.ones((4, 2)) for s in streams} for u in ("b", "a", "c")})
     targets = store.StoredTargets(tmp_path)
-    places = [int(place) for u in ("a", "b", "c") for place in targets.offsets[targets.rows[u]]]
-    assert places == sorted(places)
-    assert places[-1] == (tmp_path / "data" / "0001.ark").stat().st_size
-    for before, after in zip(places, places[1:], strict=False):
-        assert after - before <= 4 * 2 * 4 + 40  # nothing but a matrix and its header
+    rows = [targets.rows[u] for u in ("b", "a", "c")]
+    assert targets.starts[rows].tolist() == [0, *targets.sizes[rows].sum(1).cumsum()[:-1]]
+    assert targets.sizes.sum() == (tmp_path / "data" / "0001.ark").stat().st_size
+    assert targets.sizes.max() <= 4 * 2 * 4 + 40  # nothing but a matrix, its header and its key
 
 
 def test_a_reader_keeps_few_arks_open_and_survives_pickling(tmp_path, monkeypatch):
@@ -100,9 +103,9 @@ sys.modules["kaldiio"] = None
 import numpy as np
 from distill.targets import store
 x = np.linspace(-1, 1, 60, dtype=np.float32).reshape(20, 3)
-with store.TargetWriter({str(tmp_path / "data" / "0001")!r}, {dtype!r}, {{}}) as writer:
+with store.TargetWriter({str(tmp_path / "data" / "0001")!r}, {dtype!r}, {{}}, {{"u1": {AUDIO!r}}}) as writer:
     writer.write("u1", {{"logits": x}})
-store.merge(Path({str(tmp_path)!r}), ["0001"], {{"streams": ["logits"]}}, {{"u1": "0"}})
+store.merge(Path({str(tmp_path)!r}), ["0001"], {{"dtype": {dtype!r}, "streams": ["logits"]}}, ["u1"])
 assert store.read_matrix.__module__.startswith("omniio"), store.read_matrix
 assert np.abs(store.read_targets({str(tmp_path)!r}, "logits")["u1"] - x).max() <= {tolerance}
 """
@@ -113,7 +116,7 @@ assert np.abs(store.read_targets({str(tmp_path)!r}, "logits")["u1"] - x).max() <
 
 def test_an_interrupted_shard_is_not_done(tmp_path):
     with pytest.raises(KeyboardInterrupt):
-        with store.TargetWriter(tmp_path / "s", "float32", {"dtype": "float32"}) as writer:
+        with store.TargetWriter(tmp_path / "s", "float32", {"dtype": "float32"}, {"a": AUDIO}) as writer:
             writer.write("a", {"x": np.ones((2, 2))})
             raise KeyboardInterrupt
     assert not store.shard_done(tmp_path / "s", {"dtype": "float32"})
@@ -211,33 +214,139 @@ def test_manifest_refuses_another_teacher_and_other_audio(tmp_path, monkeypatch)
     (tmp_path / "a.wav").write_bytes(b"one")
     wav_scp, out = tmp_path / "wav.scp", tmp_path / "targets"
     wav_scp.write_text(f"a {tmp_path}/a.wav\n")
-    write_shard(out / "data" / "0001", "float32", {"a": {"logits": np.ones((2, 2))}})
-    audio = {"a": audio_checksum(str(tmp_path / "a.wav"))}
-    manifest = {"teacher": "checksum of T", "streams": {"logits": 2}, "audio": store.audio_list_checksum(audio)}
-    manifest["version"] = store.VERSION
-    store.merge(out, ["0001"], manifest, audio)
-    assert checks.check_manifest(out, "T", wav_scp)["streams"] == {"logits": 2}
+    logits = {"a": {"logits": np.ones((2, 2))}}
+    write_shard(out / "data" / "0001", "float32", logits, audio_checksum(str(tmp_path / "a.wav")))
+    manifest = {"teacher": "checksum of T", "dtype": "float32", "streams": {"logits": 2}, "version": store.VERSION}
+    store.merge(out, ["0001"], manifest, ["a"])
+
+    def check(teacher):
+        return checks.check_manifest(store.StoredTargets(out), teacher, wav_scp)
+
+    assert check("T")["streams"] == {"logits": 2}
     with pytest.raises(UserError, match="another teacher"):
-        checks.check_manifest(out, "other", wav_scp)
+        check("other")
     (tmp_path / "a.wav").write_bytes(b"two")
     with pytest.raises(UserError, match="audio of a .* has changed"):
-        checks.check_manifest(out, "T", wav_scp)
+        check("T")
     wav_scp.write_text(f"a {tmp_path}/a.wav\nb {tmp_path}/a.wav\n")
     (tmp_path / "a.wav").write_bytes(b"one")
     with pytest.raises(UserError, match="no targets of b"):
-        checks.check_manifest(out, "T", wav_scp)
-    (out / "audio.sha256").write_text("b 123\n")
-    with pytest.raises(UserError, match="audio.sha256"):
-        checks.check_manifest(out, "T", wav_scp)
+        check("T")
+    write_shard(out / "data" / "0002", "float32", {"b": {"logits": np.ones((2, 2))}})
+    with pytest.raises(UserError, match="manifest.json: not that of these shards; extract again"):
+        check("T")
     written = json.loads((out / "manifest.json").read_text())
     assert written.pop("merged") and written == manifest
-    (out / "manifest.json").write_text(json.dumps({**manifest, "version": 2}))
-    with pytest.raises(UserError, match="layout of another version"):
-        checks.check_manifest(out, "T", wav_scp)
+    (out / "manifest.json").write_text(json.dumps({**manifest, "version": 3}))
+    with pytest.raises(UserError, match="layout of another version; extract the targets again"):
+        check("T")
+
+
+def codes(frames, width=3):
+    return (np.arange(frames * width) % 251).astype(np.uint8).reshape(frames, width)
+
+
+def test_codes_take_their_bytes_and_nothing_else(tmp_path):
+    """Lengths follow from the index; an utterance without frames is one of no bytes; posteriors stay Kaldi matrices."""
+    rng = np.random.default_rng(0)
+    matrices = {
+        f"u{i}": {"hidden_02": codes(frames), "posterior": rng.random((frames + 1, 4)), "logits": codes(frames, 7)}
+        for i, frames in enumerate((9, 0, 30_000, 1))
+    }
+    write_set(tmp_path, "codebook", matrices, shards=2)
+    for utterance, streams in matrices.items():
+        for name, expected in streams.items():
+            actual = store.read_targets(tmp_path, name)[utterance]
+            assert actual.shape == expected.shape
+            assert actual.dtype == (np.float32 if name == "posterior" else np.int16)
+            assert np.abs(actual - expected).max(initial=0.0) <= (0.05 if name == "posterior" else 0.0)
+    only = {u: {"logits": streams["logits"]} for u, streams in matrices.items()}
+    write_set(tmp_path / "only", "codebook", only)
+    assert (tmp_path / "only/data/0001.ark").read_bytes() == b"".join(x["logits"].tobytes() for x in only.values())
+
+
+def test_codes_have_no_scps_and_those_of_earlier_layouts_and_formats_are_removed(tmp_path):
+    (tmp_path / "data").mkdir()
+    for name in ("hidden_02.scp", "audio.sha256"):
+        (tmp_path / name).write_text("u1 1\n")
+    write_set(tmp_path, "float32", {"u1": {"logits": np.ones((2, 2))}})
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "logits.scp", "manifest.json"]
+    write_set(tmp_path, "codebook", {"u1": {"logits": codes(4)}})
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "manifest.json"]
+    assert json.loads((tmp_path / "manifest.json").read_text())["merged"]["files"] == {}
+
+
+def test_an_index_is_a_line_of_json_and_compressed_lines_in_the_order_of_the_ark(tmp_path):
+    matrices = {u: {"hidden_02": codes(n), "logits": codes(n, 2)} for n, u in enumerate(("c", "a", "ö", "b"), 5)}
+    write_shard(tmp_path / "0001", "codebook", matrices)
+    head, _, body = (tmp_path / "0001.idx").read_bytes().partition(b"\n")
+    header = json.loads(head)
+    assert header["dtype"] == "codebook"
+    assert (header["streams"], header["widths"]) == (["hidden_02", "logits"], [3, 2])
+    assert zlib.decompress(body).decode().splitlines() == [
+        *(f"c {AUDIO} 15 10", f"a {AUDIO} 18 12"),
+        *(f"ö {AUDIO} 21 14", f"b {AUDIO} 24 16"),
+    ]
+    before = (tmp_path / "0001.idx").read_bytes()
+    write_shard(tmp_path / "0001", "codebook", matrices)
+    assert (tmp_path / "0001.idx").read_bytes() == before
+
+
+def test_shards_of_other_streams_or_widths_are_refused(tmp_path):
+    for other in ({"logits": codes(4, 2)}, {"hidden_02": codes(4)}):
+        write_shard(tmp_path / "data" / "0001", "codebook", {"a": {"logits": codes(4)}})
+        write_shard(tmp_path / "data" / "0002", "codebook", {"b": other})
+        with pytest.raises(UserError, match="0002.idx: other streams than the other shards; extract again"):
+            store.StoredTargets(tmp_path)
+
+
+def test_utterances_of_other_streams_or_widths_are_no_shard(tmp_path):
+    for other in ({"logits": codes(4, 2)}, {"logits": np.ones((4, 3))}, {"hidden_02": codes(4)}):
+        with pytest.raises(ValueError, match="b has other streams"):
+            write_shard(tmp_path / "0001", "codebook", {"a": {"logits": codes(4)}, "b": other})
+        assert not (tmp_path / "0001.idx").exists()
+
+
+@pytest.mark.parametrize(
+    ("widths", "lines"),
+    [
+        ([3, 2], f"a {AUDIO} 15 10\n"),  # not all bytes of the ark
+        ([3, 2], f"a {AUDIO} 16 9\nb {AUDIO} 18 12\n"),  # no whole frames
+        ([3, 2], f"a {AUDIO} 33 24\nb {AUDIO} 0 -2\n"),
+        ([3, 2], f"a {AUDIO} 15\nb {AUDIO} 40\n"),
+        ([3, 2], f"a {AUDIO} 15 x\nb {AUDIO} 18 22\n"),
+        ([3, 2], f"a {AUDIO} 15 10\nb {AUDIO[1:]} 18 12\n"),
+        ([3, 2], f"a {AUDIO} 15 10\nb {'g' * 16} 18 12\n"),
+        ([3, 2], f"a {AUDIO} 15 10\nb {AUDIO * 2} 18 12\n"),
+        ([3, 2], f"a {AUDIO} 15 10\nb {AUDIO} {10**30} 12\n"),
+        ([3, 2], ""),
+        ([1], f"a {AUDIO} 15 10\nb {AUDIO} 18 12\n"),
+        ([3, -2], f"a {AUDIO} 15 10\nb {AUDIO} 18 12\n"),
+        ([3, 10**30], f"a {AUDIO} 15 10\nb {AUDIO} 18 12\n"),
+        (None, f"a {AUDIO} 15 10\nb {AUDIO} 18 12\n"),
+    ],
+)
+def test_an_index_that_does_not_fit_its_ark_is_refused(tmp_path, widths, lines):
+    """Even where its own checksum is right."""
+    shard = tmp_path / "data" / "0001"
+    matrices = {
+        "a": {"hidden_02": codes(5), "logits": codes(5, 2)},
+        "b": {"hidden_02": codes(6), "logits": codes(6, 2)},
+    }
+    write_shard(shard, "codebook", matrices)
+    assert store.StoredTargets(tmp_path).rows == {"a": 0, "b": 1}
+    header, body = store.read_header(shard), zlib.compress(lines.encode())
+    header |= {"widths": widths, "index": [len(body), zlib.crc32(body)]}
+    store.index_path(shard).write_bytes(json.dumps(header).encode() + b"\n" + body)
+    with pytest.raises(
+        UserError, match="0001.idx: (not the lines that were written|missing or damaged); extract again"
+    ):
+        store.StoredTargets(tmp_path)
+    assert checks.find_damage(shard, contents=False) is not None
 
 
 def test_merge_refuses_missing_utterances(tmp_path):
     write_shard(tmp_path / "data" / "0001", "float32", {"a": {"logits": np.ones((2, 2))}})
     with pytest.raises(UserError, match="lacks 1"):
-        store.merge(tmp_path, ["0001"], {"streams": {"logits": 2}}, {"a": "1", "b": "2"})
+        store.merge(tmp_path, ["0001"], {"dtype": "float32", "streams": {"logits": 2}}, ["a", "b"])
     assert not (tmp_path / "manifest.json").exists()

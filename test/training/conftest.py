@@ -110,6 +110,5 @@ def stored(world, teacher) -> list[str]:
                 *("--student_config", str(config)),
             ]
         )
-        for scp in sorted(out.glob("*.scp")):
-            words += [f"--{part}_data_path_and_name_and_type", f"{scp},teacher_{scp.stem},kaldi_ark"]
+        words += [f"--{part}_targets", str(out)]
     return words

@@ -22,8 +22,7 @@ def options_of(world, targets, parts=("train", "valid")) -> list[str]:
     """Options that hand a training the stored targets."""
     words = ["--teacher_targets", "stored"]
     for part in parts:
-        for scp in sorted((targets / part).glob("*.scp")):
-            words += [f"--{part}_data_path_and_name_and_type", f"{scp},teacher_{scp.stem},kaldi_ark"]
+        words += [f"--{part}_targets", str(targets / part)]
     return words
 
 

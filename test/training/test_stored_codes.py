@@ -34,8 +34,7 @@ def coded(world, teacher) -> list[str]:
         out = world.root / "codes" / part
         data = ["--wav_scp", str(world.root / part / "wav.scp"), "--output", str(out), "--dtype", "codebook"]
         main(["--teacher", str(teacher), "--student_config", str(config), *data])
-        for scp in sorted(out.glob("*.scp")):
-            words += [f"--{part}_data_path_and_name_and_type", f"{scp},teacher_{scp.stem},kaldi_ark"]
+        words += [f"--{part}_targets", str(out)]
     return words
 
 

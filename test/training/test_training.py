@@ -139,6 +139,23 @@ def test_online_and_stored_targets_train_the_same(world, teacher, stored, online
     assert (world.root / "student_online" / "tensorboard" / "valid").is_dir()
 
 
+def test_a_configuration_with_streams_of_targets_gets_no_second_ones(world, stored):
+    from argparse import Namespace
+
+    from distill.training.distill_task import add_target_streams
+
+    streams = [("wav.scp", "speech", "sound")]
+    paths = {f"{part}_targets": str(world.root / "targets" / part) for part in ("train", "valid")}
+    args = Namespace(train_data_path_and_name_and_type=streams, valid_data_path_and_name_and_type=streams, **paths)
+    for _ in range(2):
+        add_target_streams(args)
+        for part in ("train", "valid"):
+            entries = getattr(args, f"{part}_data_path_and_name_and_type")
+            names = ["speech", "teacher_hidden_02", "teacher_hidden_04", "teacher_logits"]
+            assert [name for _, name, _ in entries] == names
+            assert {path for path, _, _ in entries[1:]} == {paths[f"{part}_targets"]}
+
+
 def test_no_teacher_in_the_checkpoint_and_no_projection_in_the_network(online):
     state = torch.load(online / "latest.pth", weights_only=True)
     assert {key.split(".")[0] for key in state} == {"network", "criterion"}
@@ -407,13 +424,18 @@ def test_bad_input_is_one_line(world, teacher, teacher_mmi, online, stored, caps
         (world.root / "train" / "text", "text: lacks 1 of 10"),
         (world.root / "targets" / "train" / "data" / "0001.idx", "0001.idx: not the lines that were written"),
     ):
-        whole = short.read_text()
+        whole = short.read_bytes()
         try:
-            short.write_text("".join(whole.splitlines(keepends=True)[:-1]))
+            short.write_bytes(b"".join(whole.splitlines(keepends=True)[:-1]))
             assert message in fails("bad5", STUDENT, "--teacher", str(teacher), *stored)
         finally:
-            short.write_text(whole)
+            short.write_bytes(whole)
     assert "another teacher" in fails("bad6", STUDENT, "--teacher", str(teacher_mmi), *stored)
+    without = fails("bad7", STUDENT, "--teacher", str(teacher), "--teacher_targets", "stored")
+    assert "--train_targets is missing; extract targets (stage 8)" in without
+    no_targets = ["--teacher_targets", "stored", "--train_targets", "no/targets", "--valid_targets", "no/targets"]
+    printed = fails("bad8", STUDENT, "--teacher", str(teacher), *no_targets)
+    assert "no/targets/manifest.json: not found; extract the targets first (stage 8)" in printed
 
 
 def test_loading_refuses_what_does_not_fit(world, online, tmp_path):
