@@ -52,6 +52,11 @@ class DistillConf:
     ``target_delay_ms`` compares frame t of the teacher with the student's frame that much later: a streaming student
     then sees as much of the future as it needs, but emits tokens later.
 
+    ``token_delay_ms`` bounds the alignments of token sequences in ``loss_ctc`` and in LF-MMI's numerators: no token may
+    be put out earlier than this long after the frame where it begins on the teacher's best alignment. A teacher with
+    full context puts tokens out before they are heard; a streaming student then cannot learn to guess them. null, or no
+    teacher: no bound.
+
     ``posterior_top_k`` (target posterior) keeps the teacher's k most probable tokens of every frame and spreads the
     rest of the probability evenly over the others; it saves the teacher's forward-backward for large vocabularies.
     ``nbest`` (target pseudo) uses so many of the teacher's token sequences, weighted by their posteriors, not one.
@@ -73,6 +78,7 @@ class DistillConf:
     weight_ctc: NotNegative = 0.0
     graph: str | None = None
     target_delay_ms: NotNegative = 0.0
+    token_delay_ms: NotNegative | None = None
     posterior_top_k: Positive | None = None
     nbest: Positive = 1
 
@@ -228,10 +234,11 @@ def check_tokens_compared(conf: DistillConf) -> None:
     Raises:
         UserError: that says what can be compared.
     """
-    if conf.compares_frames or (conf.alpha > 0 and conf.nbest > 1):
+    if conf.compares_frames or (conf.alpha > 0 and conf.nbest > 1) or conf.token_delay_ms is not None:
         raise UserError(
-            "its tokens are not this training's, so its logits and n best cannot be compared; give "
-            "distill_conf beta: 1 and target: pseudo (its best text, in this training's tokens) or transcript, nbest: 1"
+            "its tokens are not this training's, so its logits, n best and alignments cannot be used; give "
+            "distill_conf beta: 1, target: pseudo (its best text, in this training's tokens) or transcript, nbest: 1 "
+            "and no token_delay_ms"
         )
 
 

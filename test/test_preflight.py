@@ -407,6 +407,11 @@ def test_a_teacher_that_keeps_its_tokens(recipe):
     problems = check(teacher="hf", keep_teacher_tokens="true")
     assert len(problems) == 2 and all("its tokens are not this training's" in problem for problem in problems)
     assert check(teacher="hf", keep_teacher_tokens="true", **SEQUENCES) == []
+    sequences = {"alpha": 1.0, "beta": 1.0, "target": "pseudo"}
+    write("conf/train_student_full.yaml", {**STUDENT, "distill_conf": sequences})
+    write("conf/train_student_stream.yaml", {**STUDENT, "distill_conf": {**sequences, "token_delay_ms": 40}})
+    problems = check(teacher="hf", keep_teacher_tokens="true")
+    assert len(problems) == 1 and "conf/train_student_stream.yaml" in problems[0] and "no token_delay_ms" in problems[0]
     assert "needs a --teacher in Hugging Face's format" in check(keep_teacher_tokens="true")[0]
 
 

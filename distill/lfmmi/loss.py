@@ -75,6 +75,7 @@ class LFMMILoss(nn.Module):
         teacher_log_probs: Tensor | None = None,
         teacher_occupancies: Tensor | None = None,
         weights: Tensor | None = None,
+        earliest: Tensor | None = None,
     ) -> Tensor:
         """Loss of a batch.
 
@@ -83,6 +84,7 @@ class LFMMILoss(nn.Module):
             tokens: (B, U) padded with -1, token_lengths: (B,) (transcript, pseudo); or (B, N, U) and (B, N) with
                 ``weights`` (B, N) of the sequences, 0 for those that are not there. What too few frames leave no
                 alignment for leaves its weight to the others.
+            earliest: first frame at which the numerator may put out each token, shaped as ``tokens``.
             teacher_log_probs: (B, T, V) (posterior); no gradient flows into it.
             teacher_occupancies: (B, T, V) instead (posterior), such as :func:`top_occupancies` stores and
                 :func:`spread_occupancies` restores; frames beyond lengths count nothing.
@@ -115,6 +117,7 @@ class LFMMILoss(nn.Module):
                 raise UserError(f"target {self.target}: needs tokens and token_lengths")
             if weights is None:
                 tokens, token_lengths = tokens[:, None], token_lengths[:, None]
+                earliest = None if earliest is None else earliest[:, None]
                 weights = log_probs.new_ones(len(log_probs), 1)
             if tokens.dim() != 3 or not len(tokens) == len(token_lengths) == len(log_probs):
                 shapes = f"{tuple(tokens.shape)} and {len(token_lengths)} lengths"
@@ -122,7 +125,7 @@ class LFMMILoss(nn.Module):
             (counts,) = host.read(token_lengths)
             if counts.min() < 0 or counts.max() > tokens.shape[2]:
                 raise UserError(f"token_lengths: must be lengths from 0 to {tokens.shape[2]}, the width of tokens")
-            scores = sequence_scores(self.graph, log_probs, lengths, tokens, token_lengths)
+            scores = sequence_scores(self.graph, log_probs, lengths, tokens, token_lengths, earliest)
             numerator = weighted_mean(scores, weights.to(scores, non_blocking=True))
             denominator = Score.apply(log_probs, lengths, denominator_of)
             losses = self.den_scale * denominator - numerator
@@ -137,12 +140,21 @@ class LFMMILoss(nn.Module):
 
 
 def sequence_scores(
-    graph: DenominatorGraph, log_probs: Tensor, lengths: Tensor, tokens: Tensor, token_lengths: Tensor
+    graph: DenominatorGraph,
+    log_probs: Tensor,
+    lengths: Tensor,
+    tokens: Tensor,
+    token_lengths: Tensor,
+    earliest: Tensor | None = None,
 ) -> Tensor:
-    """num of (B, N, U) token sequences with (B, N) lengths: (B, N) double, -inf where there is no alignment."""
+    """num of (B, N, U) token sequences with (B, N) lengths: (B, N) double, -inf where there is no alignment.
+
+    ``earliest`` (B, N, U): first frame at which each token may be put out.
+    """
     lengths, tokens, token_lengths = map(torch.from_numpy, host.read(lengths, tokens, token_lengths))
     prior = graph.log_prob(tokens.flatten(0, 1), token_lengths.flatten()).to(log_probs.device, non_blocking=True)
-    return CTCScore.apply(log_probs, lengths, tokens, token_lengths) + prior.unflatten(0, (-1, tokens.shape[1]))
+    scores = CTCScore.apply(log_probs, lengths, tokens, token_lengths, earliest)
+    return scores + prior.unflatten(0, (-1, tokens.shape[1]))
 
 
 def weighted_mean(scores: Tensor, weights: Tensor) -> Tensor:

@@ -16,14 +16,22 @@ class CTCScore(torch.autograd.Function):
     """(B, N) log of the sum over all alignments of given tokens, -inf where there is none; gradient: its occupancies.
 
     ``log_probs`` (B, T, V) need not be normalised; ``tokens`` (B, N, U) with ``token_lengths`` (B, N) are N sequences
-    for each utterance. An alignment emits blank and the tokens of its sequence only, so torch's ctc_loss is given these
-    U + 1 columns, a repeated token under one number, and each frame divided by its largest emission among them, which
-    changes no occupancy. What it calls the gradient is exp(log_probs) - occupancy, as it takes its input for the output
-    of a softmax.
+    for each utterance. ``earliest`` (B, N, U) is the first frame at which each token may be put out; of equal tokens in
+    a row that of the first counts for all. An alignment emits blank and the tokens of its sequence only, so torch's
+    ctc_loss is given these U + 1 columns, equal tokens in a row under one number, and each frame divided by its largest
+    emission among them, which changes no occupancy. What it calls the gradient is exp(log_probs) - occupancy, as it
+    takes its input for the output of a softmax.
     """
 
     @staticmethod
-    def forward(ctx: Any, log_probs: Tensor, lengths: Tensor, tokens: Tensor, token_lengths: Tensor) -> Tensor:
+    def forward(
+        ctx: Any,
+        log_probs: Tensor,
+        lengths: Tensor,
+        tokens: Tensor,
+        token_lengths: Tensor,
+        earliest: Tensor | None = None,
+    ) -> Tensor:
         batch, frames, _ = log_probs.shape
         count, device = tokens.shape[1], log_probs.device
         # What hangs on the tokens alone is found on the host, where ctc_loss wants the lengths too
@@ -44,14 +52,18 @@ class CTCScore(torch.autograd.Function):
         n, fits, nothing, columns = (each.to(device, non_blocking=True) for each in (n_host, fits, nothing, columns))
         wide = columns.unflatten(0, (batch, count))[:, :, None].expand(-1, -1, frames, -1)
         x = log_probs.detach()[:, None].expand(-1, count, -1, -1).gather(3, wide).flatten(0, 1)  # (B N, T, U + 1)
-        inside = torch.arange(frames, device=device) < n[:, None]  # (B N, T)
+        time = torch.arange(frames, device=device)
+        inside = time < n[:, None]  # (B N, T)
         x = torch.where(inside[:, :, None], x.double(), 0.0)
+        if earliest is not None:
+            early = time[:, None] < earliest.to(device, non_blocking=True).flatten(0, 1)[:, None]  # (B N, T, U)
+            x = x.masked_fill(torch.nn.functional.pad(early, (1, 0)) & inside[:, :, None], MINUS_INFINITY)
         top = x.amax(2, keepdim=True)
         top = top.masked_fill(top == MINUS_INFINITY, 0.0)
         x = (x - top).transpose(0, 1).requires_grad_(ctx.needs_input_grad[0])
-        # The first place of each token among the columns is its number
-        same = columns[:, 1:, None] == columns[:, None, :]
-        labels = same.int().argmax(2)  # (B N, U)
+        # The first place of each run of equal tokens among the columns is their number
+        place = torch.arange(1, columns.shape[1], device=device) * (columns[:, 1:] != columns[:, :-1])
+        labels = place.cummax(1).values  # (B N, U)
         # ctc_loss is given a blank's worth of what does not fit, which is taken out again below
         with torch.enable_grad(), torch.autocast(device.type, enabled=False):
             losses = torch.nn.functional.ctc_loss(x, labels, n_host, u_host, reduction="none")
@@ -71,10 +83,10 @@ class CTCScore(torch.autograd.Function):
         return scores.unflatten(0, (batch, count))
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None, None]:
         occupied, columns = ctx.saved_tensors
         batch, frames, _ = ctx.shape
         weighted = occupied * grads[0].flatten().to(occupied.dtype)[:, None, None]  # (B N, T, U + 1)
         weighted = weighted.unflatten(0, (batch, -1)).transpose(1, 2).flatten(2)  # (B, T, N (U + 1))
         place = columns.unflatten(0, (batch, -1)).flatten(1)[:, None].expand(-1, frames, -1)
-        return weighted.new_zeros(ctx.shape).scatter_add_(2, place, weighted).to(ctx.dtype), None, None, None
+        return weighted.new_zeros(ctx.shape).scatter_add_(2, place, weighted).to(ctx.dtype), None, None, None, None

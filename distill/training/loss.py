@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from distill.configuration import DistillConf
 from distill.errors import UserError
 from distill.lfmmi import DenominatorGraph, LFMMILoss
+from distill.lfmmi.alignment import first_frames
 from distill.lfmmi.loss import spread_occupancies
 from distill.models.output import NetworkOutput
 from distill.models.student import Student
@@ -42,6 +43,7 @@ class DistillLoss(nn.Module):
         self.layer_maps = [source.layer_map for source in sources]
         self.frame_delay = int(conf.target_delay_ms // network.frame_ms)
         self.hidden_delay = int(conf.target_delay_ms // network.encoder_frame_ms)
+        self.frame_ms = network.frame_ms
         widths = [source.width for source in sources for _ in source.layer_map]
         self.projections = nn.ModuleList(nn.Linear(network.width, width) for width in widths)
         teachers = [source for source in sources for _ in source.layer_map]
@@ -125,7 +127,8 @@ class DistillLoss(nn.Module):
             loss = loss + stats["loss_silence"]
         speech, output = output.without_silence(before, after), output.without_silence(before, 0)
         if conf.weight_ctc > 0:
-            stats["loss_ctc"] = loss_terms.ctc(output.logits, output.lengths, text, text_lengths).mean()
+            earliest = self._earliest(targets[0], output, text, text_lengths) if targets else None
+            stats["loss_ctc"] = loss_terms.ctc(output.logits, output.lengths, text, text_lengths, earliest).mean()
             loss = loss + conf.weight_ctc * stats["loss_ctc"]
         weights = {"loss_mmi": 1.0}
         if targets:
@@ -188,13 +191,28 @@ class DistillLoss(nn.Module):
             mmi = criterion(student.log_softmax(-1), pairs.lengths, **of_teacher)
             terms["loss_mmi"] = (mmi / send(pairs.lengths, mmi.device).clamp(min=1)).mean().float()
         elif conf.target == "pseudo" and conf.nbest > 1:
-            sequences = targets.best_sequences(self.mmi(student.device).graph, conf.nbest)
-            terms["loss_mmi"] = self._sequence_mmi(output, *sequences)
-        elif conf.target == "pseudo":
-            terms["loss_mmi"] = self._sequence_mmi(output, *targets.best_sequence())
-        elif conf.target == "transcript":
-            terms["loss_mmi"] = self._sequence_mmi(output, text, text_lengths)
+            tokens, token_lengths, weights = targets.best_sequences(self.mmi(student.device).graph, conf.nbest)
+            earliest = self._earliest(targets, output, tokens, token_lengths)
+            terms["loss_mmi"] = self._sequence_mmi(output, tokens, token_lengths, weights, earliest)
+        elif conf.target in ("pseudo", "transcript"):
+            sequence = targets.best_sequence() if conf.target == "pseudo" else (text, text_lengths)
+            earliest = self._earliest(targets, output, *sequence)
+            terms["loss_mmi"] = self._sequence_mmi(output, *sequence, earliest=earliest)
         return terms
+
+    def _earliest(
+        self, targets: TeacherTargets, output: NetworkOutput, tokens: Tensor, token_lengths: Tensor
+    ) -> Tensor | None:
+        """First frame of ``output`` at which each token may be put out, shaped as tokens; None: there is no bound."""
+        if self.conf.token_delay_ms is None:
+            return None
+        sequences = 1 if tokens.dim() == 2 else tokens.shape[1]
+        shape, tokens, token_lengths = tokens.shape, tokens.reshape(-1, tokens.shape[-1]), token_lengths.reshape(-1)
+        log_probs = targets.logits.log_softmax(-1).repeat_interleave(sequences, 0)
+        frames = first_frames(log_probs, targets.lengths.repeat_interleave(sequences), tokens, token_lengths)
+        frames = frames * targets.longer // targets.factor
+        lengths, delay = output.lengths.repeat_interleave(sequences), int(self.conf.token_delay_ms // self.frame_ms)
+        return loss_terms.earliest_frames(frames, delay, lengths, token_lengths).reshape(shape)
 
     def _hidden(
         self,
@@ -228,11 +246,17 @@ class DistillLoss(nn.Module):
         return torch.stack(layers).mean()
 
     def _sequence_mmi(
-        self, output: NetworkOutput, tokens: Tensor, token_lengths: Tensor, weights: Tensor | None = None
+        self,
+        output: NetworkOutput,
+        tokens: Tensor,
+        token_lengths: Tensor,
+        weights: Tensor | None = None,
+        earliest: Tensor | None = None,
     ) -> Tensor:
         """LF-MMI per frame against token sequences, mean over utterances."""
         mmi = self.mmi(output.logits.device)
-        loss = mmi(output.logits.log_softmax(-1), output.lengths, tokens, token_lengths, weights=weights)
+        log_probs = output.logits.log_softmax(-1)
+        loss = mmi(log_probs, output.lengths, tokens, token_lengths, weights=weights, earliest=earliest)
         self._mmi_steps += 1
         # After 1, 2, 4, 8, ... steps: to look waits for the device
         if not self._skipped_logged and self._mmi_steps & (self._mmi_steps - 1) == 0 and mmi.skipped:

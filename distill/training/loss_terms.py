@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from distill.lfmmi.numerator import CTCScore
 from distill.models.transfer import send
 
 
@@ -87,11 +88,19 @@ def normalise_frames(hidden: Tensor) -> Tensor:
     return F.layer_norm(hidden, hidden.shape[-1:])
 
 
-def ctc(logits: Tensor, lengths: Tensor, tokens: Tensor, token_lengths: Tensor) -> Tensor:
+def ctc(
+    logits: Tensor, lengths: Tensor, tokens: Tensor, token_lengths: Tensor, earliest: Tensor | None = None
+) -> Tensor:
     """CTC's negative log-likelihood per frame, (B, T, V), (B,), (B, U) padded with -1, (B,) -> (B,); blank is 0.
 
-    An utterance with fewer frames than its tokens need has no path and counts 0.
+    An utterance with fewer frames than its tokens need has no path and counts 0. ``earliest`` (B, U) is the first frame
+    at which each token may be put out.
     """
+    if earliest is not None:
+        log_probs = logits.float().log_softmax(-1)
+        score = CTCScore.apply(log_probs, lengths, tokens[:, None], token_lengths[:, None], earliest[:, None])[:, 0]
+        loss = -score.masked_fill(score.detach() == float("-inf"), 0.0).float()
+        return loss / send(lengths, loss.device).clamp(min=1)
     log_probs = logits.float().log_softmax(-1).transpose(0, 1)
     # torch wants the lengths on the host and copies them to the device itself; tokens it takes from the device
     targets = send(tokens, logits.device).clamp(min=0)
@@ -123,3 +132,21 @@ def token_error_rate(hypotheses: Sequence[Sequence[int]], references: Sequence[S
 
     errors = sum(editdistance.eval(list(h), list(r)) for h, r in zip(hypotheses, references, strict=True))
     return errors / max(1, sum(len(r) for r in references))
+
+
+def earliest_frames(frames: Tensor, delay: int, lengths: Tensor, token_lengths: Tensor) -> Tensor:
+    """First frame at which each token may be put out, ``delay`` frames after those given.
+
+    At an utterance's end, tokens may be as early as the last ones that fit with a blank between them, so that an
+    alignment is left.
+
+    Args:
+        frames: (B, U) of the tokens. delay: may be 0.
+        lengths: (B,) frames of the utterances. token_lengths: (B,).
+
+    Returns:
+        (B, U) frames.
+    """
+    lengths, token_lengths = (send(x, frames.device) for x in (lengths, token_lengths))
+    after = token_lengths[:, None] - 1 - torch.arange(frames.shape[1], device=frames.device)  # tokens that follow
+    return torch.minimum(frames + delay, lengths[:, None] - 1 - 2 * after)

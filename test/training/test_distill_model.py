@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from distill.checkpoints.load import checkpoint_path, load_network
 from distill.lfmmi import DenominatorGraph, LFMMILoss
+from distill.lfmmi.alignment import first_frames
 from distill.training import distill_model, loss_terms
 from distill.training.distill_model import DistillModel
 from distill.training.distill_task import DistillTask
@@ -159,6 +160,43 @@ def test_pseudo_labels_are_the_teachers_best_path(build, world, eloquent_teacher
     assert min(map(len, labels)) > 0 and labels != greedy_tokens(output.logits, output.lengths)
     expected = expected_mmi(world, output, *pad_tokens(labels))
     assert stats["loss_mmi"].item() == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize("target", ["pseudo", "transcript"])
+def test_tokens_are_put_out_after_the_teachers_by_the_delay_asked_for(build, world, eloquent_teacher, target):
+    """Of the numerator's sequence and of CTC's transcript, wherever the utterance is long enough for it."""
+    speech, lengths = speech_of(world)
+    with torch.no_grad():
+        teacher = load_network(eloquent_teacher).network(speech, lengths)
+    text = pad_tokens([ids[:2] for ids in greedy_tokens(teacher.logits, teacher.lengths)])
+    sequence = text if target == "transcript" else pad_tokens(greedy_tokens(teacher.logits, teacher.lengths))
+    graph = DenominatorGraph.load(world.root / "den.npz")
+    conf = {"alpha": 1.0, "beta": 1.0, "target": target, "weight_ctc": 1.0}
+    for delay_ms in (0, 60):
+        config = changed(STUDENT, distill_conf={**conf, "token_delay_ms": delay_ms})
+        model = build(config, "--teacher", str(eloquent_teacher)).eval()
+        output, stats = run(model, speech, lengths, text[0])
+        earliest = []
+        for tokens, token_lengths in (sequence, text):
+            frames = first_frames(teacher.logits.log_softmax(-1), teacher.lengths, tokens, token_lengths)
+            earliest.append(loss_terms.earliest_frames(frames, delay_ms // 20, output.lengths, token_lengths))
+        criterion = LFMMILoss(graph, reduction="none")
+        mmi = criterion(output.logits.log_softmax(-1), output.lengths, *sequence, earliest=earliest[0]) / output.lengths
+        assert stats["loss_mmi"].item() == pytest.approx(mmi.mean().item(), rel=1e-4)
+        ctc = loss_terms.ctc(output.logits, output.lengths, *text, earliest[1])
+        assert stats["loss_ctc"].item() == pytest.approx(ctc.mean().item(), rel=1e-4)
+        unbounded = loss_terms.ctc(output.logits, output.lengths, *text)
+        assert (ctc > unbounded).all() if delay_ms else (ctc > unbounded).any()
+
+
+def test_several_sequences_of_the_teacher_are_bounded_one_by_one(build, world, eloquent_teacher):
+    speech, lengths = speech_of(world)
+    conf = {"alpha": 1.0, "beta": 1.0, "target": "pseudo", "nbest": 3}
+    losses = []
+    for bound in (None, 0, 80):
+        config = changed(STUDENT, distill_conf={**conf, "token_delay_ms": bound})
+        losses.append(run(build(config, "--teacher", str(eloquent_teacher)).eval(), speech, lengths)[1]["loss_mmi"])
+    assert losses[0] < losses[1] < losses[2]
 
 
 AUGMENTED = {"gain_db": 6, "noise_snr_db": [10, 20], "prob": 1.0}

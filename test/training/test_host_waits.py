@@ -81,6 +81,7 @@ def waits_of_a_step(model, batch) -> Counter:
 
 TARGETS = {
     "pseudo": {"target": "pseudo"},
+    "bounded": {"target": "pseudo", "token_delay_ms": 40.0},
     "transcript": {"target": "transcript"},
     "posterior": {"target": "posterior"},
     "top_k": {"target": "posterior", "posterior_top_k": 2},

@@ -112,6 +112,30 @@ def test_ctc_without_a_path_counts_nothing():
     assert loss.item() == 0 and torch.isfinite(logits.grad).all()
 
 
+@given(st.data())
+@settings(max_examples=60, deadline=None)
+def test_bounds_leave_an_alignment_if_there_is_one_and_hold_wherever_tokens_fit_behind_them(data):
+    frames, count = data.draw(st.integers(1, 12)), data.draw(st.integers(1, 5))
+    tokens = torch.tensor([data.draw(st.lists(st.integers(1, 2), min_size=count, max_size=count))])
+    starts = torch.tensor([sorted(data.draw(st.lists(st.integers(0, 11), min_size=count, max_size=count)))])
+    delay = data.draw(st.integers(0, 6))
+    lengths, token_lengths = torch.tensor([frames]), torch.tensor([count])
+    earliest = loss_terms.earliest_frames(starts, delay, lengths, token_lengths)
+    logits = torch.zeros(1, frames, 3)
+    bounded = loss_terms.ctc(logits, lengths, tokens, token_lengths, earliest)
+    assert (bounded > 0) == (loss_terms.ctc(logits, lengths, tokens, token_lengths) > 0)
+    last = frames - 1 - 2 * (count - 1 - torch.arange(count))
+    assert torch.equal(earliest[0], torch.where(starts[0] + delay <= last, starts[0] + delay, last))
+
+
+def test_ctc_bounded_by_nothing_is_ctc():
+    logits = torch.randn(2, 9, 4, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    of_batch = torch.tensor([9, 6]), torch.tensor([[1, 1, 3], [2, -1, -1]]), torch.tensor([3, 1])
+    losses = [loss_terms.ctc(logits, *of_batch, *bound) for bound in ((), (torch.zeros(2, 3, dtype=torch.long),))]
+    torch.testing.assert_close(*losses)
+    torch.testing.assert_close(*[torch.autograd.grad(loss.sum(), logits)[0] for loss in losses])
+
+
 def test_greedy_tokens_and_token_error_rate():
     path = [0, 1, 1, 0, 1, 2, 2, 3]
     logits = torch.eye(4)[path][None]
