@@ -96,14 +96,14 @@ def test_language_model_decoders_beside_the_greedy_ones(recipe: Path) -> None:
 
 
 def test_ablation(recipe: Path) -> None:
-    """Two students of stage 1, one without a teacher and one of stage 2, beside exp and under its teacher."""
+    """Students of stage 1, some with the teacher's layers, stored and online, one without a teacher, one of stage 2."""
     script = (FSDD / "run.sh").read_text()
     data = f'--local_data_opts "{SIZES}"'
     (recipe / "run.sh").write_text(script.replace('"$@"', f'--allow_bad_teacher true {data} "$@"'))
     shutil.copy(FSDD / "run_ablation.sh", recipe)
     command = ["./run_ablation.sh", "--seeds", "0", "--full_epochs", "1", "--stream_epochs", "1", "--conditions"]
     printed = ""
-    for conditions, status in (("stream", 2), ("default no_teacher frame_kl stream", 0), ("stream", 0)):
+    for conditions, status in (("stream", 2), ("default no_teacher frame_kl alpha_0.8 alpha_0.2 stream", 0), ("stream", 0)):
         done = subprocess.run([*command, conditions], cwd=recipe, capture_output=True, text=True)
         printed = done.stdout + done.stderr
         assert done.returncode == status, printed[-4000:]

@@ -6,31 +6,31 @@ set -euo pipefail
 table="
 default        | full   | the recipe's stage 1 | |
 no_teacher     | no_kd  | transcripts alone, no teacher | |
-hidden_only    | full   | α = 0: hidden layers (and CTC) | --distill_conf alpha=0 |
-logits_only    | full   | α = 1, β = 0: logits (and CTC) | --distill_conf alpha=1 --distill_conf beta=0 |
-mmi_only       | full   | α = 1, β = 1: LF-MMI (and CTC) | --distill_conf alpha=1 --distill_conf beta=1 |
+hidden_only    | full   | α = 0: hidden layers (and CTC) | --distill_conf alpha=0 | --teacher_targets online
+logits_only    | full   | β = 0: logits (and CTC) | --distill_conf beta=0 |
+mmi_only       | full   | β = 1: LF-MMI (and CTC) | --distill_conf beta=1 |
 transcript     | full   | LF-MMI with the transcript | --distill_conf target=transcript |
 posterior      | full   | LF-MMI with the teacher's posterior | --distill_conf target=posterior |
 no_ctc         | full   | no CTC | --distill_conf weight_ctc=0 |
 frame_kl       | full   | KL of frames for LF-MMI | --distill_conf target=frame_kl |
-cosine         | full   | cosine for MSE on hidden layers | --distill_conf hidden_loss=cosine |
-followup       | full   | both of these, no MSE on logits (a follow-up's choice) | --distill_conf hidden_loss=cosine --distill_conf target=frame_kl --distill_conf beta=1 |
-alpha_0.2      | full   | α = 0.2 | --distill_conf alpha=0.2 |
-alpha_0.5      | full   | α = 0.5 | --distill_conf alpha=0.5 |
-alpha_1        | full   | α = 1 | --distill_conf alpha=1 |
+cosine         | full   | α = 0.8, cosine for MSE on hidden layers | --distill_conf alpha=0.8 --distill_conf hidden_loss=cosine | --teacher_targets online
+followup       | full   | the same, KL of frames for LF-MMI, no MSE on logits (a follow-up's choice) | --distill_conf alpha=0.8 --distill_conf hidden_loss=cosine --distill_conf target=frame_kl --distill_conf beta=1 | --teacher_targets online
+alpha_0.2      | full   | α = 0.2 | --distill_conf alpha=0.2 | --teacher_targets online
+alpha_0.5      | full   | α = 0.5 | --distill_conf alpha=0.5 | --teacher_targets online
+alpha_0.8      | dtype  | α = 0.8: hidden layers as well | | HIDDEN
 beta_0.2       | full   | β = 0.2 | --distill_conf beta=0.2 |
 beta_0.5       | full   | β = 0.5 | --distill_conf beta=0.5 |
-beta_1         | full   | β = 1 | --distill_conf beta=1 |
-float16        | dtype  | targets stored in float16 | | --target_dtype float16
-compressed     | dtype  | targets stored compressed | | --target_dtype compressed
-codebook       | dtype  | targets stored as codes, compared as what they stand for | | --target_dtype codebook
-codes          | full   | targets stored as codes, which are predicted (after codebook) | --distill_conf hidden_loss=codes | --targets dump/targets_codebook_seedSEED
+float16        | dtype  | α = 0.8, targets stored in float16 | | HIDDEN --target_dtype float16
+compressed     | dtype  | α = 0.8, targets stored compressed | | HIDDEN --target_dtype compressed
+codebook       | dtype  | α = 0.8, targets stored as codes, compared as what they stand for | | HIDDEN --target_dtype codebook
+codes          | full   | α = 0.8, targets stored as codes, which are predicted (after codebook) | --distill_conf alpha=0.8 --distill_conf hidden_loss=codes | --targets dump/targets_codebook_seedSEED
 stream         | stream | the recipe's stage 2 | |
 stream_sn      | stream | teacher S_N | | --stage2_teacher student_full
 stream_both    | stream | teachers T and S_N | | --stage2_teacher both
-stream_frames  | stream | frame by frame: stage 1's α and β, the teacher's posterior | --distill_conf alpha=0.8 --distill_conf beta=0.8 --distill_conf target=posterior |
+stream_frames  | stream | frame by frame: stage 1's β, the teacher's posterior | --distill_conf beta=0.8 --distill_conf target=posterior |
 stream_fixed   | stream | chunks of 480 ms only | --chunk_conf chunk_ms=480 --chunk_conf full_prob=0 |
-stream_direct  | direct | one stage from T, as many steps as both | --chunk_conf chunk_ms=[160,960] --chunk_conf hop=0.5 --chunk_conf full_prob=0.2 |
+stream_bound   | stream | no token earlier than 80 ms after the teacher's | --distill_conf token_delay_ms=80 |
+stream_direct  | direct | one stage from T, as many steps as both | --chunk_conf chunk_ms=[160,640] --chunk_conf hop=0.5 --chunk_conf full_prob=0.1 |
 "
 help_message="Usage: ./run_ablation.sh [--seeds \"0 1 2\"] [--conditions \"NAME ...\"] [options]
 
@@ -38,7 +38,7 @@ Every seed has a teacher of its own, in exp, exp_seed1, ... (trained first if it
 students of it, in exp_ablation. What is done is skipped, what was cut off goes on. Ends in exp_ablation/ABLATION.md,
 a table of all there is. Seeds can run side by side, each in a call of its own.
 
-  --full_epochs N, --stream_epochs N   length of stages 1 and 2 in epochs of 200 steps (default: 16 and 10, the recipe's)
+  --full_epochs N, --stream_epochs N   length of stages 1 and 2 in epochs, of 200 and 150 steps (default: 15 and 20, the recipe's)
   --one_teacher true   seed 0's teacher for all seeds (default: false); intervals are then over students alone
   --also \"FILE ...\"   ablation.json of other machines, which did other seeds or conditions: their scores join the table
   --threads N   of a training (default: 1)
@@ -49,8 +49,8 @@ $(awk -F ' *\\| *' 'NF > 1 { printf "  %-15s%s\n", $1, $3 }' <<< "${table}")"
 
 seeds="0 1 2"
 conditions=
-full_epochs=16
-stream_epochs=10
+full_epochs=15
+stream_epochs=20
 one_teacher=false
 also=
 threads=1
@@ -72,6 +72,10 @@ evaluate() {
     done
 }
 
+hidden=exp_ablation/hidden.yaml # of students that are compared with the teacher's layers, so that these are stored
+mkdir -p exp_ablation
+sed 's/^    alpha: 1.0.*/    alpha: 0.8/' conf/train_student_full.yaml > "${hidden}"
+
 for seed in ${seeds}; do
     base=exp targets=dump/targets teacher_seed=0
     if [ "${seed}" != 0 ] && [ "${one_teacher}" != true ]; then
@@ -83,20 +87,21 @@ for seed in ${seeds}; do
     while IFS='|' read -r name kind _ training options <&3; do
         name=${name// /} kind=${kind// /}
         if [ -z "${name}" ] || { [ -n "${conditions}" ] && [[ " ${conditions} " != *" ${name} "* ]]; }; then continue; fi
-        expdir=exp_ablation/${name}_seed${seed} from=${base} epochs=${full_epochs} stage=10
+        expdir=exp_ablation/${name}_seed${seed} from=${base} epochs=${full_epochs} per_epoch=200 stage=10
         shared="graph stats teacher" stamps="6 7 9"
-        read -r -a options <<< "--targets ${targets} ${options//SEED/${seed}}"
+        options=${options//SEED/${seed}}
+        read -r -a options <<< "--targets ${targets} ${options/HIDDEN/--student_full_config ${hidden}}"
         case "${kind}" in
             no_kd) expdir=${default} ;;
             dtype) stage=8 options=("${options[@]:2}") ;;
-            direct) epochs=$((full_epochs + stream_epochs)) ;;
-            stream) from=${default} epochs=${stream_epochs} stage=11 shared+=" student_full" stamps+=" 10" ;;
+            direct) epochs=$((full_epochs + stream_epochs * 150 / 200)) ;;
+            stream) from=${default} epochs=${stream_epochs} per_epoch=150 stage=11 shared+=" student_full" stamps+=" 10" ;;
         esac
         [ -e "${from}/.stages/${stamps##* }" ] || { echo "error: ${name}: needs the condition default first" >&2; exit 2; }
         mkdir -p "${expdir}/.stages"
         for part in ${shared}; do ln -sfn "$(realpath --relative-to="${expdir}" "${from}/${part}")" "${expdir}/${part}"; done
         for part in ${stamps}; do cp "${from}/.stages/${part}" "${expdir}/.stages/"; done
-        training="--max_epoch ${epochs} --scheduler_conf max_steps=$((epochs * 200)) ${training}"
+        training="--max_epoch ${epochs} --scheduler_conf max_steps=$((epochs * per_epoch)) ${training}"
         options+=(--student_full_args "${training}" --student_stream_args "${training}"
             --no_kd "$([ "${kind}" = no_kd ] && echo true || echo false)")
         ./run.sh "${common[@]}" --seed "${seed}" --expdir "${expdir}" "${options[@]}" \
@@ -112,5 +117,5 @@ done
 # shellcheck disable=SC2086
 awk -F ' *\\| *' 'NF > 1 { print $1 "\t" $2 "\t" $3 }' <<< "${table}" |
     python3 -m distill.bin.ablation --expdir exp_ablation --test_sets "test test_unseen" \
-        --also ${also} --note "${full_epochs} epochs of stage 1, ${stream_epochs} of stage 2, of 200 steps$(
+        --also ${also} --note "${full_epochs} epochs of stage 1, of 200 steps, ${stream_epochs} of stage 2, of 150$(
             [ "${one_teacher}" = true ] && echo "; one teacher for all seeds")"
