@@ -251,7 +251,7 @@ def test_a_home_that_cannot_be_written_is_one_line(clone, tmp_path):
 
 
 def test_every_requirement_has_checksums():
-    for name in ("requirements.txt", "requirements-k2.txt"):
+    for name in ("requirements.txt", "requirements-k2.txt", "requirements-peers.txt"):
         entries = re.findall(r"(?m)^[\w.-]+==(?:.*\\\n)*.*$", (ROOT / name).read_text())
         assert len(entries) > 10
         assert all("--hash=sha256:" in entry for entry in entries)
