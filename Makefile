@@ -12,9 +12,10 @@
 # make bench-gpu   speed on a CUDA device; writes docs/performance-gpu.md
 # make bench-scale    what handling a large corpus costs, on synthetic tables; writes docs/scale.md. 20 minutes, 40 GB of
 #              disk; what is measured stays in exp_scale, and a second call goes on from there
+# make bench-peers    F beside SpeechBrain's streaming Conformer, which is installed in a temporary folder
 # make clean   removes what the recipes of this clone made; the environment stays
 SHELL := /bin/bash
-.PHONY: demo test test-gpu lint audit sbom env python env-k2 python-k2 clean bench bench-gpu bench-scale
+.PHONY: demo test test-gpu lint audit sbom env python env-k2 python-k2 clean bench bench-gpu bench-scale bench-peers
 
 demo: env
 	@cd egs2/demo/asr_distill1 && ./run.sh
@@ -69,6 +70,11 @@ bench: env
 
 bench-gpu: env
 	@PYTHONPATH=. "$$(utils/make_env.sh)" -m distill.bench.gpu --output docs/performance-gpu.md
+
+bench-peers: env
+	@python=$$(utils/make_env.sh); folder=$$(mktemp -d); trap 'rm -rf "$$folder"' EXIT; \
+	"$$python" -m pip install --quiet --no-deps --require-hashes --target "$$folder" --requirement requirements-peers.txt && \
+	GLIBC_TUNABLES=glibc.malloc.hugetlb=1 PYTHONPATH=".:$$folder" "$$python" -m distill.bench.peers
 
 bench-scale: env
 	@PYTHONPATH=. "$$(utils/make_env.sh)" -m distill.bench.scale --results exp_scale --output docs/scale.md
