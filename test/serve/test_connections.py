@@ -380,9 +380,8 @@ def test_connections_are_forgotten_when_they_end(model):
             for _ in range(5):
                 _, writer = await raw(url, CONFIG, frame(2, audio(0.1)))
                 writer.transport.abort()
-            await until(lambda: not server.connections._open)
             everything = server.connections
-            assert not everything._pending and not everything._sessions
+            await until(lambda: not (everything._open or everything._pending or everything._sessions))
             assert all(each.connections == each.sessions == 0 for each in everything._addresses.values())
             assert await figure(url, "distill_sessions") == 0 and await figure(url, "distill_connections") == 1
 
