@@ -61,7 +61,7 @@ def export_chunk_length(
         origin: where it was loaded from, for messages.
 
     Raises:
-        UserError: a float32 model's log-posteriors differ from torch's by more than ``parity.LOG_PROB_BOUND``.
+        UserError: a float32 model's log-posteriors are not torch's, see :func:`parity.is_equal`.
     """
     network, token_list, config = loaded
     shapes = onnx_model.shapes_for(network, config, chunk_ms, origin)
@@ -85,10 +85,11 @@ def export_chunk_length(
     report = compare(loaded, chunk_ms, shapes, files, folder / "tokens.txt", utterances)
     for kind in ("float32", "streams_float32", "sherpa_float32"):
         difference = report[kind]["max_log_prob_difference"]
-        if not difference <= parity.LOG_PROB_BOUND:
+        if not parity.is_equal(report[kind]):
+            frames = f"in {report[kind]['frames_beyond_bound']} of {report[kind]['frames']} frames"
             raise UserError(
                 f"{origin}: exported for {chunk_ms} ms ({kind}), log-posteriors differ from torch's by "
-                f"{difference:.2g}, more than {parity.LOG_PROB_BOUND}; this is a bug of the export, please report it"
+                f"{difference:.2g}, more than {parity.LOG_PROB_BOUND} {frames}; this is a bug of the export, report it"
             )
     report["int8_reasons"] = reasons_against_int8(report)
     report["int8_offered"] = not report["int8_reasons"]

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import soundfile
 import torch
@@ -83,4 +84,25 @@ def test_int8_that_is_slower_or_worse_is_not_offered(folder, tmp_path, monkeypat
     assert {"student_160ms.onnx", "streams_160ms.onnx", "sherpa_160ms.onnx", "tokens.txt"} <= set(files)
     assert reason is None or any(reason in message for message in about["int8_reasons"])
     for kind in ("streams_float32", "sherpa_float32"):
-        assert about[kind]["max_log_prob_difference"] < 1e-3
+        assert about[kind]["max_log_prob_difference"] < 1e-3 and about[kind]["frames_beyond_bound"] == 0
+        assert about[kind]["frames"] > 10
+
+
+@pytest.mark.parametrize(
+    "frames, beyond, difference, equal",
+    [
+        (20000, 2, 0.002, True),
+        (20000, 3, 0.002, False),
+        (20000, 1, 0.02, False),
+        (9, 0, 9e-4, True),
+        (9, 1, 2e-3, False),
+    ],
+)
+def test_rarely_a_frame_may_differ_by_more(frames, beyond, difference, equal):
+    expected = np.zeros((frames, 3), np.float32)
+    actual = expected.copy()
+    actual[:beyond, 1] = difference
+    comparison = parity.Comparison(lambda _audio: (actual, "a"))
+    comparison.add(parity.Utterance(np.zeros(1, np.float32), "a"), expected, "a")
+    assert comparison.report()["frames_beyond_bound"] == beyond
+    assert parity.is_equal(comparison.report()) == equal
