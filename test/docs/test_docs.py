@@ -28,7 +28,8 @@ from tiny_networks import TEACHER as TEACHER_CONF
 
 ROOT = Path(__file__).parents[2]
 TOP = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")]
-DOCUMENTS = [*TOP, *sorted(ROOT.glob("docs/*.md")), *sorted(ROOT.glob("egs2/*/asr_distill1/README.md"))]
+READMES = [*sorted(ROOT.glob("egs2/*/asr_distill1/README.md")), ROOT / "models/README.md"]
+DOCUMENTS = [*TOP, *sorted(ROOT.glob("docs/*.md")), *READMES]
 STARTS = (
     r"(\w+=\S+ )?(\./run\.sh|distill|\$python|python3|make|cd|\. \./path\.sh|python=\$\(make)( |$)"
     r"|egs2/TEMPLATE/\S+/setup.sh|\$distill/local/"
@@ -260,6 +261,7 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
         soundfile.write(directory / "some.wav", audio, 16000)
     save_export(recipe / "exp/export", config)
     (root / "egs2/demo").symlink_to(root / "egs2/fsdd")
+    (root / "models").symlink_to(ROOT / "models")
     (recipe / "text").write_text("u1 a cab\nu2 bad cab a\n")
     for arpa in ("words.arpa", "exp/lm/words.arpa"):
         make_lm.main(["--text", str(recipe / "text"), "--order", "2", "--output", str(recipe / arpa)])
