@@ -6,29 +6,33 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from distill.models.transfer import send
+
 
 @torch.no_grad()
-def first_frames(log_probs: Tensor, lengths: Tensor, tokens: Tensor, token_lengths: Tensor) -> Tensor:
-    """Frame at which each token begins on the most probable alignment (Viterbi), on the device of ``log_probs``.
+def first_frames(scores: Tensor, lengths: Tensor, tokens: Tensor, token_lengths: Tensor) -> Tensor:
+    """Frame at which each token begins on the most probable alignment (Viterbi), on the device of ``scores``.
 
     An alignment passes through the states blank, token 1, blank, token 2, ..., blank, of which a blank may be left out
     between two tokens that differ.
 
     Args:
-        log_probs: (B, T, V); token 0 is blank.
+        scores: (B, T, V) logits or log-probabilities, which give the same; token 0 is blank.
         lengths: (B,) frames.
-        tokens: (B, U) padded with -1. token_lengths: (B,).
+        tokens: (B, N, U), N sequences of each utterance, padded with -1. token_lengths: (B, N).
 
     Returns:
-        (B, U) frames. Where there are too few frames for an alignment, and in the padding, they mean nothing.
+        (B, N, U) frames. Where there are too few frames for an alignment, and in the padding, they mean nothing.
     """
-    device = log_probs.device
-    lengths, tokens, token_lengths = (x.to(device, non_blocking=True) for x in (lengths, tokens, token_lengths))
-    batch, frames, _ = log_probs.shape
-    labels = F.pad(tokens.clamp(min=0)[:, :, None], (1, 0)).flatten(1)  # (B, 2 U): blank, token 1, blank, token 2 ...
-    labels = F.pad(labels, (0, 1))  # (B, S = 2 U + 1)
-    emissions = log_probs.transpose(0, 1).gather(2, labels.expand(frames, -1, -1))  # (T, B, S)
-    may_skip = F.pad(labels[:, 2:] != labels[:, :-2], (2, 0)) & (labels > 0)  # (B, S) from two states before
+    device, shape, frames = scores.device, tokens.shape, scores.shape[1]
+    lengths, tokens, token_lengths = (send(x, device) for x in (lengths, tokens, token_lengths))
+    labels = F.pad(tokens.clamp(min=0)[..., None], (1, 0)).flatten(2)  # (B, N, 2 U): blank, token 1, blank, token 2 ...
+    labels = F.pad(labels, (0, 1))  # (B, N, S = 2 U + 1)
+    of_sequence = scores.transpose(0, 1)[:, :, None].expand(-1, -1, shape[1], -1)  # (T, B, N, V)
+    emissions = of_sequence.gather(3, labels.expand(frames, -1, -1, -1)).flatten(1, 2)  # (T, B N, S)
+    lengths, labels, token_lengths = lengths.repeat_interleave(shape[1]), labels.flatten(0, 1), token_lengths.flatten()
+    batch = len(labels)
+    may_skip = F.pad(labels[:, 2:] != labels[:, :-2], (2, 0)) & (labels > 0)  # (B N, S) from two states before
     no_skip = torch.zeros_like(emissions[0]).masked_fill(~may_skip, float("-inf"))
 
     # Best scores of partial alignments by frame and last state, behind two states that there are not
@@ -40,10 +44,10 @@ def first_frames(log_probs: Tensor, lengths: Tensor, tokens: Tensor, token_lengt
         torch.add(torch.maximum(stay_or_step, before[:, :-2] + no_skip), emissions[t], out=best[t, :, 2:])
     stay, step, skip = best[:-1, :, 2:], best[:-1, :, 1:-1], best[:-1, :, :-2] + no_skip
     steps = torch.where(skip > torch.maximum(stay, step), 2, (step > stay).long())
-    steps = F.pad(steps, (0, 0, 0, 0, 1, 0))  # (T, B, S) how many states before a frame's best predecessor is
+    steps = F.pad(steps, (0, 0, 0, 0, 1, 0))  # (T, B N, S) how many states before a frame's best predecessor is
     steps = steps.masked_fill((torch.arange(frames, device=device)[:, None] >= lengths)[:, :, None], 0)
 
-    last = (2 * token_lengths)[:, None]  # (B, 1) the blank after the last token, or that token
+    last = (2 * token_lengths)[:, None]  # (B N, 1) the blank after the last token, or that token
     at_end = best.gather(0, (lengths - 1).clamp(min=0)[None, :, None].expand(-1, -1, best.shape[2]))[0, :, 2:]
     ends = at_end.gather(1, torch.cat([last, (last - 1).clamp(min=0)], 1))
     state = last - ends.argmax(1, keepdim=True) * (last > 0)
@@ -52,5 +56,5 @@ def first_frames(log_probs: Tensor, lengths: Tensor, tokens: Tensor, token_lengt
         state = state - steps[t].gather(1, state)
         path.append(state)
     # A path never goes back, so a token begins after as many frames as are spent in states before it.
-    of_token = 2 * torch.arange(tokens.shape[1], device=device) + 1
-    return (torch.cat(path, 1)[:, :, None] < of_token).sum(1)
+    of_token = 2 * torch.arange(shape[2], device=device) + 1
+    return (torch.cat(path, 1)[:, :, None] < of_token).sum(1).reshape(shape)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from distill.configuration import DistillConf
 from distill.errors import UserError
@@ -21,6 +22,22 @@ from distill.models.transfer import send
 from distill.targets.frames import average_frames
 from distill.training import loss_terms
 from distill.training.teacher_targets import TeacherSource, TeacherTargets, pair_frames
+
+
+class TokenSequences(NamedTuple):
+    """What LF-MMI's numerator and CTC sum the alignments of.
+
+    Attributes:
+        tokens: ids padded with -1: a sequence (B, U) or N sequences (B, N, U) of each utterance.
+        lengths: (B,) or (B, N).
+        weights: (B, N) of several sequences.
+        earliest: first frame at which each token may be put out, shaped as ``tokens``; None: there is no bound.
+    """
+
+    tokens: Tensor
+    lengths: Tensor
+    weights: Tensor | None = None
+    earliest: Tensor | None = None
 
 
 class DistillLoss(nn.Module):
@@ -126,16 +143,21 @@ class DistillLoss(nn.Module):
             ).mean()
             loss = loss + stats["loss_silence"]
         speech, output = output.without_silence(before, after), output.without_silence(before, 0)
+        transcript = TokenSequences(text, text_lengths)
+        bounded = [self._bounded(transcript, self._numerator(t, transcript), t, output) for t in targets]
         if conf.weight_ctc > 0:
-            earliest = self._earliest(targets[0], output, text, text_lengths) if targets else None
-            stats["loss_ctc"] = loss_terms.ctc(output.logits, output.lengths, text, text_lengths, earliest).mean()
+            of_ctc = bounded[0][0] if bounded else transcript
+            tokens, token_lengths, _, earliest = of_ctc
+            ctc = loss_terms.ctc(output.logits, output.lengths, tokens, token_lengths, earliest)
+            stats["loss_ctc"] = ctc.mean()
             loss = loss + conf.weight_ctc * stats["loss_ctc"]
         weights = {"loss_mmi": 1.0}
         if targets:
             terms: list[dict[str, Tensor]] = []
-            for of_teacher, layer_map, layers in zip(targets, self.layer_maps, projected, strict=True):
+            each = zip(targets, self.layer_maps, projected, bounded, strict=True)
+            for of_teacher, layer_map, layers, (_, numerator) in each:
                 comparisons = [(h[:, before:], layer) for h, layer in zip(layers, layer_map, strict=True)]
-                terms.append(self._compare(output, speech, of_teacher, comparisons, utterances, text, text_lengths))
+                terms.append(self._compare(output, speech, of_teacher, comparisons, utterances, numerator))
             stats.update({name: torch.stack([term[name] for term in terms]).mean() for name in terms[0]})
             weights = {
                 "loss_hidden": 1 - conf.alpha,
@@ -144,7 +166,7 @@ class DistillLoss(nn.Module):
                 "loss_kl": conf.alpha * conf.beta,  # in place of loss_mmi
             }
         elif conf.target == "transcript":
-            stats["loss_mmi"] = self._sequence_mmi(output, text, text_lengths)
+            stats["loss_mmi"] = self._sequence_mmi(output, transcript)
         for name, weight in weights.items():
             if name in stats:
                 loss = loss + weight * stats[name]
@@ -157,13 +179,12 @@ class DistillLoss(nn.Module):
         targets: TeacherTargets,
         comparisons: list[tuple[Tensor, int]],
         utterances: list[str],
-        text: Tensor,
-        text_lengths: Tensor,
+        numerator: TokenSequences | None,
     ) -> dict[str, Tensor]:
         """Terms of the loss against one teacher.
 
-        ``output`` begins with the utterances, ``speech`` is without the silence after them as well, and ``comparisons``
-        are its projected layers, each with the teacher's layer.
+        ``output`` begins with the utterances, ``speech`` is without the silence after them as well, ``comparisons``
+        are its projected layers, each with the teacher's layer, and ``numerator`` are LF-MMI's token sequences.
         """
         conf = self.conf
         terms: dict[str, Tensor] = {}
@@ -190,29 +211,49 @@ class DistillLoss(nn.Module):
                 of_teacher = {"teacher_occupancies": spread_occupancies(*top, self.vocab_size)[:, pairs.teacher]}
             mmi = criterion(student.log_softmax(-1), pairs.lengths, **of_teacher)
             terms["loss_mmi"] = (mmi / send(pairs.lengths, mmi.device).clamp(min=1)).mean().float()
-        elif conf.target == "pseudo" and conf.nbest > 1:
-            tokens, token_lengths, weights = targets.best_sequences(self.mmi(student.device).graph, conf.nbest)
-            earliest = self._earliest(targets, output, tokens, token_lengths)
-            terms["loss_mmi"] = self._sequence_mmi(output, tokens, token_lengths, weights, earliest)
-        elif conf.target in ("pseudo", "transcript"):
-            sequence = targets.best_sequence() if conf.target == "pseudo" else (text, text_lengths)
-            earliest = self._earliest(targets, output, *sequence)
-            terms["loss_mmi"] = self._sequence_mmi(output, *sequence, earliest=earliest)
+        elif numerator is not None:
+            terms["loss_mmi"] = self._sequence_mmi(output, numerator)
         return terms
 
-    def _earliest(
-        self, targets: TeacherTargets, output: NetworkOutput, tokens: Tensor, token_lengths: Tensor
-    ) -> Tensor | None:
-        """First frame of ``output`` at which each token may be put out, shaped as tokens; None: there is no bound."""
-        if self.conf.token_delay_ms is None:
+    def _numerator(self, targets: TeacherTargets, transcript: TokenSequences) -> TokenSequences | None:
+        """Token sequences of LF-MMI's numerator; None if it has none."""
+        conf = self.conf
+        if conf.alpha * conf.beta == 0 or conf.target not in ("pseudo", "transcript"):
             return None
-        sequences = 1 if tokens.dim() == 2 else tokens.shape[1]
-        shape, tokens, token_lengths = tokens.shape, tokens.reshape(-1, tokens.shape[-1]), token_lengths.reshape(-1)
-        log_probs = targets.logits.log_softmax(-1).repeat_interleave(sequences, 0)
-        frames = first_frames(log_probs, targets.lengths.repeat_interleave(sequences), tokens, token_lengths)
-        frames = frames * targets.longer // targets.factor
-        lengths, delay = output.lengths.repeat_interleave(sequences), int(self.conf.token_delay_ms // self.frame_ms)
-        return loss_terms.earliest_frames(frames, delay, lengths, token_lengths).reshape(shape)
+        if conf.target == "transcript":
+            return transcript
+        if conf.nbest > 1:
+            return TokenSequences(*targets.best_sequences(self.mmi(targets.logits.device).graph, conf.nbest))
+        return TokenSequences(*targets.best_sequence())
+
+    def _bounded(
+        self,
+        transcript: TokenSequences,
+        numerator: TokenSequences | None,
+        targets: TeacherTargets,
+        output: NetworkOutput,
+    ) -> tuple[TokenSequences, TokenSequences | None]:
+        """Both with the first frame of ``output`` for each token, if ``token_delay_ms`` bounds them.
+
+        All are aligned at once, as an alignment takes many small steps.
+        """
+        if self.conf.token_delay_ms is None:
+            return transcript, numerator
+        delay = int(self.conf.token_delay_ms // self.frame_ms)
+        tokens, token_lengths = transcript.tokens[:, None], transcript.lengths[:, None]  # (B, N, U), (B, N)
+        if numerator is not None and numerator is not transcript:
+            others = numerator.tokens.reshape(len(tokens), -1, numerator.tokens.shape[-1])
+            width, device = max(tokens.shape[2], others.shape[2]), targets.logits.device
+            each = [F.pad(send(x, device), (0, width - x.shape[2]), value=-1) for x in (tokens, others)]
+            each_length = [send(x.reshape(len(x), -1), device) for x in (token_lengths, numerator.lengths)]
+            tokens, token_lengths = torch.cat(each, 1), torch.cat(each_length, 1)
+        frames = first_frames(targets.logits, targets.lengths, tokens, token_lengths) * targets.longer // targets.factor
+        earliest = loss_terms.earliest_frames(frames, delay, output.lengths[:, None], token_lengths)
+        of_transcript = transcript._replace(earliest=earliest[:, 0, : transcript.tokens.shape[1]])
+        if numerator is None or numerator is transcript:
+            return of_transcript, numerator and of_transcript
+        of_numerator = earliest[:, 1:, : numerator.tokens.shape[-1]].reshape(numerator.tokens.shape)
+        return of_transcript, numerator._replace(earliest=of_numerator)
 
     def _hidden(
         self,
@@ -245,16 +286,10 @@ class DistillLoss(nn.Module):
             layers.append(distance(h[:, pairs.student].float(), target, pairs.lengths).mean())
         return torch.stack(layers).mean()
 
-    def _sequence_mmi(
-        self,
-        output: NetworkOutput,
-        tokens: Tensor,
-        token_lengths: Tensor,
-        weights: Tensor | None = None,
-        earliest: Tensor | None = None,
-    ) -> Tensor:
+    def _sequence_mmi(self, output: NetworkOutput, sequences: TokenSequences) -> Tensor:
         """LF-MMI per frame against token sequences, mean over utterances."""
         mmi = self.mmi(output.logits.device)
+        tokens, token_lengths, weights, earliest = sequences
         log_probs = output.logits.log_softmax(-1)
         loss = mmi(log_probs, output.lengths, tokens, token_lengths, weights=weights, earliest=earliest)
         self._mmi_steps += 1

@@ -141,12 +141,12 @@ def earliest_frames(frames: Tensor, delay: int, lengths: Tensor, token_lengths: 
     alignment is left.
 
     Args:
-        frames: (B, U) of the tokens. delay: may be 0.
-        lengths: (B,) frames of the utterances. token_lengths: (B,).
+        frames: (..., U) of the tokens. delay: may be 0.
+        lengths: (...) frames of the utterances. token_lengths: (...).
 
     Returns:
-        (B, U) frames.
+        (..., U) frames.
     """
     lengths, token_lengths = (send(x, frames.device) for x in (lengths, token_lengths))
-    after = token_lengths[:, None] - 1 - torch.arange(frames.shape[1], device=frames.device)  # tokens that follow
-    return torch.minimum(frames + delay, lengths[:, None] - 1 - 2 * after)
+    after = token_lengths[..., None] - 1 - torch.arange(frames.shape[-1], device=frames.device)  # tokens that follow
+    return torch.minimum(frames + delay, lengths[..., None] - 1 - 2 * after)

@@ -41,7 +41,7 @@ def test_tokens_begin_where_the_best_of_all_alignments_has_them(seed):
     beyond = torch.randn(len(SEQUENCES), 3, 4, generator=torch.Generator().manual_seed(seed)).double()
     tokens, token_lengths = padded(SEQUENCES)
     lengths = torch.full((len(SEQUENCES),), FRAMES)
-    frames = first_frames(torch.cat([batch, 9 * beyond], 1), lengths, tokens, token_lengths)
+    frames = first_frames(torch.cat([batch, 9 * beyond], 1), lengths, tokens[:, None], token_lengths[:, None])[:, 0]
     for x, sequence, row in zip(batch, SEQUENCES, frames.tolist(), strict=True):
         best, starts = max(alignments(sequence), key=lambda found: score(x, found[0]))  # noqa: B023
         assert row[: len(sequence)] == starts, best
@@ -71,6 +71,23 @@ def test_a_bounded_numerator_sums_over_the_alignments_that_keep_to_the_bounds(to
     gradients = [torch.autograd.grad(s, x)[0] for s in (actual, expected)]
     torch.testing.assert_close(*gradients)
     assert torch.autograd.gradcheck(lambda y: CTCScore.apply(y[None], *arguments), (x,), eps=1e-5, atol=1e-7)
+
+
+def test_an_utterances_sequences_are_aligned_one_by_one():
+    x = torch.stack([emissions(0), emissions(1)])
+    tokens, token_lengths = padded([[1, 2], [3], [1, 1, 2], []], 3)
+    lengths = torch.tensor([FRAMES, FRAMES - 1])
+    together = first_frames(x, lengths, tokens.reshape(2, 2, 3), token_lengths.reshape(2, 2)).reshape(4, 3)
+    for n in range(4):
+        row = n // 2
+        alone = first_frames(
+            x[row : row + 1], lengths[row : row + 1], tokens[n][None, None], token_lengths[n][None, None]
+        )
+        assert alone[0, 0].tolist()[: token_lengths[n]] == together[n].tolist()[: token_lengths[n]]
+    assert torch.equal(
+        together,
+        first_frames(x.log_softmax(-1), lengths, tokens.reshape(2, 2, 3), token_lengths.reshape(2, 2)).reshape(4, 3),
+    )
 
 
 def test_every_sequence_of_an_utterance_has_bounds_of_its_own():

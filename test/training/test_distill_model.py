@@ -178,7 +178,7 @@ def test_tokens_are_put_out_after_the_teachers_by_the_delay_asked_for(build, wor
         output, stats = run(model, speech, lengths, text[0])
         earliest = []
         for tokens, token_lengths in (sequence, text):
-            frames = first_frames(teacher.logits.log_softmax(-1), teacher.lengths, tokens, token_lengths)
+            frames = first_frames(teacher.logits, teacher.lengths, tokens[:, None], token_lengths[:, None])[:, 0]
             earliest.append(loss_terms.earliest_frames(frames, delay_ms // 20, output.lengths, token_lengths))
         criterion = LFMMILoss(graph, reduction="none")
         mmi = criterion(output.logits.log_softmax(-1), output.lengths, *sequence, earliest=earliest[0]) / output.lengths

@@ -102,9 +102,11 @@ def test_a_step_with_an_online_teacher(world, teacher, target, sections):
     assert sum(waits.values()) <= MOST_WAITS, waits
 
 
-@pytest.mark.parametrize("target", [*TARGETS, "nbest"])
+@pytest.mark.parametrize("target", [*TARGETS, "nbest", "bounded nbest"])
 def test_a_step_with_stored_targets(world, teacher, stored, target):
     conf = {**TARGETS.get(target, {"target": "pseudo", "nbest": 2}), "weight_ctc": 0.5}
+    if target.startswith("bounded"):
+        conf["token_delay_ms"] = 40.0
     model = build(world, changed(STUDENT, **AUGMENTED, distill_conf=conf), "--teacher", str(teacher), *stored)
     batch = batch_of(world)
     frames = torch.tensor([model.network.frames(n) for n in batch["speech_lengths"].tolist()])
@@ -120,7 +122,7 @@ def test_a_step_with_stored_targets(world, teacher, stored, target):
             "teacher_posterior": stream(2).sigmoid() / 2,
         }
     streams |= {f"{name}_lengths": frames for name in streams}
-    if target == "nbest":
+    if target.endswith("nbest"):
         rows = [pack(torch.tensor([[2, 3], [4, 0]]), torch.tensor([2, 1]), torch.tensor([0.7, 0.3]))] * len(frames)
         streams["teacher_nbest"] = torch.from_numpy(np.stack(rows))
         streams["teacher_nbest_lengths"] = torch.tensor([len(row) for row in rows])
