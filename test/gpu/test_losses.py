@@ -11,6 +11,7 @@ from small_graphs import random_bigram, random_text
 from torch import Tensor
 
 from distill.lfmmi import DenominatorGraph, LFMMILoss
+from distill.lfmmi.alignment import first_frames
 from distill.lfmmi.loss import spread_occupancies, top_occupancies
 from distill.training import loss_terms
 
@@ -98,3 +99,22 @@ def test_terms_of_frames(device, term):
         return getattr(loss_terms, term)(x, teacher.to(x), lengths)
 
     assert_the_same(device, loss, x, 1e-5)
+
+
+def test_alignments_and_bounded_ctc(device):
+    """A token's first frame on the best alignment, and CTC whose tokens may not come before it."""
+    x, lengths = emissions(30), torch.tensor([60, 41, 17, 9])
+    tokens = torch.tensor([[1, 2, 2, 1, 2], [2, 3, -1, -1, -1], [3, 3, -1, -1, -1], [1, -1, -1, -1, -1]])
+    token_lengths = (tokens > 0).sum(1)
+    frames = [first_frames(y, lengths, tokens[:, None], token_lengths[:, None])[:, 0].cpu() for y in (x, x.to(device))]
+    assert torch.equal(*frames)
+    earliest = loss_terms.earliest_frames(frames[0], 3, lengths, token_lengths)
+    values, gradients = zip(
+        *(
+            value_and_gradient(lambda y: loss_terms.ctc(y, lengths, tokens, token_lengths, earliest.to(y.device)), z)
+            for z in (x, x.to(device))
+        ),
+        strict=True,
+    )
+    torch.testing.assert_close(*values, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(*gradients, atol=1e-5, rtol=0)
