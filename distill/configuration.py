@@ -236,9 +236,8 @@ def check_tokens_compared(conf: DistillConf) -> None:
     """
     if conf.compares_frames or (conf.alpha > 0 and conf.nbest > 1) or conf.token_delay_ms is not None:
         raise UserError(
-            "its tokens are not this training's, so its logits, n best and alignments cannot be used; give "
-            "distill_conf beta: 1, target: pseudo (its best text, in this training's tokens) or transcript, nbest: 1 "
-            "and no token_delay_ms"
+            "its tokens are not this training's, so only its best text can be used: give distill_conf beta: 1, target: "
+            "pseudo (that text, in this training's tokens) or transcript, nbest: 1 and no token_delay_ms"
         )
 
 
