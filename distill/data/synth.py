@@ -6,6 +6,10 @@ import ctypes
 import os
 import zlib
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from functools import cache, partial
+from multiprocessing import get_context
 from pathlib import Path
 from typing import NamedTuple
 
@@ -165,30 +169,44 @@ def add_pauses(audio: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return audio + rng.standard_normal(len(audio)) * 10 ** (rng.uniform(*PAUSE_DB) / 20)
 
 
-def utterances(
-    name: str, synthesise: Synthesiser, speakers: list[Voice], count: int, seed: int, training: bool = False
-) -> Iterator[Utterance]:
-    """Yield ``count`` random commands, voices in turn, with random speed and pitch.
+@cache
+def synthesiser() -> Synthesiser:
+    """The synthesiser of this process."""
+    return Synthesiser()
+
+
+def synthesise_utterance(number: int, name: str, speakers: list[Voice], seed: int, training: bool) -> Utterance:
+    """A random command by one of the voices, which take turns, with random speed and pitch.
 
     Args:
-        name: of the set; part of the ids, and of the random seed.
-        synthesise: makes the speech.
+        number: of the utterance in its set.
+        name: of the set; part of the id, and of the random seed.
         speakers: the voices.
-        count: number of utterances.
         seed: of everything random.
-        training: whether loudness and noise vary as for training.
+        training: whether speed, loudness and noise vary as for training.
     """
-    tqdm.monitor_interval = 0  # without its thread, which fork would not copy
-    for number in tqdm(range(count), desc=name, unit="utt", mininterval=1):
-        rng = np.random.default_rng([seed, zlib.crc32(name.encode()), number])
-        voice, text = speakers[number % len(speakers)], sentence(rng)
-        speech = synthesise(text, voice, int(rng.integers(*WORDS_PER_MINUTE)), int(rng.integers(*PITCH)))
-        speed = float(np.exp(rng.uniform(-SPEED, SPEED))) if training else 1.0
-        audio = soxr.resample(speech, synthesise.rate * speed, SAMPLE_RATE)
-        audio = add_pauses(audio, rng)
-        if training:
-            audio = augment(audio, rng)
-        yield Utterance(f"{voice.name}-{name}-{number:05d}", voice.name, text, audio.astype(np.float32))
+    synthesise = synthesiser()
+    rng = np.random.default_rng([seed, zlib.crc32(name.encode()), number])
+    voice, text = speakers[number % len(speakers)], sentence(rng)
+    speech = synthesise(text, voice, int(rng.integers(*WORDS_PER_MINUTE)), int(rng.integers(*PITCH)))
+    speed = float(np.exp(rng.uniform(-SPEED, SPEED))) if training else 1.0
+    audio = soxr.resample(speech, synthesise.rate * speed, SAMPLE_RATE)
+    audio = add_pauses(audio, rng)
+    if training:
+        audio = augment(audio, rng)
+    return Utterance(f"{voice.name}-{name}-{number:05d}", voice.name, text, audio.astype(np.float32))
+
+
+def utterances(
+    name: str, pool: ProcessPoolExecutor, speakers: list[Voice], count: int, seed: int, training: bool = False
+) -> Iterator[Utterance]:
+    """Yield ``count`` utterances of :func:`synthesise_utterance` in order, made by the processes of a pool."""
+    make = partial(synthesise_utterance, name=name, speakers=speakers, seed=seed, training=training)
+    made = pool.map(make, range(count), chunksize=8)
+    try:
+        yield from tqdm(made, total=count, desc=name, unit="utt", mininterval=1)
+    except BrokenProcessPool:
+        raise UserError(f"{name}: a process that synthesises was killed; is there enough memory?") from None
 
 
 def prepare(data: Path, wav: Path, num_train: int, num_valid: int, num_test: int, seed: int) -> None:
@@ -196,10 +214,16 @@ def prepare(data: Path, wav: Path, num_train: int, num_valid: int, num_test: int
 
     No two of the sets share a speaker; their accents are the same. The same seed gives the same bytes.
     """
-    synthesise = Synthesiser()
-    sets = {
-        "train": utterances("train", synthesise, voices(TRAIN_SPEAKERS), num_train, seed, training=True),
-        "valid": utterances("valid", synthesise, voices(VALID_SPEAKERS), num_valid, seed),
-        "test": utterances("test", synthesise, voices(TEST_SPEAKERS), num_test, seed),
-    }
-    write_sets(data, wav, sets)
+    synthesiser()  # what is missing is reported here, and not by each process; they inherit it
+    tqdm.monitor_interval = 0  # without its thread, which fork would not copy
+    with ProcessPoolExecutor(len(os.sched_getaffinity(0)), get_context("fork")) as pool:
+        sets = {
+            "train": utterances("train", pool, voices(TRAIN_SPEAKERS), num_train, seed, training=True),
+            "valid": utterances("valid", pool, voices(VALID_SPEAKERS), num_valid, seed),
+            "test": utterances("test", pool, voices(TEST_SPEAKERS), num_test, seed),
+        }
+        try:
+            write_sets(data, wav, sets)
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
