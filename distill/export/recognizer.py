@@ -94,32 +94,45 @@ class Metadata:
                 raise UserError(f"{name} is {getattr(self, name)}, but {value} by its other metadata")
 
 
+NUMBERS = {"tensor(float)": np.float32, "tensor(int64)": np.int64}
+
+
 class StepState:
-    """The caches of one stream, in memory that the step reads and overwrites.
+    """The inputs and outputs of a step of one stream, caches among them, in memory that the step reads and overwrites.
 
     A step has read an input completely before it writes the output of the same name, so both may share memory: the ring
     buffers of keys and values, which are most of the caches, are then never copied.
 
     Args:
         session: of an exported step.
+
+    Attributes:
+        arrays: each input and ``log_probs``, by name; what is written to them is what the next step reads.
     """
 
     def __init__(self, session: onnxruntime.InferenceSession) -> None:
         self.binding = session.io_binding()
-        self.values: dict[str, onnxruntime.OrtValue] = {}
-        outputs = {output.name: output.shape for output in session.get_outputs()}
-        self.log_probs = onnxruntime.OrtValue.ortvalue_from_shape_and_type(outputs["log_probs"], np.float32)
-        self.binding.bind_ortvalue_output("log_probs", self.log_probs)
+        self.arrays: dict[str, np.ndarray] = {}
+        outputs = {output.name: output for output in session.get_outputs()}
         for tensor in session.get_inputs():
+            value = self._add(tensor.name, tensor)
+            self.binding.bind_ortvalue_input(tensor.name, value)
             if "next_" + tensor.name in outputs:
-                initial = np.zeros(tensor.shape, np.float32)
-                if tensor.name == "origin":
-                    initial[0] = 1
-                value = onnxruntime.OrtValue.ortvalue_from_shape_and_type(tensor.shape, np.float32)
-                value.update_inplace(initial)
-                self.values[tensor.name] = value
-                self.binding.bind_ortvalue_input(tensor.name, value)
                 self.binding.bind_ortvalue_output("next_" + tensor.name, value)
+        self.binding.bind_ortvalue_output("log_probs", self._add("log_probs", outputs["log_probs"]))
+        self.begin_again()
+
+    def _add(self, name: str, tensor: onnxruntime.NodeArg) -> onnxruntime.OrtValue:
+        """Zeros of this type and shape."""
+        self.arrays[name] = np.zeros(tensor.shape, NUMBERS[tensor.type])
+        return onnxruntime.OrtValue.ortvalue_from_numpy(self.arrays[name])  # the same memory
+
+    def begin_again(self) -> None:
+        """Empty all caches but that of the look-ahead, which the first chunk reads."""
+        for name, array in self.arrays.items():
+            if name != "ahead":
+                array[...] = 0
+        self.arrays["origin"][0] = 1
 
 
 def _tokens(text: str) -> list[str]:
@@ -250,14 +263,12 @@ class OnnxModel(ExportedModel):
         Returns:
             log-posteriors (chunk * logits_per_frame, V) of (samples,) audio.
         """
-        inputs = {"samples": np.ascontiguousarray(samples), "frames": np.array(frames), "past": np.array(past)}
-        for name, value in inputs.items():
-            state.binding.bind_cpu_input(name, value)
+        state.arrays["samples"][...], state.arrays["frames"][...], state.arrays["past"][...] = samples, frames, past
         try:
             self.session.run_with_iobinding(state.binding)
         except Exception as error:  # whatever onnxruntime raises
             raise UserError(f"the model cannot be computed ({type(error).__name__}); export it again") from None
-        return state.log_probs.numpy().copy()  # the next step overwrites the original
+        return state.arrays["log_probs"].copy()  # the next step overwrites the original
 
 
 class UnreadAudio:
@@ -340,9 +351,7 @@ class LogProbStream(UnreadAudio):
         model = self.model
         log_probs = model.step(self.next_samples(), model.chunk + model.lookahead, self._past, self._state)
         if self.steps <= 0:
-            ahead = self._state.values["ahead"].numpy()
-            self._state = model.first_state()
-            self._state.values["ahead"].update_inplace(ahead)
+            self._state.begin_again()
             return log_probs[:0]
         self._past += model.chunk
         return log_probs

@@ -51,7 +51,7 @@ def test_after_ten_minutes_it_is_still_torch():
         expected = network.stream(torch.from_numpy(minute)[None], state)[0].log_softmax(-1).numpy()
         furthest = max(furthest, np.abs(stream.accept(minute) - expected).max())
     assert furthest < 1e-3
-    lengths = (stream._state.values["origin"].numpy() ** 2).sum(0)
+    lengths = (stream._state.arrays["origin"] ** 2).sum(0)
     np.testing.assert_allclose(lengths, 1, atol=1e-6)
 
 
