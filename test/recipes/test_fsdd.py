@@ -96,15 +96,15 @@ def test_language_model_decoders_beside_the_greedy_ones(recipe: Path) -> None:
 
 
 def test_ablation(recipe: Path) -> None:
-    """Students of stage 1, some with the teacher's layers, stored and online, one without a teacher, one of stage 2."""
+    """Students of stage 1, two with the teacher's layers, stored once, one without a teacher, and students of stage 2."""
     script = (FSDD / "run.sh").read_text()
     data = f'--local_data_opts "{SIZES}"'
     (recipe / "run.sh").write_text(script.replace('"$@"', f'--allow_bad_teacher true {data} "$@"'))
     shutil.copy(FSDD / "run_ablation.sh", recipe)
     command = ["./run_ablation.sh", "--seeds", "0", "--full_epochs", "1", "--stream_epochs", "1", "--conditions"]
     printed = ""
-    every = "default no_teacher frame_kl alpha_0.8 alpha_0.2 stream"
-    for conditions, status in (("stream", 2), (every, 0), ("stream", 0)):
+    every = "default no_teacher frame_kl alpha_0.8 alpha_0.2 frames_20 stream stream_20"
+    for conditions, status in (("stream", 2), (every, 0), ("stream stream_20 alpha_0.8", 0)):
         done = subprocess.run([*command, conditions], cwd=recipe, capture_output=True, text=True)
         printed = done.stdout + done.stderr
         assert done.returncode == status, printed[-4000:]
@@ -112,6 +112,8 @@ def test_ablation(recipe: Path) -> None:
     table = (recipe / "exp_ablation/ABLATION.md").read_text()
     for what in ("the recipe's stage 1", "no teacher", "KL of frames for LF-MMI", "the recipe's stage 2"):
         assert table.count(what) == 1
+    assert [path.name for path in recipe.glob("dump/targets_*")] == ["targets_hidden_of_exp"]
+    assert "front_end: cnn" in (recipe / "exp_ablation/stream_20_seed0/student_stream/config.yaml").read_text()
     log = (recipe / "exp_ablation/frame_kl_seed0/student_full/train.log").read_text()
     assert "loss_kl=" in log and "1/1epoch started" in log
     shutil.copy(FSDD / "run.sh", recipe)
