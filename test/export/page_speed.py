@@ -66,7 +66,7 @@ def main() -> None:
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        web_page.write_page(export("F", folder)["int8"], folder / "web", RUNTIME)
+        web_page.write_page(export("f", folder)["int8"], folder / "web", RUNTIME)
         sent = sum(
             (folder / "web" / file).stat().st_size
             for file in json.loads((folder / "web/files.json").read_text())
