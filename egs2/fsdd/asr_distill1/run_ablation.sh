@@ -30,7 +30,7 @@ stream_sn      | stream |            | teacher S_N | | --stage2_teacher student_
 stream_both    | stream |            | teachers T and S_N | | --stage2_teacher both
 stream_frames  | stream |            | frame by frame: stage 1's β, the teacher's posterior | --distill_conf beta=0.8 --distill_conf target=posterior |
 stream_fixed   | stream |            | chunks of 480 ms only | --chunk_conf chunk_ms=480 --chunk_conf full_prob=0 |
-stream_no_bound| stream |            | tokens as early as they like | --distill_conf token_delay_ms=null |
+no_bound       | stream |            | tokens as early as they like | --distill_conf token_delay_ms=null |
 stream_bound   | stream |            | no token earlier than 80 ms after the teacher's | --distill_conf token_delay_ms=80 |
 stream_20      | stream |            | frames of 20 ms, started from frames_20 | FRAMES_20 |
 stream_direct  | direct |            | one stage from T, as many steps as both | --chunk_conf chunk_ms=[160,640] --chunk_conf hop=0.5 --chunk_conf full_prob=0.1 |
