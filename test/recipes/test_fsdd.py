@@ -96,7 +96,7 @@ def test_language_model_decoders_beside_the_greedy_ones(recipe: Path) -> None:
 
 
 def test_ablation(recipe: Path) -> None:
-    """Students of stage 1, two with the teacher's layers, stored once, one without a teacher, and students of stage 2."""
+    """Students of stage 1, two with the teacher's layers, stored once, one without a teacher, and two of stage 2."""
     script = (FSDD / "run.sh").read_text()
     data = f'--local_data_opts "{SIZES}"'
     (recipe / "run.sh").write_text(script.replace('"$@"', f'--allow_bad_teacher true {data} "$@"'))
