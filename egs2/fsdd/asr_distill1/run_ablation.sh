@@ -84,7 +84,8 @@ with open(sys.argv[1]) as stream:
 config["distill_conf"]["alpha"] = 0.8
 yaml.safe_dump(config, sys.stdout)
 EOF
-frames_20="--network_conf front_end=cnn --network_conf front_end_conf.channels=[64,64,64,64,64,64,64] --network_conf kernel=31"
+frames_20="--network_conf front_end=cnn --network_conf front_end_conf.channels=[64,64,64,64,64,64,64]"
+frames_20+=" --network_conf front_end_conf.freeze=false --network_conf kernel=31"
 
 # borrow FROM EXPDIR "PARTS" "STAMPS": EXPDIR goes on from what FROM has, its directories PARTS and its STAMPS of stages
 borrow() {
@@ -110,7 +111,8 @@ for seed in ${seeds}; do
             targets=dump/targets_${store}_of_${base}
             stored=exp_ablation/${store}_of_${base}
             borrow "${base}" "${stored}" "graph stats teacher" "6 7 9"
-            flock "${stored}" ./run.sh "${common[@]}" --expdir "${stored}" --student_full_config "${hidden}" --target_dtype "${store/hidden/float32}" --stage 8 --stop_stage 8
+            flock "${stored}" ./run.sh "${common[@]}" --expdir "${stored}" --student_full_config "${hidden}" \
+                --target_dtype "${store/hidden/float32}" --stage 8 --stop_stage 8
         fi
         expdir=exp_ablation/${name}_seed${seed} from=${base} epochs=${full_epochs} per_epoch=200 stage=10
         shared="graph stats teacher" stamps="6 7 9"
