@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from distill.audio import SAMPLE_RATE
+from distill.checkpoints.load import read_config
+from distill.checkpoints.schema import read_encoder
 from distill.configuration import CODEWORDS, code_bytes, for_processes, logit_bytes, read_training_config
 from distill.errors import UserError
 
 KERNELS, STRIDES = (10, 3, 3, 3, 3, 2, 2), (5, 2, 2, 2, 2, 2, 2)  # wav2vec 2.0's CNN
 MEL_BINS, FBANK_KERNEL = 80, 3  # of the log-mel front end, whose two convolutions each halve 100 frames a second
 # wav2vec2-large, where the teacher's configuration names a directory that is not here
-LARGE = {
+LARGE: dict[str, Any] = {
+    "model_type": "wav2vec2",
     "conv_dim": [512] * 7,
     "hidden_size": 1024,
     "num_hidden_layers": 24,
+    "num_attention_heads": 16,
     "intermediate_size": 4096,
-    "num_conv_pos_embeddings": 128,
-    "num_conv_pos_embedding_groups": 16,
 }
 
 
@@ -82,10 +84,12 @@ class Network(NamedTuple):
         return 3 * self.body_macs
 
 
-def cnn(channels: Sequence[int]) -> tuple[float, float]:
+def cnn(
+    channels: Sequence[int], kernels: Sequence[int] = KERNELS, strides: Sequence[int] = STRIDES
+) -> tuple[float, float]:
     """Multiply-adds per second of audio and weights: sums over layers of rate_l C_l C_(l-1) k_l and C_l C_(l-1) k_l."""
     rate, before, macs, weights = float(SAMPLE_RATE), 1, 0.0, 0.0
-    for width, kernel, stride in zip(channels, KERNELS, STRIDES, strict=True):
+    for width, kernel, stride in zip(channels, kernels, strides, strict=True):
         rate /= stride
         macs += rate * width * before * kernel
         weights += width * before * kernel
@@ -93,14 +97,49 @@ def cnn(channels: Sequence[int]) -> tuple[float, float]:
     return macs, weights
 
 
-def teacher_network(config: dict[str, Any], seconds: float) -> Network:
-    """A wav2vec 2.0 by the keys of its config.json, on utterances of ``seconds``."""
-    d, layers, ffn = config["hidden_size"], config["num_hidden_layers"], config["intermediate_size"]
-    front, front_weights = cnn(config["conv_dim"])
-    position = d * d // config["num_conv_pos_embedding_groups"] * config["num_conv_pos_embeddings"]
-    weights = layers * (4 * d * d + 2 * d * ffn) + position + config["conv_dim"][-1] * d
-    attention = layers * 2 * 50 * seconds * d
-    return Network(front, 50 * (weights + attention), front_weights + weights, d, layers, 50, True)
+def teacher_encoder(training: dict[str, Any], teacher: Path | None) -> tuple[dict[str, Any], str]:
+    """Configuration of the teacher's encoder, and a remark where that is assumed.
+
+    Args:
+        training: configuration of the teacher's training.
+        teacher: one that is trained already: a training, a packed model, or a directory in Hugging Face's format.
+
+    Raises:
+        UserError: ``teacher`` is none of these, or damaged.
+    """
+    if teacher is not None and (teacher / "config.json").exists() and not (teacher / "config.yaml").exists():
+        return read_encoder(teacher), ""
+    if teacher is not None:
+        training = read_config(teacher)
+    named = (training.get("network_conf") or {}).get("config", {})
+    if isinstance(named, str):
+        if not Path(named, "config.json").exists():
+            return LARGE, f"assumed to be wav2vec2-large, as {named} is not here"
+        return read_encoder(Path(named)), ""
+    return named, ""
+
+
+def teacher_network(config: Mapping[str, Any], seconds: float) -> Network:
+    """A teacher of any family by the configuration of its encoder, on utterances of ``seconds``.
+
+    Every weight outside its CNN is used once for each frame of its layers.
+    """
+    import torch
+    from torch import nn
+
+    from distill.models.teachers import build_teacher
+
+    with torch.device("meta"):  # takes no memory
+        network = build_teacher(1, config)
+    products = [module for module in network.modules() if isinstance(module, nn.Linear | nn.Conv1d | nn.Conv2d)]
+    weights = float(sum(module.weight.numel() for module in products))
+    front, front_weights = 0.0, 0.0
+    if hasattr(network.encoder, "feature_extractor"):
+        front, front_weights = cnn(network.config.conv_dim, network.config.conv_kernel, network.config.conv_stride)
+    layers, frames = len(network.stack.layers), 1000 / network.encoder_frame_ms
+    attention = layers * 2 * frames * seconds * network.width
+    body = frames * (weights - front_weights + attention)
+    return Network(front, body, weights, network.width, layers, 1000 / network.frame_ms, True)
 
 
 def student_network(conf: dict[str, Any], seconds: float) -> Network:
@@ -191,7 +230,7 @@ def print_plan(
     test_utt2num_samples: Sequence[Path] | None,
     teacher_config: Path,
     teacher_init_config: Path | None,
-    adopted: bool,
+    trained_teacher: Path | None,
     student_full_config: Path,
     student_stream_config: Path,
     no_kd: bool,
@@ -222,8 +261,8 @@ def print_plan(
         for_processes(read_training_config(path), max(1, ngpu))
         for path in (teacher_config, student_full_config, student_stream_config)
     )
-    named = (teacher_training.get("network_conf") or {}).get("config")
-    teacher = teacher_network({**LARGE, **named} if isinstance(named, dict) else LARGE, seconds)
+    encoder, remark = teacher_encoder(teacher_training, trained_teacher)
+    teacher = teacher_network(encoder, seconds)
     student = student_network(full["network_conf"], seconds)
     with_teacher = {
         "teacher, forward": teacher.macs if teacher_targets == "online" else 0.0,
@@ -231,7 +270,7 @@ def print_plan(
         "student's body": student.body_training_macs,
     }
     trainings = []
-    if not adopted:
+    if trained_teacher is None:
         if teacher_init_config is not None:
             name = f"teacher, first training ({teacher_init_config.name})"
             first = for_processes(read_training_config(teacher_init_config), max(1, ngpu))
@@ -278,10 +317,10 @@ def print_plan(
     print("\nFrom:\n")
     amount = f"{hours:,.1f} h in {utterances:,} utterances of {seconds:.1f} s"
     print(f"- {amount} to train on, {test_hours:.3g} h to test on")
-    for name, network in (("teacher", teacher), ("student", student)):
+    for name, network, note in (("teacher", teacher, remark), ("student", student, "")):
         print(
             f"- {name}: {network.macs / 1e9:.2f} GMAC per second of audio ({network.front_macs / 1e9:.2f} in the front "
-            f"end), {network.weights / 1e6:.1f} M weights"
+            f"end), {network.weights / 1e6:.1f} M weights{f'; {note}' if note else ''}"
         )
     for training in trainings:
         audio, steps = audio_hours(training.config, hours), optimiser_steps(training.config, hours)

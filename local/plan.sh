@@ -8,7 +8,7 @@ help_message="Usage: local/plan.sh [options] <teacher-config> <student-full-conf
 
 Prints disk and GPU-hours of every stage of a recipe with these training configurations, by formulae.
 
-  --teacher DIR                a teacher that is trained already (default: none)
+  --teacher DIR                a teacher that is trained already; its size counts (default: none)
   --teacher-init-config FILE   first training of a teacher (default: none)
   --teacher-targets WHERE      stored or online (default: stored)
   --target-dtype TYPE          of stored targets: float32, float16, compressed or codebook (default: float32)
@@ -39,7 +39,7 @@ arguments 3 "$@"
 options=(--teacher_config "$1" --student_full_config "$2" --student_stream_config "$3"
     --teacher_targets "${teacher_targets}" --target_dtype "${target_dtype}" --latencies "${latencies}")
 if [ -n "${teacher}" ]; then
-    options+=(--adopted)
+    options+=(--teacher "${teacher}")
 elif [ -n "${teacher_init_config}" ]; then
     options+=(--teacher_init_config "${teacher_init_config}")
 fi

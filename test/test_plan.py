@@ -7,12 +7,14 @@ from pathlib import Path
 
 import pytest
 import yaml
+from tiny_teachers import FAMILIES
 
 from distill import plan
 from distill.bin.plan import main
-from distill.plan import LARGE, audio_hours, optimiser_steps, student_network, teacher_network
+from distill.plan import LARGE, audio_hours, cnn, optimiser_steps, student_network, teacher_encoder, teacher_network
 
 CONF = Path(__file__).parents[1] / "conf"
+CONFIGS = [f"--{name}_config={CONF}/train_{name}.yaml" for name in ("teacher", "student_full", "student_stream")]
 
 
 @pytest.mark.parametrize("name", ["s1", "s2", "s3", "s4", "s5", "f"])
@@ -27,14 +29,48 @@ def test_students_cost_what_their_files_say(name):
     assert network.weights / 1e6 == pytest.approx(millions, rel=0.02)
 
 
-def test_the_teacher_has_the_weights_of_hugging_faces():
-    import torch
-    from transformers import Wav2Vec2Config, Wav2Vec2Model
+# Millions of weights as published (norms and biases are not counted), and frames of the layers per second
+PUBLISHED = {"wav2vec2": (315, 50), "xls-r": (962, 50), "wavlm": (315, 50), "data2vec-audio": (93, 50),
+             "wav2vec2-bert": (580, 50), "parakeet": (607, 12.5)}  # fmt: skip
 
-    config = Wav2Vec2Config(**LARGE, num_attention_heads=16, do_stable_layer_norm=True, feat_extract_norm="layer")
-    with torch.device("meta"):
-        model = Wav2Vec2Model(config)
-    assert teacher_network(LARGE, 10).weights == pytest.approx(sum(p.numel() for p in model.parameters()), rel=0.002)
+
+@pytest.mark.parametrize("family", PUBLISHED)
+def test_teachers_of_all_families(family, tmp_path, capsys):
+    """Adopted from a directory in Hugging Face's format, of which only the configuration is read."""
+    import transformers
+
+    name, _, arguments, layers, _, _ = FAMILIES[family]
+    kind = "ParakeetCTCConfig" if name == "Parakeet" else f"{name}Config"
+    if name == "Parakeet":
+        arguments = {"encoder_config": arguments}
+    getattr(transformers, kind)(**arguments).save_pretrained(tmp_path)
+    network = teacher_network(teacher_encoder({}, tmp_path)[0], 10)
+    millions, frames = PUBLISHED[family]
+    assert network.weights / 1e6 == pytest.approx(millions, rel=0.01)
+    assert network.layers == layers
+    outside_the_cnn = network.weights - (cnn([512] * 7)[1] if network.front_macs else 0)
+    attention = layers * 2 * 10 * frames * network.width
+    assert network.macs == pytest.approx(network.front_macs + frames * (outside_the_cnn + attention), rel=1e-6)
+    assert network.front_macs == pytest.approx(0 if family in ("wav2vec2-bert", "parakeet") else 2.4543e9, rel=1e-3)
+    assert "teacher" not in printed(capsys, "--teacher", str(tmp_path))
+    main(["--hours", "1", *CONFIGS, "--teacher", str(tmp_path)])
+    assert f"{network.weights / 1e6:.1f} M weights\n" in capsys.readouterr().out
+
+
+def test_a_teacher_of_an_earlier_training(tmp_path, capsys):
+    """Its own configuration counts, where the recipe's would be wav2vec2-large."""
+    arguments = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 96}
+    (tmp_path / "config.yaml").write_text(
+        yaml.safe_dump({"network": "teacher", "network_conf": {"config": arguments}, "token_list": ["<blank>", "a"]})
+    )
+    assert teacher_network(teacher_encoder({}, tmp_path)[0], 10).layers == 2
+    main(["--hours", "1", *CONFIGS])
+    assert "assumed to be wav2vec2-large, as pretrained/wav2vec2-large-lv60 is not here" in capsys.readouterr().out
+    main(["--hours", "1", *CONFIGS, "--teacher", str(tmp_path)])
+    assert "assumed to be" not in capsys.readouterr().out
+    with pytest.raises(SystemExit) as stopped:
+        main(["--hours", "1", *CONFIGS, "--teacher", str(tmp_path / "none")])
+    assert stopped.value.code == 2 and "none" in capsys.readouterr().err
 
 
 def test_attention_costs_more_on_longer_utterances():
@@ -74,7 +110,6 @@ def test_what_the_options_change(capsys):
     assert codes["targets, codebook"][0] == round(size / 1e9, 1)
     faster = printed(capsys, "--tflops", "40")
     assert faster["all"][1] == pytest.approx(online["all"][1] / 2, abs=0.3)
-    assert "teacher" not in printed(capsys, "--adopted")
 
 
 def test_all_streams_of_librispeech_as_codes_take_at_most_30_gb(capsys):
