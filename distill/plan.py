@@ -122,7 +122,8 @@ def teacher_encoder(training: dict[str, Any], teacher: Path | None) -> tuple[dic
 def teacher_network(config: Mapping[str, Any], seconds: float) -> Network:
     """A teacher of any family by the configuration of its encoder, on utterances of ``seconds``.
 
-    Every weight outside its CNN is used once for each frame of its layers.
+    Every weight outside its CNN is used once for each frame: of its layers, or, in an upstream of s3prl before ESPnet's
+    layers, of that.
     """
     import torch
     from torch import nn
@@ -131,15 +132,22 @@ def teacher_network(config: Mapping[str, Any], seconds: float) -> Network:
 
     with torch.device("meta"):  # takes no memory
         network = build_teacher(1, config)
-    products = [module for module in network.modules() if isinstance(module, nn.Linear | nn.Conv1d | nn.Conv2d)]
-    weights = float(sum(module.weight.numel() for module in products))
-    front, front_weights = 0.0, 0.0
-    if hasattr(network.encoder, "feature_extractor"):
-        front, front_weights = cnn(network.config.conv_dim, network.config.conv_kernel, network.config.conv_stride)
-    layers, frames = len(network.stack.layers), 1000 / network.encoder_frame_ms
-    attention = layers * 2 * frames * seconds * network.width
-    body = frames * (weights - front_weights + attention)
-    return Network(front, body, weights, network.width, layers, 1000 / network.frame_ms, True)
+    modules = dict(network.named_modules())
+    extractor = next((module for name, module in modules.items() if name.endswith("feature_extractor")), None)
+    convolutions = [layer.conv for layer in extractor.conv_layers] if extractor is not None else []
+    front, front_weights = cnn(
+        [conv.out_channels for conv in convolutions],
+        [conv.kernel_size[0] for conv in convolutions],
+        [conv.stride[0] for conv in convolutions],
+    )
+    layers, frames = network.config.num_hidden_layers, 1000 / network.encoder_frame_ms
+    macs, weights = layers * 2 * frames * frames * seconds * network.width, 0.0  # attention scores
+    for name, module in modules.items():
+        if isinstance(module, nn.Linear | nn.Conv1d | nn.Conv2d):
+            weights += module.weight.numel()
+            if module not in convolutions:
+                macs += module.weight.numel() * (50 if name.startswith("encoder.frontend.") else frames)
+    return Network(front, macs, weights, network.width, layers, 1000 / network.frame_ms, True)
 
 
 def student_network(conf: dict[str, Any], seconds: float) -> Network:
