@@ -73,6 +73,25 @@ def test_a_teacher_of_an_earlier_training(tmp_path, capsys):
     assert stopped.value.code == 2 and "none" in capsys.readouterr().err
 
 
+def test_a_teacher_of_espnet():
+    """A Conformer of 12 layers of width 256, whose feed-forward parts have 4 d f weights and its convolutions 3 d d."""
+    d, f, kernel = 256, 1024, 31
+    config = {
+        **{"model_type": "espnet", "hidden_size": d, "num_hidden_layers": 12, "num_attention_heads": 4},
+        **{"encoder": "conformer", "normalize": "global_mvn", "frontend_conf": {"hop_length": 160}},
+        "encoder_conf": {"output_size": d, "attention_heads": 4, "num_blocks": 12, "linear_units": f,
+                         "input_layer": "conv2d", "cnn_module_kernel": kernel, "macaron_style": True,
+                         "rel_pos_type": "latest", "pos_enc_layer_type": "rel_pos",
+                         "selfattention_layer_type": "rel_selfattn", "use_cnn_module": True},
+    }  # fmt: skip
+    network = teacher_network(config, 10)
+    layer = 5 * d * d + 4 * d * f + 3 * d * d + kernel * d  # of its attention one d x d is for positions
+    convolutions = 9 * d + 9 * d * d + d * (80 // 4 - 1) * d
+    assert network.weights == 12 * layer + convolutions + d  # and its one output
+    assert network.macs == 25 * (network.weights + 12 * 2 * 25 * 10 * d)
+    assert (network.frames, network.layers, network.width, network.front_macs) == (25, 12, d, 0)
+
+
 def test_attention_costs_more_on_longer_utterances():
     short, long = teacher_network(LARGE, 5), teacher_network(LARGE, 15)
     # 24 layers, 50 frames a second, 2 products with 500 more frames of 1024 numbers
