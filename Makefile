@@ -13,9 +13,10 @@
 # make bench-scale    what handling a large corpus costs, on synthetic tables; writes docs/scale.md. 20 minutes, 40 GB of
 #              disk; what is measured stays in exp_scale, and a second call goes on from there
 # make bench-peers    F beside SpeechBrain's streaming Conformer, which is installed in a temporary folder
+# make check-s3prl    computes anew with s3prl, in a temporary folder, what teachers over it are compared with
 # make clean   removes what the recipes of this clone made; the environment stays
 SHELL := /bin/bash
-.PHONY: demo test test-gpu lint audit sbom env python env-k2 python-k2 clean bench bench-gpu bench-scale bench-peers
+.PHONY: demo test test-gpu lint audit sbom env python env-k2 python-k2 clean bench bench-gpu bench-scale bench-peers check-s3prl
 
 demo: env
 	@cd egs2/demo/asr_distill1 && ./run.sh
@@ -75,6 +76,11 @@ bench-peers: env
 	@python=$$(utils/make_env.sh); folder=$$(mktemp -d); trap 'rm -rf "$$folder"' EXIT; \
 	"$$python" -m pip install --quiet --no-deps --require-hashes --target "$$folder" --requirement requirements-peers.txt && \
 	GLIBC_TUNABLES=glibc.malloc.hugetlb=1 PYTHONPATH=".:$$folder" "$$python" -m distill.bench.peers
+
+check-s3prl: env
+	@python=$$(utils/make_env.sh); folder=$$(mktemp -d); trap 'rm -rf "$$folder"' EXIT; \
+	"$$python" -m pip install --quiet --no-deps --require-hashes --target "$$folder" --requirement requirements-s3prl.txt && \
+	PYTHONPATH=".:test/helpers:$$folder" "$$python" test/models/make_s3prl_golden.py --check
 
 bench-scale: env
 	@PYTHONPATH=. "$$(utils/make_env.sh)" -m distill.bench.scale --results exp_scale --output docs/scale.md

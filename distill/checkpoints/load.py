@@ -124,8 +124,9 @@ def check_weights(network: nn.Module, weights: Mapping[str, torch.Tensor], origi
         or weights[key].layout != expected[key].layout
     ]
     if problems:
-        more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
-        raise UserError(f"{origin}: does not fit the network: {'; '.join(sorted(problems)[:3])}{more}")
+        shown = sorted(problems)[: 3 if len("".join(sorted(problems)[:3])) < 160 else 1]  # in a line of a terminal
+        more = f" and {len(problems) - len(shown)} more" if len(problems) > len(shown) else ""
+        raise UserError(f"{origin}: does not fit the network: {'; '.join(shown)}{more}")
 
 
 def load_weights(network: nn.Module, weights: Mapping[str, torch.Tensor], origin: str | Path) -> None:

@@ -269,42 +269,83 @@ class ParakeetConf(LayersConf):
         return 10 * self.subsampling_factor, 10 * self.subsampling_factor
 
 
-# Sizes in the sections of an experiment of ESPnet
-WHOLE = {"n_fft", "hop_length", "n_mels", "num_blocks", "output_size", "attention_heads", "max_pos_emb_len"}
+# Whole numbers in the sections of an experiment of ESPnet
+WHOLE = {
+    "n_fft", "hop_length", "n_mels", "num_blocks", "output_size", "attention_heads", "max_pos_emb_len", "input_size",
+}  # fmt: skip
+UPSTREAMS = ("wav2vec2", "hubert", "wavlm")  # of s3prl, by their model_type
+
+
+@dataclass(frozen=True)
+class S3prlConf:
+    """Arguments of :class:`distill.models.teachers.espnet_s3prl.S3prlFrontEnd`."""
+
+    __pydantic_config__ = KEYS
+
+    upstream: Map
+    normalize: Flag = False
+    layer: Annotated[Int, Field(ge=0, le=512)] | None = None
+
+    def __post_init__(self) -> None:
+        where = "frontend_conf.upstream"
+        if self.upstream.get("model_type") not in UPSTREAMS:
+            raise UserError(f"{where}.model_type: must be {', '.join(UPSTREAMS)}")
+        conf = encoder_conf(self.upstream, where)
+        for key in self.upstream.keys() - {field.name for field in dataclasses.fields(conf)}:
+            raise UserError(f"{where}: no key {shortened(key)}")
+        if self.layer is not None and self.layer > conf.num_hidden_layers:
+            raise UserError(f"frontend_conf.layer: {self.layer} is more than the {conf.num_hidden_layers} there are")
 
 
 @dataclass(frozen=True)
 class EspnetConf(LayersConf):
-    """:class:`LayersConf` of an asr experiment of ESPnet: sections of its config.yaml, whose numbers are bounded."""
+    """:class:`LayersConf` of an asr experiment of ESPnet: sections of its config.yaml, whose numbers are bounded.
 
+    ``frontend_conf`` of ``frontend: s3prl`` is a :class:`S3prlConf`.
+    """
+
+    frontend: Literal["default", "s3prl"] = "default"
     encoder: Literal["conformer", "e_branchformer", "transformer"] = "conformer"
     normalize: Literal["global_mvn", "utterance_mvn"] | None = None
     frontend_conf: Map = dataclasses.field(default_factory=dict)
+    preencoder_conf: Map | None = None
     encoder_conf: Map = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for section, conf in (("frontend_conf", self.frontend_conf), ("encoder_conf", self.encoder_conf)):
-            for key, value in conf.items():
-                number = type(value) is int or (isinstance(value, bool | float) and key not in WHOLE)
-                if not (number and 0 <= value <= 65536) and (key in WHOLE or not isinstance(value, str | None)):
-                    raise UserError(f"{section}.{key}: {shortened(value)} is no number from 0 to 65536")
         front, layers = self.frontend_conf, self.encoder_conf
+        check_numbers("encoder_conf", layers)
+        check_numbers("preencoder_conf", self.preencoder_conf or {})
         if layers.get("num_blocks") != self.num_hidden_layers or layers.get("output_size") != self.hidden_size:
             raise UserError("encoder_conf: num_blocks and output_size are not the layers and their width")
-        if front.get("n_fft", 512) > 4096 or front.get("n_mels", 80) > 256:
-            raise UserError("frontend_conf: n_fft must be at most 4096, and n_mels at most 256")
         if layers.get("max_pos_emb_len", 5000) * self.hidden_size > MAX_POSITIONS:
             raise UserError("encoder_conf.max_pos_emb_len: the table of positions is too large")
-        if self.frame_ms[0] not in (20, 40, 80) or front.get("fs", 16000) not in (16000, "16k"):
-            raise UserError(f"frames of {self.frame_ms[0]} ms: must be 20, 40 or 80, of audio at 16 kHz")
+        if self.frontend == "s3prl":
+            checked(S3prlConf, "frontend_conf", front)
+        else:
+            check_numbers("frontend_conf", front)
+            if front.get("n_fft", 512) > 4096 or front.get("n_mels", 80) > 256:
+                raise UserError("frontend_conf: n_fft must be at most 4096, and n_mels at most 256")
+            if front.get("fs", 16000) not in (16000, "16k"):
+                raise UserError("frontend_conf.fs: must be 16000")
+        if self.frame_ms[0] not in (20, 40, 80):
+            raise UserError(f"frames of {self.frame_ms[0]} ms: must be 20, 40 or 80 (hop_length x input_layer)")
 
     @property
     def frame_ms(self) -> tuple[int, int]:
-        halvings = {"conv2d": 4, "conv2d8": 8}.get(str(self.encoder_conf.get("input_layer", "conv2d")), 0)
-        samples = self.frontend_conf.get("hop_length", 128) * halvings
+        frames = {"linear": 1, "conv2d1": 1, "conv2d2": 2, "conv2d": 4, "conv2d8": 8}  # of the front end in one
+        hop = HOP if self.frontend == "s3prl" else self.frontend_conf.get("hop_length", 128)
+        samples = hop * frames.get(str(self.encoder_conf.get("input_layer", "conv2d")), 0)
         milliseconds = int(samples // 16) if samples % 16 == 0 else 0
         return milliseconds, milliseconds
+
+
+def check_numbers(section: str, conf: Map) -> None:
+    """Refuse a section of an experiment of ESPnet with a value that is no number in bounds, nor a word or null."""
+    for key, value in conf.items():
+        number = type(value) is int or (isinstance(value, bool | float) and key not in WHOLE)
+        if not (number and 0 <= value <= 65536) and (key in WHOLE or not isinstance(value, str | None)):
+            raise UserError(f"{section}.{key}: {shortened(value)} is no number from 0 to 65536")
 
 
 ENCODER_CONFS: dict[str, type[LayersConf]] = {

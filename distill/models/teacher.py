@@ -66,6 +66,7 @@ class Teacher(nn.Module):
 
     frame_ms = 20
     encoder_frame_ms = 20
+    audio_epsilon = 1e-7  # added to the audio's variance before it is divided by; transformers' value
 
     def __init__(
         self,
@@ -143,7 +144,7 @@ class Teacher(nn.Module):
             count = samples.clamp(min=1)[:, None]
             mean = (speech * inside).sum(1, keepdim=True) / count
             centred = (speech - mean) * inside
-            speech = centred / (centred.square().sum(1, keepdim=True) / count + 1e-7).sqrt()
+            speech = centred / (centred.square().sum(1, keepdim=True) / count + self.audio_epsilon).sqrt()
         return self._features(F.pad(speech, (0, max(0, self._window - speech.shape[1]))))
 
     def _features(self, speech: Tensor) -> Tensor:

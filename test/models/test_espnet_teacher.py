@@ -65,7 +65,7 @@ def test_what_is_no_teacher_is_refused_in_one_line(tmp_path, capsys):
     config = yaml.safe_load(path.read_text())
     encoder = config["encoder_conf"]
     for key, value, reason in (
-        ("frontend", "s3prl", "frontend 's3prl'"),
+        ("frontend", "s3prl", "upstream None"),
         ("encoder", "whisper", "encoder: 'whisper'"),
         ("frontend_conf", {"hop_length": 128}, "frames of 32 ms"),
         ("frontend_conf", {"hop_length": "x"}, "config.yaml"),

@@ -106,19 +106,25 @@ def test_layers_with_longer_frames_than_the_students(world, tmp_path):
         torch.testing.assert_close(loss, torch.stack(terms).mean(), rtol=1e-4, atol=1e-5)
 
 
-def test_an_experiment_of_espnet_through_the_stages(world, tmp_path):
+@pytest.mark.parametrize("front_end", ["default", "s3prl"])
+def test_an_experiment_of_espnet_through_the_stages(world, tmp_path, front_end):
     """It is adopted by its weights' file; its tokens are the student's, its frames are 40 ms."""
     from espnet_experiments import write_experiment
+    from s3prl_experiments import write_s3prl_experiment
 
-    write_experiment(tmp_path / "asr", "conformer", "global_mvn")
+    if front_end == "default":
+        write_experiment(tmp_path / "asr", "conformer", "global_mvn")
+    else:
+        write_s3prl_experiment(tmp_path / "asr", "wavlm large")
     config = changed(STUDENT, distill_conf={"beta": 1.0, "target": "pseudo"})
-    adopt_teacher.main(["--model", str(tmp_path / "asr/valid.loss.ave.pth"), "--output", str(tmp_path / "exp")])
+    weights = next((tmp_path / "asr").glob("valid.*.ave.pth"))
+    adopt_teacher.main(["--model", str(weights), "--output", str(tmp_path / "exp")])
     assert network_shape(tmp_path / "exp") == (3, 16, 40, 40)
     store_targets(world, tmp_path, config)
     manifest = store.read_manifest(tmp_path / "targets/train")
     assert (manifest["frame_ms"], manifest["hidden_ms"], manifest["layers"]) == (40, 40, [1, 3])
     options = ["--teacher", str(tmp_path / "exp"), "--max_epoch", "1", *options_of(world, tmp_path / "targets")]
-    trained = world.train("of_espnet", config, *options)
+    trained = world.train(f"of_espnet_{front_end}", config, *options)
     stats = torch.load(trained / "checkpoint.pth", weights_only=False)["reporter"]["stats"][1]["train"]
     assert all(math.isfinite(stats[term]) and stats[term] > 0 for term in ("loss", "loss_hidden", "loss_mmi"))
 
