@@ -29,12 +29,13 @@ class EspnetEncoder(nn.Module):
         kinds = {"conformer": ConformerEncoder, "e_branchformer": EBranchformerEncoder}
         self.config = SimpleNamespace(**config)
         self.upstream = config.get("frontend") == "s3prl"
-        self.frontend: Any = (S3prlFrontEnd if self.upstream else DefaultFrontend)(**config["frontend_conf"])
-        bins = self.frontend.width if self.upstream else self.frontend.output_size()
+        frontend: Any = (S3prlFrontEnd if self.upstream else DefaultFrontend)(**config["frontend_conf"])
+        self.frontend = frontend
+        bins = frontend.width if self.upstream else frontend.output_size()
         normalise = {"global_mvn": lambda: GlobalStatistics(bins), "utterance_mvn": UtteranceMVN, None: lambda: None}
         self.normalize = normalise[config["normalize"]]()
         linear = config.get("preencoder_conf")
-        self.preencoder: Any = None if linear is None else LinearProjection(**linear)
+        self.preencoder = None if linear is None else LinearProjection(**linear)
         inputs = bins if self.preencoder is None else self.preencoder.output_size()
         self.encoder = kinds.get(config["encoder"], TransformerEncoder)(inputs, **config["encoder_conf"])
 
