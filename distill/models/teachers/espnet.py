@@ -6,7 +6,6 @@ import math
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from distill.models.output import NetworkOutput, predict
@@ -42,13 +41,11 @@ class EspnetTeacher(Teacher):
         return frames
 
     def forward(self, speech: Tensor, speech_lengths: Tensor) -> NetworkOutput:
-        speech = F.pad(speech, (0, max(0, self._least - speech.shape[1])))
+        speech = torch.nn.functional.pad(speech, (0, max(0, self._least - speech.shape[1])))
         features, frames = self.encoder.features(speech, speech_lengths.clamp(min=self._least))
         hidden: list[Tensor] = []
-        hooks = [
-            layer.register_forward_hook(lambda _module, _inputs, output: hidden.append(first(output)))
-            for layer in self.encoder.encoder.encoders
-        ]
+        layers = self.encoder.encoder.encoders
+        hooks = [layer.register_forward_hook(lambda _l, _i, output: hidden.append(first(output))) for layer in layers]
         try:
             x = first(self.encoder.encoder(features, frames))
         finally:
