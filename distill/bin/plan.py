@@ -30,12 +30,8 @@ def plan_parser() -> argparse.ArgumentParser:
     parser.add_argument("--test_utt2num_samples", type=Path, nargs="+", help="Kaldi tables of samples of the test sets")
     parser.add_argument("--teacher_config", type=Path, default=Path("conf/train_teacher.yaml"))
     parser.add_argument("--teacher_init_config", type=Path, help="first training of the teacher (default: none)")
-    parser.add_argument(
-        "--teacher",
-        type=Path,
-        dest="trained_teacher",
-        help="trained already: a training, a packed model, or a directory in Hugging Face's format (default: none)",
-    )
+    trained = "trained already: a training, a packed model, or a directory in Hugging Face's format (default: none)"
+    parser.add_argument("--teacher", type=Path, dest="trained_teacher", help=trained)
     parser.add_argument("--student_full_config", type=Path, default=Path("conf/train_student_full.yaml"))
     parser.add_argument("--student_stream_config", type=Path, default=Path("conf/train_student_stream.yaml"))
     parser.add_argument("--no_kd", action="store_true", help="the same student is trained without a teacher as well")
