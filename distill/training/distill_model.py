@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -46,6 +47,7 @@ class DistillModel(AbsESPnetModel):
         augmentation: of the student's training audio; teachers always get the clean audio.
         masking: of the student's features in training.
         encode: token ids of a text, for teachers with other tokens.
+        cpu_bfloat16: compute networks in bfloat16 where they are on the CPU, as the trainer's autocast does on a GPU.
     """
 
     # Lengths are all that collect_stats needs.
@@ -63,6 +65,7 @@ class DistillModel(AbsESPnetModel):
         augmentation: AugmentConf | None = None,
         masking: MaskConf | None = None,
         encode: Callable[[str], list[int]] | None = None,
+        cpu_bfloat16: bool = False,
     ) -> None:
         super().__init__()
         self.network = network
@@ -70,6 +73,7 @@ class DistillModel(AbsESPnetModel):
         self.conf = conf
         self.chunk = chunk
         self.augmentation, self.masking = augmentation, masking
+        self.cpu_bfloat16 = cpu_bfloat16
         if masking is not None and not isinstance(network, Student):
             raise UserError("mask_conf: is for students; a teacher's config.json has mask_time_prob")
         self.not_finite, self.not_finite_in_a_row = 0, 0
@@ -135,9 +139,10 @@ class DistillModel(AbsESPnetModel):
         speech_lengths, text_lengths, text, finite, *others = map(torch.from_numpy, known)
         streams |= dict(zip(names, others, strict=True))
         self._check_last_step(finite.tolist())
-        targets = [source.targets(speech, speech_lengths, streams) for source in self.teachers]
-        output, silence = self._compute(speech, speech_lengths)
-        loss, stats = self.criterion(output, targets, text, text_lengths, utt_id or [], silence)
+        with torch.autocast("cpu", torch.bfloat16) if self.cpu_bfloat16 else nullcontext():
+            targets = [source.targets(speech, speech_lengths, streams) for source in self.teachers]
+            output, silence = self._compute(speech, speech_lengths)
+            loss, stats = self.criterion(output, targets, text, text_lengths, utt_id or [], silence)
         if self.training:
             self._finite = torch.isfinite(torch.stack([loss.detach(), *stats.values()])).long()
             self._last_step = ["loss", *stats], utt_id or []

@@ -17,7 +17,7 @@ from espnet2.tasks.asr import ASRTask, preprocessor_choices
 from espnet2.train.abs_espnet_model import AbsESPnetModel
 from espnet2.train.dataset import AbsDataset
 from espnet2.utils.nested_dict_action import NestedDictAction
-from espnet2.utils.types import str_or_none
+from espnet2.utils.types import str2bool, str_or_none
 
 from distill.audio import read_audio, read_wav_scp
 from distill.checkpoints.load import build_network, load_criterion, load_network, load_weights, read_config
@@ -93,6 +93,12 @@ class DistillTask(ASRTask):
             default=2000,
             help="batches after which a checkpoint is written within an epoch; 0: only at its end",
         )
+        group.add_argument(
+            "--cpu_bfloat16",
+            type=str2bool,
+            default=False,
+            help="compute networks in bfloat16 on a CPU that multiplies in it (AVX512-BF16, AMX), in float32 on others",
+        )
         group.add_argument("--chunk_conf", action=NestedDictAction, default=None, help="attention chunks of a student")
         group.add_argument("--augment_conf", action=NestedDictAction, default=None, help="gain and noise in training")
         group.add_argument("--mask_conf", action=NestedDictAction, default=None, help="masks of features in training")
@@ -141,6 +147,9 @@ class DistillTask(ASRTask):
             logging.warning("Nothing to copy the front end from, so front_end_conf.freeze is not applied")
             args.network_conf = {**args.network_conf, "front_end_conf": {**front_end, "freeze": False}}
         network = build_network(vars(args), len(args.token_list))
+        cpu_bfloat16 = args.cpu_bfloat16 and args.ngpu == 0 and multiplies_bfloat16()
+        if cpu_bfloat16 and isinstance(network, Teacher):
+            network.unfuse_attention()
         if not isinstance(network, Student) and not isinstance(args.network_conf["config"], dict):
             # From now on the checkpoint holds the weights, and the Hugging Face directory is no longer needed.
             args.network_conf = {**args.network_conf, "config": network.config.to_diff_dict()}
@@ -155,6 +164,7 @@ class DistillTask(ASRTask):
             augmentation=read_conf(AugmentConf, "augment_conf", args.augment_conf),
             masking=read_conf(MaskConf, "mask_conf", args.mask_conf),
             encode=encoder_of_text(args),
+            cpu_bfloat16=cpu_bfloat16,
         )
 
     @classmethod
@@ -292,6 +302,15 @@ class DistillTask(ASRTask):
             dataset.loader_dict[name] = read_targets(directory, name.removeprefix(STREAM), stored[directory])
             dataset.debug_info[name] = str(directory), "kaldi_ark"
         return dataset
+
+
+def multiplies_bfloat16() -> bool:
+    """Whether this CPU has instructions for products of bfloat16; without them it would be slower than float32."""
+    present = torch.cpu.get_capabilities()
+    able = any(present.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+    if not able:
+        logging.info("cpu_bfloat16: this CPU has no instructions for it, float32 is used")
+    return able
 
 
 def add_target_streams(args: argparse.Namespace) -> None:
