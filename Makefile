@@ -65,7 +65,7 @@ bench: env
 	bench() { echo "--- $$1" >&2; PYTHONPATH=. "$$python" -m "distill.bench.$$1" "$${@:2}" --output "$$results/$$1.json"; }; \
 	{ if [ -n "$(TEXT)" ]; then bench lfmmi --text "$(TEXT)" $${k2:+--k2_python "$$k2"}; \
 	  else echo "note: no TEXT=file of sentences, so the LF-MMI is not timed" >&2; fi; } && \
-	bench teacher_and_students && GLIBC_TUNABLES=glibc.malloc.hugetlb=1 bench large && bench streaming && bench streams && bench int4 && bench export && bench targets && bench scaling && \
+	bench teacher_and_students && GLIBC_TUNABLES=glibc.malloc.hugetlb=1 bench large && bench streaming && bench streams && bench int4 && bench export && bench targets && bench scaling && bench bfloat16 && \
 	PYTHONPATH=. "$$python" -m distill.bench.page --results "$$results" --output docs/performance.md && \
 	PYTHONPATH=. "$$python" -m distill.bench.serve
 

@@ -101,6 +101,23 @@ def scaling(report: dict[str, Any]) -> list[str]:
     return lines + table(("processes x threads", "audio of a step", "a step", "audio per second, of 1 x 1"), rows)
 
 
+def bfloat16(report: dict[str, Any]) -> list[str]:
+    """A training step in float32 and in bfloat16."""
+    lines = [
+        "## bfloat16 on a CPU",
+        "",
+        f"Networks of conf/from_scratch/small on {report['audio_s']:.0f} s of audio with CTC, 1 thread, measured on "
+        f"{report['date']} on a processor {'with' if report['native'] else 'without'} instructions for it.",
+    ]
+    rows = []
+    for row in report["rows"]:
+        gain = row["float32"]["median"] / row["bfloat16"]["median"]
+        rows.append(
+            [row["training"], *(f"{spread(row[kind], '.2f')} s" for kind in ("float32", "bfloat16")), f"{gain:.2f}x"]
+        )
+    return lines + table(("training", "float32", "bfloat16 (`cpu_bfloat16: true`)", "faster"), rows)
+
+
 def sessions(report: dict[str, Any]) -> list[str]:
     """Many streams in one process."""
     lines = ["## Many sessions", "", "Streams at 480 ms in torch on one thread."]
@@ -195,6 +212,7 @@ def main(argv: list[str] | None = None) -> None:
         "lfmmi": lfmmi,
         "targets": training,
         "scaling": scaling,
+        "bfloat16": bfloat16,
     }
     for name, more in more_sections.items():
         if name in reports:

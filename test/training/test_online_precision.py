@@ -86,6 +86,8 @@ def test_a_teacher_is_trained_in_bfloat16_where_the_cpu_multiplies_in_it(world, 
     with Types() as types:
         loss, _, _ = model(speech, lengths, tokens, one)
     assert max(set(types.found), key=types.found.count) == expected
+    fused = model.network.config._attn_implementation == "sdpa"
+    assert fused == (expected == torch.float32)
     arguments.cpu_bfloat16 = False
     torch.manual_seed(0)
     exact, _, _ = DistillTask.build_model(arguments).eval()(speech, lengths, tokens, one)
