@@ -57,7 +57,7 @@ class Frames(NamedTuple):
     offset: int
 
 
-# Of lanes.py, whose code is part of what numba keeps for this file: a test tells when it is another
+# Of lanes.py, whose code is part of what numba keeps for this file: a test fails when it is another
 LANES_SHA1 = "958930c628e818bcddea30377ed360ed4e372c76"
 
 
