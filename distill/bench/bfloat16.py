@@ -11,6 +11,7 @@ from __future__ import annotations
 import datetime
 import time
 from contextlib import nullcontext
+from typing import Any
 
 import numpy as np
 import torch
@@ -60,7 +61,7 @@ def main() -> None:
     torch.set_num_threads(1)
     networks = {(name, kind): network(name, kind) for name in TRAININGS for kind in PRECISIONS}
     seconds = [{key: step(net, key[1]) for key, net in networks.items()} for _ in range(args.rounds)][1:]
-    rows = [
+    rows: list[dict[str, Any]] = [
         {"training": name, **{kind: summarise([measured[name, kind] for measured in seconds]) for kind in PRECISIONS}}
         for name in TRAININGS
     ]
