@@ -19,6 +19,7 @@ import yaml
 
 from distill.audio import SAMPLE_RATE
 from distill.bench.parts import ROOT, TOKENS, benchmark_parser, noise, summarise, warn_if_busy, write_json
+from distill.checkpoints.device import multiplies_bfloat16
 from distill.models.student import Student
 from distill.models.teacher import Teacher
 
@@ -72,7 +73,7 @@ def main() -> None:
         )
     report = {
         "audio_s": UTTERANCES * SECONDS,
-        "native": bool(torch.cpu.get_capabilities().get("avx512_bf16") or torch.cpu.get_capabilities().get("amx_bf16")),
+        "native": multiplies_bfloat16(),
         "date": f"{datetime.date.today():%d %B %Y}",
         "rows": rows,
     }

@@ -51,6 +51,12 @@ def readers_for(device: torch.device) -> int:
     return 1 if device.type == "cpu" else min(MOST_READERS, os.cpu_count() or 1)
 
 
+def multiplies_bfloat16() -> bool:
+    """Whether this CPU has instructions for products of bfloat16; without them it would be slower than float32."""
+    present = torch.cpu.get_capabilities()
+    return any(present.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+
+
 def half_precision(network: Student | Teacher) -> bool:
     """Whether :func:`inference` computes a network in bfloat16: a teacher on a GPU."""
     return isinstance(network, Teacher) and next(network.parameters()).device.type == "cuda"

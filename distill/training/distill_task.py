@@ -20,6 +20,7 @@ from espnet2.utils.nested_dict_action import NestedDictAction
 from espnet2.utils.types import str2bool, str_or_none
 
 from distill.audio import read_audio, read_wav_scp
+from distill.checkpoints.device import multiplies_bfloat16
 from distill.checkpoints.load import build_network, load_criterion, load_network, load_weights, read_config
 from distill.checkpoints.resume import save_whole, usable_checkpoint
 from distill.configuration import AugmentConf, ChunkConf, DistillConf, MaskConf, for_processes, read_conf
@@ -148,6 +149,8 @@ class DistillTask(ASRTask):
             args.network_conf = {**args.network_conf, "front_end_conf": {**front_end, "freeze": False}}
         network = build_network(vars(args), len(args.token_list))
         cpu_bfloat16 = args.cpu_bfloat16 and args.ngpu == 0 and multiplies_bfloat16()
+        if args.cpu_bfloat16 and args.ngpu == 0 and not cpu_bfloat16:
+            logging.info("cpu_bfloat16: this CPU has no instructions for it, float32 is used")
         if cpu_bfloat16 and isinstance(network, Teacher):
             network.unfuse_attention()
         if not isinstance(network, Student) and not isinstance(args.network_conf["config"], dict):
@@ -302,15 +305,6 @@ class DistillTask(ASRTask):
             dataset.loader_dict[name] = read_targets(directory, name.removeprefix(STREAM), stored[directory])
             dataset.debug_info[name] = str(directory), "kaldi_ark"
         return dataset
-
-
-def multiplies_bfloat16() -> bool:
-    """Whether this CPU has instructions for products of bfloat16; without them it would be slower than float32."""
-    present = torch.cpu.get_capabilities()
-    able = any(present.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16"))
-    if not able:
-        logging.info("cpu_bfloat16: this CPU has no instructions for it, float32 is used")
-    return able
 
 
 def add_target_streams(args: argparse.Namespace) -> None:

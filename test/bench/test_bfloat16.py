@@ -4,22 +4,9 @@ import json
 import sys
 
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
+from product_types import ProductTypes
 
 from distill.bench import bfloat16, page
-
-
-class Products(TorchDispatchMode):
-    """Types of the factors of matrix products."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.types: list[torch.dtype] = []
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        if function.overloadpacket.__name__ in ("mm", "addmm", "bmm"):
-            self.types.append(args[-1].dtype)
-        return function(*args, **(kwargs or {}))
 
 
 def test_both_precisions_are_measured(tmp_path, monkeypatch):
@@ -28,9 +15,9 @@ def test_both_precisions_are_measured(tmp_path, monkeypatch):
     step = bfloat16.step
 
     def watched(network, precision):
-        with Products() as products:
+        with ProductTypes() as products:
             seconds = step(network, precision)
-        used[precision] = max(set(products.types), key=products.types.count)
+        used[precision] = max(set(products.found), key=products.found.count)
         return seconds
 
     monkeypatch.setattr(bfloat16, "step", watched)

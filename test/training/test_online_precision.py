@@ -4,24 +4,11 @@ from contextlib import nullcontext
 
 import pytest
 import torch
+from product_types import ProductTypes
 from tiny_training import STUDENT, TEACHER, changed, speech_of
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from distill.training import loss_terms
 from distill.training.distill_task import DistillTask
-
-
-class Types(TorchDispatchMode):
-    """Types of the factors of every matrix product."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.found: list[torch.dtype] = []
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        if function.overloadpacket.__name__ in ("mm", "addmm", "bmm"):
-            self.found.append(args[-1].dtype)
-        return function(*args, **(kwargs or {}))
 
 
 @pytest.fixture
@@ -43,7 +30,7 @@ def test_a_step_in_bfloat16(world, teacher, able, monkeypatch, by):
     model = DistillTask.build_model(arguments).train()
     (source,) = model.teachers
     watched = {"teacher": source.network(torch.device("cpu")), "projection": model.criterion.projections[0]}
-    types = {name: Types() for name in watched}
+    types = {name: ProductTypes() for name in watched}
     for name, module in watched.items():
         module.register_forward_pre_hook(lambda *_, name=name: types[name].__enter__() and None)
         module.register_forward_hook(lambda *_, name=name: types[name].__exit__(None, None, None))
@@ -83,7 +70,7 @@ def test_a_teacher_is_trained_in_bfloat16_where_the_cpu_multiplies_in_it(world, 
     model = DistillTask.build_model(arguments).eval()
     speech, lengths = speech_of(world)
     tokens, one = torch.full((len(speech), 1), 2), torch.ones(len(speech), dtype=torch.long)
-    with Types() as types:
+    with ProductTypes() as types:
         loss, _, _ = model(speech, lengths, tokens, one)
     assert max(set(types.found), key=types.found.count) == expected
     fused = model.network.config._attn_implementation == "sdpa"
