@@ -50,3 +50,11 @@ def test_every_section_of_a_configuration_can_be_read(path):
 def test_both_stages_train_the_same_network(directory):
     full, stream = (read(ROOT / directory / f"train_student_{kind}.yaml") for kind in ("full", "stream"))
     assert full["network_conf"] == stream["network_conf"]
+
+
+def test_recipes_link_to_the_configurations_that_they_share():
+    """A copy would no longer follow a change of the one in conf/."""
+    shared = {path.read_text(encoding="utf-8"): path for path in (ROOT / "conf").rglob("*.yaml")}
+    files = [path for path in (ROOT / "egs2").glob("*/*/conf/*.yaml") if not path.is_symlink()]
+    copies = [f"{path} is {shared[text]}" for path in files if (text := path.read_text(encoding="utf-8")) in shared]
+    assert files and not copies
