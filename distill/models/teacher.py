@@ -163,6 +163,10 @@ class Teacher(nn.Module):
         projected = self.encoder.feature_projection(features)
         return projected[0] if isinstance(projected, tuple) else projected
 
+    def projected_features(self, speech: Tensor, speech_lengths: Tensor) -> Tensor:
+        """What the first layer gets, before masks: (B, N) audio with (B,) samples -> (B, T, width)."""
+        return self._project(self._inputs(speech, send(speech_lengths, speech.device)))
+
     @property
     def _masks_time(self) -> bool:
         """Whether stretches of time are masked in training."""
@@ -183,7 +187,7 @@ class Teacher(nn.Module):
         unless the batch is no longer than a mask.
         """
         frames = self._frames(speech_lengths)
-        x = self._project(self._inputs(speech, send(speech_lengths, speech.device)))
+        x = self.projected_features(speech, speech_lengths)
         if self.training:
             x = self._hide(x, frames)
         x, hidden = self._encode(x, frames)

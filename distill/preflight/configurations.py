@@ -35,6 +35,7 @@ COMMON_KEYS = set(SECTIONS) | {
     "network", "network_conf", "optim", "optim_conf", "scheduler", "scheduler_conf", "max_epoch",
     "num_iters_per_epoch", "accum_grad", "grad_clip", "batch_type", "batch_bins", "num_workers", "log_interval",
     "freeze_param", "keep_nbest_models", "best_model_criterion", "patience", "seed", "use_amp", "cpu_bfloat16",
+    "cnn_log_mel_steps",
     "use_matplotlib", "use_tensorboard",
 }  # fmt: skip
 

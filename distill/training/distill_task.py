@@ -40,6 +40,7 @@ from distill.targets.store import (
     read_two_columns,
 )
 from distill.training import shard_batches
+from distill.training.cnn_from_log_mel import train_cnn_on_log_mel
 from distill.training.distill_model import DistillModel
 from distill.training.teacher_targets import StoredFormat
 from distill.training.within_epoch import DistillTrainer
@@ -84,6 +85,12 @@ class DistillTask(ASRTask):
             )
         group.add_argument(
             "--init", type=str_or_none, default=None, help="directory of a training to take weights from"
+        )
+        group.add_argument(
+            "--cnn_log_mel_steps",
+            type=int,
+            default=0,
+            help="batches on which the CNN of a new teacher is first trained to put out log-mel features; 0: none",
         )
         group.add_argument(
             "--distill_conf", action=NestedDictAction, default={}, help="weights and targets of the loss"
@@ -143,6 +150,10 @@ class DistillTask(ASRTask):
             raise UserError("--second_teacher: there is no first one; give --teacher")
         if args.network == "teacher" and (args.teacher is not None or chunk is not None):
             raise UserError("network: teacher is trained without --teacher and chunk_conf; did you mean student?")
+        if args.cnn_log_mel_steps > 0:
+            new = args.init is None and isinstance((args.network_conf or {}).get("config"), dict)
+            if args.network != "teacher" or not new:
+                raise UserError("cnn_log_mel_steps: is for a teacher that begins with random weights; leave it out")
         front_end = (args.network_conf or {}).get("front_end_conf") or {}
         if front_end.get("freeze") and args.teacher is None and args.init is None:
             logging.warning("Nothing to copy the front end from, so front_end_conf.freeze is not applied")
@@ -207,8 +218,19 @@ class DistillTask(ASRTask):
 
         ``--init`` is a network of the same kind and sizes: all of its weights are taken, and the trained projections of
         hidden layers where they fit. Without it, or where ``--init`` is a wav2vec 2.0 teacher and the network a
-        student, what fits is taken from the teacher: CNN and prediction layer.
+        student, what fits is taken from the teacher: CNN and prediction layer. The CNN of a new teacher is trained on
+        log-mel features if ``cnn_log_mel_steps`` is above 0.
         """
+        if args.cnn_log_mel_steps > 0:
+            path = next(path for path, name, _ in args.train_data_path_and_name_and_type if name == "speech")
+            assert isinstance(model.network, Teacher)
+            train_cnn_on_log_mel(
+                model.network,
+                list(read_wav_scp(Path(path)).values()),
+                args.cnn_log_mel_steps,
+                model.augmentation,
+                model.cpu_bfloat16,
+            )
         if args.init is None and (args.teacher is None or not isinstance(model.network, Student)):
             return
         origin = args.init or args.teacher
