@@ -18,6 +18,7 @@ EPOCH = re.compile(r"(\d+)/(\d+)epoch started")
 BATCHES = re.compile(r"\[train\] mini-batch sizes summary: N-batch=(\d+)")
 PER_EPOCH = re.compile(r"^num_iters_per_epoch: (\d+)", re.MULTILINE)
 STEP = re.compile(r"(\d+)epoch:train:\d+-(\d+)batch: (.*)")
+BEFORE = re.compile(r"INFO: (CNN to log-mel: step \d+ of \d+)")  # what precedes the first epoch
 RESULT = re.compile(r"(\d+)epoch results: (.*)")
 # Of the warnings only those of this package's own modules
 WARNING = re.compile(r"\((?:resume|distill_task|distill_model|loss|teacher_targets):\d+\) WARNING: (.*)")
@@ -38,6 +39,7 @@ class Progress:
         self.first_epoch = 0
         self.batch = 0
         self.batches = 0
+        self.before = "starting"
         self.shown: dict[str, str] = {}
         self._doubted = False
 
@@ -49,6 +51,8 @@ class Progress:
             self.max_epoch = int(match[2])
         elif match := BATCHES.search(line):
             self.batches = int(match[1])
+        elif match := BEFORE.search(line):
+            self.before = match[1]
         elif match := STEP.search(line):
             self.batch = int(match[2])
             self.shown.update({f"train {k}": v for k, v in VALUE.findall(match[3])})
@@ -147,10 +151,12 @@ def follow(log: Path, begin: int, progress: Progress, running: Callable[[], bool
             if progress.epochs and progress.first_epoch:
                 bar.total, bar.initial = progress.epochs, progress.first_epoch - 1
                 bar.n, bar.bar_format = progress.epochs_done, BAR
+            else:
+                bar.bar_format = "{desc}: " + progress.before + " [{elapsed}]"
             bar.set_postfix_str(progress.summary(), refresh=False)
             # Where a line cannot be overwritten, only a changed one is written.
-            if sys.stderr.isatty() or (bar.n, bar.postfix) != shown:
-                shown = (bar.n, bar.postfix)
+            if sys.stderr.isatty() or (bar.n, bar.postfix, bar.bar_format) != shown:
+                shown = (bar.n, bar.postfix, bar.bar_format)
                 bar.refresh()
             if not last_round:
                 time.sleep(POLL_SECONDS)

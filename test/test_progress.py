@@ -56,6 +56,12 @@ def test_watch_succeeds(tmp_path):
     assert "3/10epoch" in (tmp_path / "train.log").read_text()
 
 
+def test_what_precedes_the_first_epoch_is_shown(tmp_path, capsys):
+    before = "[host] 2026-01-01 (cnn_from_log_mel:1) INFO: CNN to log-mel: step 100 of 300, mse 0.5, 9 s left"
+    assert watch([sys.executable, "-c", f"print({before!r})"], tmp_path / "teacher_init" / "train.log") == 0
+    assert "teacher_init: CNN to log-mel: step 100 of 300 [" in capsys.readouterr().err
+
+
 def test_watch_shows_warnings_of_ours_alone(tmp_path, capsys):
     from distill.checkpoints import resume  # its warnings carry its name
 
