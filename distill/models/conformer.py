@@ -58,9 +58,6 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(width, 3 * width)
         self.out = nn.Linear(width, width)
         self.dropout = nn.Dropout(dropout)
-        # Query, key and value are three square matrices: their gain is that of a square one.
-        for part in self.qkv.weight.data.chunk(3):
-            nn.init.xavier_uniform_(part)
 
     def forward(
         self,

@@ -23,13 +23,16 @@ TEACHER = {
 
 
 def student(front_end: str = "cnn", **changes) -> Student:
-    """A student in evaluation mode, with output weights large enough that differences show."""
+    """A student in evaluation mode, with weights large enough that differences show."""
     torch.manual_seed(1)
     conf = {"channels": CHANNELS} if front_end == "cnn" else {"channels": 24}
     arguments = {"front_end_conf": conf, "width": 32, "layers": 3, "heads": 2, "ffn": 48, "kernel": 7, **changes}
     network = Student(VOCAB, front_end, **arguments)
     with torch.no_grad():
         network.output.weight.mul_(3)
+        for module in network.blocks.modules():
+            if isinstance(module, torch.nn.Linear):
+                module.weight.mul_(8)  # as large as Xavier's
     return network.eval()
 
 
