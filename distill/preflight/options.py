@@ -56,8 +56,9 @@ def runs(options: Options, stage: int) -> bool:
     return int(options["stage"]) <= stage <= int(options["stop_stage"])
 
 
-def is_hugging_face(options: Options) -> bool:
-    teacher = options["teacher"]
+def is_hugging_face(options: Options, name: str = "teacher") -> bool:
+    """Whether an option names a teacher's directory in Hugging Face's format."""
+    teacher = options[name]
     return bool(teacher) and not Path(teacher, "config.yaml").exists() and Path(teacher, "config.json").exists()
 
 
@@ -148,6 +149,8 @@ def check_together(options: Options) -> Iterator[str]:
             yield f"--{name} {options[name]}: {options['train_set']} is the training set; give another one"
     if options["valid_set"] in options["test_sets"].split():
         yield f"--test_sets {options['test_sets']}: {options['valid_set']} is the validation set; give another one"
+    if options["teacher_init"] and options["teacher"]:
+        yield "--teacher_init: begins the training of a teacher, which --teacher has behind it; give one of them"
     if options["teacher_init_max_s"] and not options["teacher_init_config"]:
         yield "--teacher_init_max_s: limits the first training of the teacher; give its --teacher_init_config"
 
@@ -159,15 +162,16 @@ def check_files(options: Options) -> Iterator[str]:
             yield f"--{name} {options[name]}: not found; give a file that is there"
     if options["lang_dir"] and not Path(options["lang_dir"], "phones.txt").is_file():
         yield f"--lang_dir {options['lang_dir']}: has no phones.txt; give a lang directory as Kaldi makes it"
-    teacher = options["teacher"]
-    if teacher and not Path(teacher).is_dir():
-        yield f"--teacher {teacher}: not found; give the directory of a trained teacher"
-    elif teacher and not is_hugging_face(options):
-        try:
-            read_config(teacher)
-            checkpoint_path(teacher)
-        except UserError as error:
-            yield f"--teacher: {error}"
+    for name in ("teacher", "teacher_init"):
+        teacher = options[name]
+        if teacher and not Path(teacher).is_dir():
+            yield f"--{name} {teacher}: not found; give the directory of a trained teacher"
+        elif teacher and not is_hugging_face(options, name):
+            try:
+                read_config(teacher)
+                checkpoint_path(teacher)
+            except UserError as error:
+                yield f"--{name}: {error}"
     if options["targets"] and runs(options, 10):
         for name in (options["train_set"] + ("_sp" if options["speed_perturb_factors"] else ""), options["valid_set"]):
             manifest = Path(options["targets"], name, "manifest.json")

@@ -215,6 +215,18 @@ def test_a_teacher_of_hugging_faces_format_is_adopted(recipe: Path) -> None:
     manifest = json.loads((recipe / "dump/targets_exp_hf/train/manifest.json").read_text())
     assert manifest["utterances"] == 80
     assert {"z", "o", "<space>"} <= set(tokens)
+    # The training of a teacher begins with it.
+    architecture = {**sizes, **kinds, **positions, "conv_dim": [8] * 6 + [16]}
+    content = {
+        **{"network": "teacher", "network_conf": {"config": architecture}},
+        **{"distill_conf": {"target": "none", "weight_ctc": 1.0}, "max_epoch": 1, "num_iters_per_epoch": 1},
+    }
+    (recipe / "conf/tune.yaml").write_text(json.dumps(content))  # which is YAML as well
+    only_7 = ["--token_type", "char", "--expdir", "exp_tuned", "--stage", "6", "--stop_stage", "7"]
+    tuned = ["--teacher_init", "hf", "--teacher_config", "conf/tune.yaml", "--allow_bad_teacher", "true"]
+    run(recipe, *only_7, *tuned)
+    assert "tensors of the network from exp_tuned/teacher_init" in (recipe / "exp_tuned/teacher/train.log").read_text()
+    assert "stage 7: done before and unchanged" in run(recipe, *only_7, *tuned)
 
 
 def targets_of(recipe: Path) -> dict[str, bytes]:

@@ -15,7 +15,7 @@ train_set=train valid_set=valid test_sets="test" local_data_opts='' speed_pertur
 min_wav_duration=0.1 max_wav_duration=20 allow_pipes=false unlabelled=false resample=false
 token_type=bpe nbpe=500 lexicon='' lang_dir='' ngram_order=2 ngram_lm=''
 teacher='' from_scratch='' teacher_tokens=false keep_teacher_tokens=false allow_bad_teacher=false
-teacher_init_config='' teacher_init_max_s='' teacher_config=conf/train_teacher.yaml teacher_args=''
+teacher_init='' teacher_init_config='' teacher_init_max_s='' teacher_config=conf/train_teacher.yaml teacher_args=''
 teacher_targets=stored target_dtype=float32 targets=''
 student='' student_full_config=conf/train_student_full.yaml student_stream_config=conf/train_student_stream.yaml
 student_full_args='' student_stream_args='' stage2_teacher=teacher no_kd=true fixed_chunks=''
@@ -37,6 +37,7 @@ if [ -n "${from_scratch}" ]; then
         case "${!config}" in '' | "conf/train_${name}.yaml") printf -v "${config}" '%s' "${sizes}/train_${name}.yaml" ;; esac
     done
 fi
+if [ -n "${teacher_init}" ]; then teacher_init_config='' teacher_init_max_s=''; fi
 for name in "${names[@]}" gpus cuda_cmd; do values+=("${name}=${!name}"); done
 python3 -m distill.bin.check_recipe "${values[@]}" || exit 2; if ${check}; then exit 0; fi
 
@@ -44,8 +45,7 @@ python3 -m distill.bin.check_recipe "${values[@]}" || exit 2; if ${check}; then 
 phones=false ref_tokens='' bpemodel='' vocab='' token_dir=data/token_list/${token_type}
 train_text=text lm_text=lm_train.txt lexicon_option=() lexicon_files=() spelling=()
 if [ "${token_type}" = bpe ]; then
-    token_dir=data/token_list/bpe_unigram${nbpe}
-    bpemodel=${token_dir}/bpe.model vocab=${nbpe}
+    token_dir=data/token_list/bpe_unigram${nbpe} bpemodel=${token_dir}/bpe.model vocab=${nbpe}
 elif [ "${token_type}" = phn ]; then
     phones=true ref_tokens=text.phn train_text=text.phn lm_text=lm_train.txt.phn decoders=${decoders:-greedy wfst}
     if [ -n "${lexicon}" ]; then lexicon_option=(--lexicon "${lexicon}") lexicon_files=("${lexicon}"); fi
@@ -174,24 +174,26 @@ train() {
         --cmd "${cuda_cmd}" --ngpu "${ngpu}" --num-nodes "${num_nodes}" --threads "${threads}" --seed "${seed}" \
         "${@:3}" "$2" "${train_dir}" "${valid_dir}" "${expdir}/$1"
 }
+adopt() { "${steps}/adopt_teacher.sh" --token-list "${token_list}" --token-type "${token_type}" "$@"; }
 if wanted 7 && [ -n "${teacher}" ]; then
     how=${teacher} output='' inputs=("${teacher}/config.yaml")
     if ${hf_teacher}; then
         how+=" ${token_type}$(if ${keep_teacher_tokens}; then echo ' own'; fi)" output=${expdir}/teacher inputs=("${teacher}/config.json" "${token_list}")
     fi
     run_stage "${stamps}/7" "adopt the teacher ${teacher}" "${how}" "${output}" "${inputs[@]}" -- \
-        "${steps}/adopt_teacher.sh" --token-list "${token_list}" --token-type "${token_type}" \
-        --own-tokens "${keep_teacher_tokens}" "${teacher}" "${expdir}/teacher"
+        adopt --own-tokens "${keep_teacher_tokens}" "${teacher}" "${expdir}/teacher"
 elif wanted 7; then
-    collect_stats
-    init=() inputs=("${teacher_config}" "${stamps}/6" "${stamps}/9")
-    if [ -n "${teacher_init_config}" ]; then
+    collect_stats; init=() inputs=("${teacher_config}" "${stamps}/6" "${stamps}/9")
+    if [ -n "${teacher_init}" ]; then
+        run_stage "${stamps}/7_init" "begin with the teacher ${teacher_init}" "${teacher_init} ${token_type}" \
+            "${expdir}/teacher_init" "${teacher_init}"/config.* "${token_list}" -- adopt "${teacher_init}" "${expdir}/teacher_init"
+    elif [ -n "${teacher_init_config}" ]; then
         run_stage "${stamps}/7_init" "train the teacher, first with ${teacher_init_config}" \
             "${seed} ${teacher_init_max_s}${teacher_args:+ ${teacher_args}}" "${expdir}/teacher_init" \
             "${teacher_init_config}" "${stamps}/9" -- train teacher_init "${teacher_init_config}" \
             --max-seconds "${teacher_init_max_s}" --train-args "${teacher_args}"
-        init=(--init "${expdir}/teacher_init") inputs+=("${stamps}/7_init")
     fi
+    if [ -n "${teacher_init}${teacher_init_config}" ]; then init=(--init "${expdir}/teacher_init") inputs+=("${stamps}/7_init"); fi
     run_stage "${stamps}/7" "train the teacher with ${teacher_config}" "${seed}${teacher_args:+ ${teacher_args}}" \
         "${expdir}/teacher" "${inputs[@]}" -- train teacher "${teacher_config}" "${init[@]}" --train-args "${teacher_args}"
 fi
@@ -228,11 +230,9 @@ if wanted 9; then collect_stats; fi
 from_teacher=(--teacher "${expdir}/teacher") teacher_inputs=("${stamps}/7")
 if [ "${teacher_targets}" = stored ]; then
     from_teacher+=(--train-targets "${targets}/${train_set}" --valid-targets "${targets}/${valid_set}")
-    if ${extract_targets}; then
-        teacher_inputs+=("${stamps}/8")
-    else
-        teacher_inputs+=("${targets}/${train_set}/manifest.json" "${targets}/${valid_set}/manifest.json")
-    fi
+    made=("${targets}/${train_set}/manifest.json" "${targets}/${valid_set}/manifest.json")
+    if ${extract_targets}; then made=("${stamps}/8"); fi
+    teacher_inputs+=("${made[@]}")
 fi
 # On the CPU, where networks as small as these gain little from one more thread, student_full_no_kd, for which no other
 # student waits, is trained beside the others, each with half of the threads. It too begins with the teacher's CNN.
