@@ -4,6 +4,7 @@ import json
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 import transformers
 import yaml
@@ -20,9 +21,17 @@ from distill.models.teacher import Teacher  # noqa: E402
 TOKENS = ["<blank>", "<unk>", "lamp", "on", "<sos/eos>"]
 
 
-def test_there_and_back(tmp_path):
+CONFORMER = {key: value for key, value in TEACHER.items() if key != "do_stable_layer_norm"} | {
+    "model_type": "wav2vec2-conformer",
+    "position_embeddings_type": "rotary",
+    "conv_depthwise_kernel_size": 7,
+}
+
+
+@pytest.mark.parametrize("architecture", [TEACHER, CONFORMER], ids=["transformer", "conformer"])
+def test_there_and_back(tmp_path, architecture):
     torch.manual_seed(0)
-    conf = {"config": {**TEACHER, "do_stable_layer_norm": True}}
+    conf = {"config": architecture}
     teacher = Teacher(len(TOKENS), **conf).eval()
     (tmp_path / "exp").mkdir()
     torch.save({f"network.{k}": v for k, v in teacher.state_dict().items()}, tmp_path / "exp/model.pth")
@@ -33,7 +42,7 @@ def test_there_and_back(tmp_path):
     speech, lengths = 0.1 * torch.randn(1, 8000), torch.tensor([8000])
     with torch.no_grad():
         expected = teacher(speech, lengths).logits
-        model = transformers.Wav2Vec2ForCTC.from_pretrained(tmp_path / "hf", dtype=torch.float32).eval()
+        model = transformers.AutoModelForCTC.from_pretrained(tmp_path / "hf", dtype=torch.float32).eval()
         torch.testing.assert_close(model(speech).logits, expected, atol=0.02, rtol=0.02)
     assert json.loads((tmp_path / "hf/vocab.json").read_text())["lamp"] == 2
     (tmp_path / "tokens.txt").write_text("".join(f"{token}\n" for token in TOKENS))
