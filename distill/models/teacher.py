@@ -97,6 +97,8 @@ class Teacher(nn.Module):
             self.encoder.feature_extractor.requires_grad_(False)
         if not self._masks_time and hasattr(self.encoder, "masked_spec_embed"):
             self.encoder.masked_spec_embed.requires_grad_(False)  # never used
+        if self.config.model_type == "wav2vec2-conformer":
+            self.stack.pos_conv_embed.requires_grad_(False)  # transformers makes it, and never uses it
         self._set_frames()
 
     def _make_encoder(self, config: Mapping[str, Any] | str | Path) -> Any:
