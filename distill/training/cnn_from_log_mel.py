@@ -50,7 +50,7 @@ def train_cnn_on_log_mel(
         bfloat16: compute the network in bfloat16 on the CPU.
 
     Returns:
-        the mean squared error of the last batch; 1 is what a map of nothing would have.
+        the mean squared error of the last batch; 1 is the error of a constant.
 
     Raises:
         UserError: the network has no CNN, or an audio file cannot be read.
