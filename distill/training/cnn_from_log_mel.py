@@ -97,7 +97,7 @@ def train_cnn_on_log_mel(
 
 
 def log_mel_pairs(speech: Tensor) -> Tensor:
-    """(B, N) audio -> (B, T, 2 BINS): for each frame of 20 ms that is whole, the two log-mel frames that begin in it."""
+    """(B, N) audio -> (B, T, 2 BINS): for each whole frame of 20 ms, the two log-mel frames that begin in it."""
     window, filters = povey_window().to(speech), mel_filters(BINS).to(speech)
     frames = kaldi_fbank(speech, window, filters)  # (B, 2 T or 2 T + 1, BINS)
     return frames[:, : frames.shape[1] // 2 * 2].unflatten(1, (-1, 2)).flatten(2)
