@@ -219,7 +219,8 @@ def test_a_teacher_of_hugging_faces_format_is_adopted(recipe: Path) -> None:
     architecture = {**sizes, **kinds, **positions, "conv_dim": [8] * 6 + [16]}
     content = {
         **{"network": "teacher", "network_conf": {"config": architecture}},
-        **{"distill_conf": {"target": "none", "weight_ctc": 1.0}, "max_epoch": 1, "num_iters_per_epoch": 1},
+        **{"distill_conf": {"target": "none", "weight_ctc": 1.0}, "max_epoch": 1},
+        **{"num_iters_per_epoch": 1, "batch_type": "numel", "batch_bins": 160000},
     }
     (recipe / "conf/tune.yaml").write_text(json.dumps(content))  # which is YAML as well
     only_7 = ["--token_type", "char", "--expdir", "exp_tuned", "--stage", "6", "--stop_stage", "7"]
