@@ -2,8 +2,7 @@
 
     make bench
 
-The networks are the teacher and the student of conf/from_scratch/small; float32 and bfloat16 take turns. A teacher's
-attention is fused in float32 and not in bfloat16, as in training with ``cpu_bfloat16: true``.
+The networks are the teacher and the student of conf/from_scratch/small; float32 and bfloat16 take turns.
 """
 
 from __future__ import annotations
@@ -28,15 +27,12 @@ PRECISIONS = ("float32", "bfloat16")
 UTTERANCES, SECONDS = 5, 8.0  # of a step
 
 
-def network(training: str, precision: str) -> Teacher | Student:
+def network(training: str) -> Teacher | Student:
     """The network of a training, with random weights."""
     conf = yaml.safe_load((ROOT / f"conf/from_scratch/small/train_{training}.yaml").read_text())["network_conf"]
     if training != "teacher":
         return Student(len(TOKENS), **conf).train()
-    teacher = Teacher(len(TOKENS), **conf).train()
-    if precision == "bfloat16":
-        teacher.unfuse_attention()
-    return teacher
+    return Teacher(len(TOKENS), **conf).train()
 
 
 def step(network: Teacher | Student, precision: str) -> float:
@@ -60,7 +56,7 @@ def main() -> None:
     args = parser.parse_args()
     warn_if_busy()
     torch.set_num_threads(1)
-    networks = {(name, kind): network(name, kind) for name in TRAININGS for kind in PRECISIONS}
+    networks = {(name, kind): network(name) for name in TRAININGS for kind in PRECISIONS}
     seconds = [{key: step(net, key[1]) for key, net in networks.items()} for _ in range(args.rounds)][1:]
     rows: list[dict[str, Any]] = [
         {"training": name, **{kind: summarise([measured[name, kind] for measured in seconds]) for kind in PRECISIONS}}
