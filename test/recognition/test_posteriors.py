@@ -16,7 +16,7 @@ import pytest
 import soundfile
 import torch
 import yaml
-from tiny_networks import CHANNELS, TEACHER, VOCAB, speech, student, teacher
+from tiny_networks import CHANNELS, TALKATIVE_SEED, TEACHER, VOCAB, speech, student, teacher
 
 from distill.audio import read_audio
 from distill.checkpoints.load import LoadedNetwork, load_network
@@ -56,7 +56,7 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     loud = teacher()
     with torch.no_grad():
         loud.output.weight.mul_(8)
-    for name, network, tokens in (("student", student(), TOKENS), ("teacher", loud, TEACHER_TOKENS)):
+    for name, network, tokens in (("student", student(seed=TALKATIVE_SEED), TOKENS), ("teacher", loud, TEACHER_TOKENS)):
         (root / name).mkdir()
         config = {"token_list": tokens, "token_type": "char", "network": name, **confs[name]}
         (root / name / "config.yaml").write_text(yaml.safe_dump(config))
