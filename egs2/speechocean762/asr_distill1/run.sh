@@ -8,6 +8,6 @@ cd "$(dirname "$0")"
     --token_type char --ngram_order 3 --max_wav_duration 20 \
     --speed_perturb_factors "0.9 1.0 1.1" \
     --from_scratch small --teacher_init_max_s 5 \
-    --latencies "160 320 480 960 full" --decoders "greedy beam" \
+    --latencies "160 320 480 960 full" --decoders "greedy wfst" --decode_options "--wfst_beam 12" \
     --nj 2 \
     "$@"
