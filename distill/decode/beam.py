@@ -17,6 +17,7 @@ from torch import Tensor
 from distill.decode.hotwords import Hotwords
 from distill.decode.hypothesis import Hypothesis, Token
 from distill.decode.lm import NgramLM
+from distill.decode.look_ahead import LookAhead
 from distill.errors import UserError
 
 SETTLE_EVERY = 64  # frames between two checks which tokens all hypotheses share
@@ -47,6 +48,8 @@ class _Prefix:
 class Fusion:
     """Score in addition to the acoustic one: ``lm_weight`` · ln P(words) + ``word_bonus`` · words + hot words.
 
+    An incomplete word has its bonus and the n-gram's look-ahead, which its own ln P replaces when it is complete.
+
     Args:
         token_list: tokens by id, blank first.
         token_type: char, bpe, word or phn.
@@ -76,6 +79,9 @@ class Fusion:
         self._lm_weight, self._word_bonus = lm_weight, word_bonus
         self._hotwords = hotwords
         self._whole = lm_unit == "token" or token_type in ("word", "phn")  # each token is a unit
+        self._look_ahead = None
+        if self._lm and not self._whole:
+            self._look_ahead = LookAhead(self._lm, hotwords.words if hotwords else ())
         self._names = list(token_list)
         # Text of each token, with a leading space if it begins a word
         self._texts: list[str] = []
@@ -87,7 +93,10 @@ class Fusion:
             else:
                 self._texts.append(" " if token == "<space>" else token.replace("▁", " "))
         best_phrase = hotwords.boost if hotwords else 0.0
-        self.largest_gain = max(word_bonus, 0.0) + 2 * max(best_phrase, 0.0)  # of one token, for pruning
+        # Of one token, for pruning: a word can be as much more probable than its look-ahead as the rarest is improbable
+        self.largest_gain = max(word_bonus, 0.0) + 2 * max(best_phrase, 0.0)
+        if self._look_ahead:
+            self.largest_gain -= lm_weight * self._look_ahead.least
 
     def empty(self) -> _Prefix:
         """The prefix without tokens, at the start of a sentence."""
@@ -106,7 +115,9 @@ class Fusion:
                 if word:
                     score, state = self._finish_word(score, state, word)
                 word = text[1:]
-            else:
+                score += self._begun(word)
+            elif not self._whole:
+                score += self._begun(word + text) - self._begun(word)
                 word += text
             if self._hotwords and text:
                 if self._ends_word(prefix.token):
@@ -140,11 +151,20 @@ class Fusion:
         """Whether a token's text ends with a space; true before the first token, where the id is 0."""
         return token == 0 or self._texts[token].endswith(" ")
 
+    def _begun(self, word: str) -> float:
+        """Score of an incomplete word."""
+        if not word:
+            return 0.0
+        return self._word_bonus + (self._lm_weight * self._look_ahead.beginning(word) if self._look_ahead else 0.0)
+
     def _finish_word(self, score: float, state: int, word: str) -> tuple[float, int]:
+        """Score and state of the n-gram after a complete word, whose score replaces that of the incomplete one."""
         if self._lm:
             log_p, state = self._lm.score(state, word)
+            if self._look_ahead:
+                log_p += self._look_ahead.spelling(word)
             score += self._lm_weight * log_p
-        return score + self._word_bonus, state
+        return score + self._word_bonus - (0.0 if self._whole else self._begun(word)), state
 
 
 class BeamSearch:

@@ -15,13 +15,18 @@ class Hotwords:
     Args:
         phrases: words separated by spaces.
         boost: score of a complete phrase, in nats.
+
+    Attributes:
+        words: the words of all phrases.
     """
 
     def __init__(self, phrases: Iterable[str], boost: float) -> None:
         self.boost = boost
+        self.words: set[str] = set()
         self._next: list[dict[str, int]] = [{}]
         self._credit, self._earned, self._shorter = [0.0], [0.0], [0]
         for phrase in phrases:
+            self.words.update(phrase.split())
             spelled = f" {' '.join(phrase.split())} "
             if not spelled.strip():
                 continue

@@ -161,31 +161,65 @@ def test_hot_words_in_every_kind_of_token(token_type, tokens, sounds, plain, hot
     assert texts == [plain, hot]
 
 
-def test_words_of_a_character_model_are_scored_when_they_end(tmp_path):
+@pytest.mark.parametrize(
+    ("token_type", "tokens", "ids"),
+    [
+        ("char", ["<blank>", "<space>", "a", "b"], [2, 3, 1, 3]),
+        ("bpe", ["<blank>", "\u2581a", "b", "\u2581b"], [1, 2, 3]),
+    ],
+)
+def test_a_word_is_scored_when_it_ends_and_ahead_until_then(tmp_path, token_type, tokens, ids):
     write_arpa([["ab", "b"], ["ab", "b"], ["b"]], 2, tmp_path / "lm.arpa")
     lm = NgramLM(tmp_path / "lm.arpa")
-    tokens = ["<blank>", "<space>", "a", "b"]
-    fusion = Fusion(tokens, "char", lm, 2.0, 0.5)
-    prefix = fusion.empty()
-    for token in (2, 3, 1, 3):
+    fusion = Fusion(tokens, token_type, lm, 2.0, 0.5)
+    prefix = fusion.extend(fusion.empty(), ids[0])
+    assert prefix.score == pytest.approx(2 * lm.score(0, "ab")[0] + 0.5)  # the only word in a
+    for token in ids[1:]:
         prefix = fusion.extend(prefix, token)
     first, state = lm.score(lm.start, "ab")
-    assert prefix.score == pytest.approx(2 * first + 0.5)
+    assert prefix.score == pytest.approx(2 * (first + lm.score(0, "b")[0]) + 1.0)
     second, state = lm.score(state, "b")
     assert fusion.end(prefix) == pytest.approx(2 * (first + second + lm.end(state)) + 1.0)
 
 
-def test_words_of_word_pieces_are_scored_when_the_next_begins(tmp_path):
-    write_arpa([["ab", "b"], ["ab", "b"], ["b"]], 2, tmp_path / "lm.arpa")
-    lm = NgramLM(tmp_path / "lm.arpa")
-    fusion = Fusion(["<blank>", "\u2581a", "b", "\u2581b"], "bpe", lm, 2.0, 0.5)
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.integers(1, 4), max_size=12))
+def test_the_look_ahead_changes_no_complete_sentence(tmp_path_factory, ids):
+    path = tmp_path_factory.mktemp("lm") / "lm.arpa"
+    write_arpa([["ab", "b"], ["cab", "b", "ab"], ["b"]], 3, path)
+    lm = NgramLM(path)
+    tokens = ["<blank>", "<space>", "a", "b", "c"]
+    fusion = Fusion(tokens, "char", lm, 0.7, 0.3, Hotwords(["cc"], 0.0))
     prefix = fusion.empty()
-    for token in (1, 2, 3):
+    for token in ids:
         prefix = fusion.extend(prefix, token)
-    first, state = lm.score(lm.start, "ab")
-    assert prefix.score == pytest.approx(2 * first + 0.5)
-    second, state = lm.score(state, "b")
-    assert fusion.end(prefix) == pytest.approx(2 * (first + second + lm.end(state)) + 1.0)
+    score, state = 0.0, lm.start
+    for word in "".join(" abc"[token - 1] for token in ids).split():
+        log_p, state = lm.score(state, word)
+        # an unknown word also costs its letters, of which the n-gram's words have three; a hot word does not
+        letters = 0 if word in ("ab", "b", "cab", "cc") else len(word)
+        score += 0.7 * (log_p - letters * math.log(3)) + 0.3
+    assert fusion.end(prefix) == pytest.approx(score + 0.7 * lm.end(state), abs=1e-4)
+
+
+def test_a_narrow_beam_finds_words_in_doubtful_letters(tmp_path):
+    """Where every letter is in doubt, a long unknown word is never a better beginning than the words of a sentence."""
+    sentences = ["the old man went home", "a young girl sang", "the girl went to the old town", "a man sang at home"]
+    write_arpa([sentence.split() for sentence in sentences], 2, tmp_path / "lm.arpa")
+    letters = "abcdefghijklmnopqrstuvwxyz"
+    tokens = ["<blank>", "<space>", *letters]
+    fusion = Fusion(tokens, "char", NgramLM(tmp_path / "lm.arpa"), 0.7, 1.0)
+    correct = 0
+    for number, sentence in enumerate(sentences):
+        logits = draw(2 * len(sentence), len(tokens), number, 1.4)
+        for place, letter in enumerate(sentence):
+            logits[2 * place, tokens.index(letter.replace(" ", "<space>"))] += 4.0
+            logits[2 * place + 1, 0] += 6.0
+        search = BeamSearch(fusion, beam=8)
+        search.accept(logits)
+        found = words_of(search.finish()[0], tokens, "char")
+        correct += " ".join(word.text for word in found) == sentence
+    assert correct == len(sentences)
 
 
 def test_the_n_best_have_different_texts():
