@@ -95,8 +95,8 @@ class Fusion:
         best_phrase = hotwords.boost if hotwords else 0.0
         # Of one token, for pruning: a word can be as much more probable than its look-ahead as the rarest is improbable
         self.largest_gain = max(word_bonus, 0.0) + 2 * max(best_phrase, 0.0)
-        if self._look_ahead:
-            self.largest_gain -= lm_weight * self._look_ahead.least
+        if self._lm and self._look_ahead:
+            self.largest_gain -= lm_weight * self._lm.floor
 
     def empty(self) -> _Prefix:
         """The prefix without tokens, at the start of a sentence."""

@@ -30,6 +30,7 @@ class NgramLM:
         parent, word: (nodes,) history and last word of each node's n-gram; -1 for node 0.
         log_p, backoff: (nodes,) natural logarithms.
         suffix: (nodes,) the longest shorter n-gram that is there.
+        floor: ln P of the rarest word.
         leaves: number of the first node of the highest order, which is no state.
 
     Raises:
@@ -56,7 +57,7 @@ class NgramLM:
         self._end = self.word_ids["</s>"]
         self._unknown = next((self.word_ids[word] for word in UNKNOWN if word in self.word_ids), None)
         unigrams = self.log_p[1 : self._width + 1]
-        self._floor = float(min(unigrams[unigrams > -90 * math.log(10)], default=-10.0))  # -99 means probability 0
+        self.floor = float(min(unigrams[unigrams > -90 * math.log(10)], default=-10.0))  # -99 means probability 0
         self.start = self._child(0, self.word_ids["<s>"]) if "<s>" in self.word_ids and self.leaves > 1 else 0
 
     def _sections(self, path: Path) -> Iterator[tuple[int, array[int], np.ndarray, np.ndarray, np.ndarray]]:
@@ -132,7 +133,7 @@ class NgramLM:
         """
         index = self.word_ids.get(word, self._unknown)
         if index is None:
-            return self._floor, 0
+            return self.floor, 0
         return self._score(state, index)
 
     def end(self, state: int) -> float:
@@ -143,7 +144,7 @@ class NgramLM:
         total = 0.0
         while (node := self._child(state, word)) < 0:
             if state == 0:
-                return total + self._floor, 0
+                return total + self.floor, 0
             total += float(self.backoff[state])
             state = int(self.suffix[state])
         after = node if node < self.leaves else int(self.suffix[node])

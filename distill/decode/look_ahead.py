@@ -18,16 +18,13 @@ class LookAhead:
 
     A search compares hypotheses after every token, but an n-gram scores a word only when it is complete. Until then a
     word counts as the most probable word that begins with its letters, by the n-gram's unigrams (Steinbiss, Tran & Ney,
-    1994, "Improvements in beam search"). If there is none it is an unknown word: P(<unk>) · 1/A for each of its letters,
-    where A is the number of different letters of the n-gram's words. Without the letters' cost a single long unknown
-    word would be more probable than several words.
+    1994, "Improvements in beam search"). If there is none it is an unknown word, with P(<unk>) times 1/A for each of
+    its letters, where A is the number of different letters of the n-gram's words. Without the letters' cost a single
+    long unknown word would be more probable than several words.
 
     Args:
         lm: n-gram of words.
         more_words: words that the n-gram does not list but are as expected as <unk>, such as hot words.
-
-    Attributes:
-        least: smallest ln P of a word.
     """
 
     def __init__(self, lm: NgramLM, more_words: Iterable[str] = ()) -> None:
@@ -38,16 +35,16 @@ class LookAhead:
         self._words = sorted(log_p)
         self._known = frozenset(self._words)
         self._log_p = np.array([log_p[word] for word in self._words])
-        self.least = float(self._log_p.min(initial=self._unknown))
         self._letter = -math.log(max(2, len(set().union(*self._words))))
-        self._cached: dict[str, float] = {}
+        self._cached: dict[str, float] = {}  # of beginnings of known words, which are not many
 
     def beginning(self, letters: str) -> float:
         """Largest natural log P of a word that begins with these letters."""
         if (found := self._cached.get(letters)) is None:
             first, last = bisect_left(self._words, letters), bisect_left(self._words, letters + _LAST)
-            unknown = self._unknown + self._letter * len(letters)
-            found = self._cached[letters] = float(self._log_p[first:last].max()) if first < last else unknown
+            if first == last:
+                return self._unknown + self._letter * len(letters)
+            found = self._cached[letters] = float(self._log_p[first:last].max())
         return found
 
     def spelling(self, word: str) -> float:
