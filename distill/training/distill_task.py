@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -217,7 +217,8 @@ class DistillTask(ASRTask):
         """Initial weights, and a log of where they are from.
 
         ``--init`` is a network of the same kind and sizes: all of its weights are taken, and the trained projections of
-        hidden layers where they fit. Without it, or where ``--init`` is a wav2vec 2.0 teacher and the network a
+        hidden layers where they fit. A student may have other tokens: of its prediction layer those that both have are
+        taken. Without it, or where ``--init`` is a wav2vec 2.0 teacher and the network a
         student, what fits is taken from the teacher: CNN and prediction layer. The CNN of a new teacher is trained on
         log-mel features if ``cnn_log_mel_steps`` is above 0.
         """
@@ -235,9 +236,8 @@ class DistillTask(ASRTask):
             return
         origin = args.init or args.teacher
         source = load_network(origin)
-        of_teacher = isinstance(model.network, Student) and isinstance(source.network, Teacher)
         same_tokens = source.token_list == args.token_list
-        if not same_tokens and not of_teacher:
+        if not same_tokens and not isinstance(model.network, Student):
             raise UserError(f"{origin}: its token list is not this training's; use the same tokens")
         if isinstance(model.network, Student) and isinstance(source.network, Teacher):
             level = audio_level(args) if source.network.normalize else None
@@ -254,6 +254,9 @@ class DistillTask(ASRTask):
             logging.info(f"{origin} is a student: none of its weights are copied without --init")
         else:
             weights = fitted_mask(source.network.state_dict(), model.network.state_dict())
+            if not same_tokens:
+                shared = take_tokens(weights, source.token_list, model.network.state_dict(), args.token_list)
+                logging.info(f"{origin} has other tokens; those of the {len(args.token_list)} that it has: {shared}")
             load_weights(model.network, weights, origin)
             logging.info(f"Initialised all {len(weights)} tensors of the network from {origin}")
             kept = take_fitting(model.criterion, load_criterion(origin))
@@ -411,6 +414,31 @@ def fitted_mask(weights: dict[str, torch.Tensor], of_network: Mapping[str, torch
     if MASK in of_network:
         return {MASK: of_network[MASK], **weights}
     return {name: weight for name, weight in weights.items() if name != MASK}
+
+
+def take_tokens(
+    weights: dict[str, torch.Tensor],
+    tokens: Sequence[str],
+    of_network: Mapping[str, torch.Tensor],
+    network_tokens: Sequence[str],
+) -> int:
+    """Rearrange the prediction layer in a student's weights for a network with other tokens, in place.
+
+    Rows of tokens that only the network has are the network's. A row for each token is repeated for every logit frame
+    of an encoder frame: output.weight is (k · V, width), and output.bias (k · V,).
+
+    Returns:
+        how many of the network's tokens the weights have.
+    """
+    shared = [token for token in network_tokens if token in tokens]
+    there, here = ([names.index(token) for token in shared] for names in (list(tokens), list(network_tokens)))
+    for name in ("output.weight", "output.bias"):
+        rows = weights[name].unflatten(0, (-1, len(tokens)))  # (k, V, width) or (k, V)
+        new = of_network[name].clone().unflatten(0, (-1, len(network_tokens)))
+        if rows.shape[::2] == new.shape[::2]:  # otherwise it is refused when it is loaded
+            new[:, here] = rows[:, there]
+            weights[name] = new.flatten(0, 1)
+    return len(shared)
 
 
 def take_fitting(module: torch.nn.Module, weights: Mapping[str, torch.Tensor]) -> int:

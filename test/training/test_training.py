@@ -237,6 +237,35 @@ def test_stage_2_starts_from_the_student_and_streams(world, teacher, online, sto
     assert reporter(stream)[1]["valid"]["loss_logits"] != reporter(online)[2]["valid"]["loss_logits"]
 
 
+def test_a_student_begins_with_one_of_other_tokens(world, online, tmp_path):
+    """Tokens that both have keep their outputs in every logit frame, wherever they are in the two lists."""
+    source = tmp_path / "of_other_tokens"
+    shutil.copytree(online, source)
+    config = yaml.safe_load((source / "config.yaml").read_text())
+    others = [TOKENS[0], "ä", *reversed(TOKENS[2:-1]), "ö", TOKENS[-1]]
+    config["token_list"] = others
+    (source / "config.yaml").write_text(yaml.safe_dump(config, allow_unicode=True))
+    path = checkpoint_path(source)
+    state = torch.load(path, weights_only=True)
+    frames = len(state["network.output.bias"]) // len(TOKENS)
+    generator = torch.Generator().manual_seed(3)
+    rows = torch.randn(frames, len(others), state["network.output.weight"].shape[1], generator=generator)
+    state["network.output.weight"] = rows.flatten(0, 1)
+    state["network.output.bias"] = torch.arange(frames * len(others), dtype=torch.float32)
+    torch.save(state, path)
+    still = changed(STUDENT, optim_conf={"lr": 0.0})
+    options = ("--init", str(source), "--teacher", str(online), "--max_epoch", "1")
+    trained = world.train("student_of_other_tokens", still, *options)
+    padded, lengths = speech_of(world)
+    with torch.no_grad():
+        before = load_network(source).network(padded, lengths).logits
+        after = load_network(trained).network(padded, lengths).logits
+    shared = [token for token in TOKENS if token in others]
+    assert len(shared) == len(TOKENS) - 1 and frames > 0
+    there, here = [others.index(token) for token in shared], [TOKENS.index(token) for token in shared]
+    torch.testing.assert_close(after[..., here], before[..., there])
+
+
 def test_stage_2_from_the_student_as_its_teacher_maps_layers_one_to_one(world, online):
     stream = world.train(
         "student_from_student",
