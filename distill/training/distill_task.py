@@ -217,10 +217,10 @@ class DistillTask(ASRTask):
         """Initial weights, and a log of where they are from.
 
         ``--init`` is a network of the same kind and sizes: all of its weights are taken, and the trained projections of
-        hidden layers where they fit. A student may have other tokens: of its prediction layer those that both have are
-        taken. Without it, or where ``--init`` is a wav2vec 2.0 teacher and the network a
-        student, what fits is taken from the teacher: CNN and prediction layer. The CNN of a new teacher is trained on
-        log-mel features if ``cnn_log_mel_steps`` is above 0.
+        hidden layers where they fit. A student's tokens may be others if it has at least half of this training's: of
+        the prediction layer, those that both have are taken. Without it, or where ``--init`` is a wav2vec 2.0 teacher
+        and the network a student, what fits is taken from the teacher: CNN and prediction layer. The CNN of a new
+        teacher is trained on log-mel features if ``cnn_log_mel_steps`` is above 0.
         """
         if args.cnn_log_mel_steps > 0:
             path = next(path for path, name, _ in args.train_data_path_and_name_and_type if name == "speech")
@@ -256,7 +256,10 @@ class DistillTask(ASRTask):
             weights = fitted_mask(source.network.state_dict(), model.network.state_dict())
             if not same_tokens:
                 shared = take_tokens(weights, source.token_list, model.network.state_dict(), args.token_list)
-                logging.info(f"{origin} has other tokens; those of the {len(args.token_list)} that it has: {shared}")
+                has = f"{origin}: has {shared} of this training's {len(args.token_list)} tokens"
+                if 2 * shared < len(args.token_list):
+                    raise UserError(f"{has}; begin with a student of at least half of them, or without --init")
+                logging.info(has)
             load_weights(model.network, weights, origin)
             logging.info(f"Initialised all {len(weights)} tensors of the network from {origin}")
             kept = take_fitting(model.criterion, load_criterion(origin))

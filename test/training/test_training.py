@@ -237,7 +237,7 @@ def test_stage_2_starts_from_the_student_and_streams(world, teacher, online, sto
     assert reporter(stream)[1]["valid"]["loss_logits"] != reporter(online)[2]["valid"]["loss_logits"]
 
 
-def test_a_student_begins_with_one_of_other_tokens(world, online, tmp_path):
+def test_a_student_begins_with_one_of_other_tokens(world, online, tmp_path, capfd):
     """Tokens that both have keep their outputs in every logit frame, wherever they are in the two lists."""
     source = tmp_path / "of_other_tokens"
     shutil.copytree(online, source)
@@ -264,6 +264,11 @@ def test_a_student_begins_with_one_of_other_tokens(world, online, tmp_path):
     assert len(shared) == len(TOKENS) - 1 and frames > 0
     there, here = [others.index(token) for token in shared], [TOKENS.index(token) for token in shared]
     torch.testing.assert_close(after[..., here], before[..., there])
+    config["token_list"] = [TOKENS[0], *(str(number) for number in range(len(others) - 2)), TOKENS[-1]]
+    (source / "config.yaml").write_text(yaml.safe_dump(config))
+    with pytest.raises(SystemExit):
+        world.train("student_of_no_common_tokens", still, *options)
+    assert f"has 2 of this training's {len(TOKENS)} tokens" in capfd.readouterr().err
 
 
 def test_stage_2_from_the_student_as_its_teacher_maps_layers_one_to_one(world, online):
