@@ -56,7 +56,7 @@ def check_error(decode_dir: Path, max_error: float, allow: bool) -> None:
     unit, rate = ("words", result["wer"]) if "wer" in result else ("tokens", result["ter"])
     text = f"{decode_dir}: {rate:.2f} % of the {unit} wrong"
     if rate > max_error:
-        text += f", more than {max_error:g} %, so there is nothing to distil"
+        text += f", more than {max_error:g} %, and its students will hardly be better"
         if not allow:
             raise UserError(f"{text}; train the teacher longer, take another, or give --allow_bad_teacher true")
         print(f"warning: {text}", file=sys.stderr)
