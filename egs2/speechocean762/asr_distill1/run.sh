@@ -11,6 +11,6 @@ five_hours=../../mini_librispeech/asr_distill1 # networks of five hours of Libri
     --from_scratch small --teacher_init "${five_hours}/teacher" --allow_bad_teacher true \
     --teacher_args "--max_epoch 5 --num_iters_per_epoch 400 --batch_bins 320000 --optim_conf lr=0.0005 --scheduler_conf max_steps=2000" \
     --student_full_args "--init ${five_hours}/student --max_epoch 8 --optim_conf lr=0.001 --scheduler_conf max_steps=2400" \
-    --latencies "160 320 480 960 full" --decoders "greedy wfst" --decode_options "--wfst_beam 12" \
+    --latencies "160 320 480 960 full" --decoders "greedy wfst" --decode_options "--wfst_beam 10" \
     --nj 2 \
     "$@"
