@@ -3,8 +3,9 @@
     python -m distill.bin.tune_decoding --model exp/student_stream --chunk_ms 480 --data_dir dump/raw/valid \\
         --decoder beam wfst --lm exp/lm/words.arpa --output exp/student_stream/tuned.json
 
-The network runs once, the decoder for every pair of the grid. Among pairs with equal WER the lowest weight is chosen,
-then the bonus nearest to 0. The file holds both values for each decoder, and the whole grid.
+The network runs once, the decoder for every pair of the grid on a part of the set, and for the quarter of them that
+leads there on all of it. Among pairs with equal WER the lowest weight is chosen, then the bonus nearest to 0. The file
+holds both values for each decoder, and the whole grid.
 """
 
 from __future__ import annotations

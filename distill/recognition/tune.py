@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,6 +25,9 @@ from distill.models.teacher import Teacher
 from distill.recognition.posteriors import log_posteriors
 from distill.scoring.text import read_text
 
+PART_WORDS = 500  # of the utterances on which every pair is tried
+LEADING = 0.25  # share of the pairs that are then tried on the other utterances too
+
 
 class ValidationSet(NamedTuple):
     """Utterances with their reference words and the network's (T, V) log-posteriors, in the same order."""
@@ -33,14 +37,18 @@ class ValidationSet(NamedTuple):
     token_list: list[str]
     token_type: str
 
-    def wer(self, search: Search) -> float:
-        """Word error rate in percent when the utterances are decoded with a search."""
+    def words(self, utterances: Iterable[int]) -> int:
+        """Number of words in the references of utterances, which are given by their places."""
+        return sum(len(self.references[place]) for place in utterances)
+
+    def errors(self, search: Search, utterances: Iterable[int]) -> int:
+        """Word errors in utterances when they are decoded with a search."""
         errors = 0
-        for reference, logits in zip(self.references, self.logits, strict=True):
-            search.accept(logits)
+        for place in utterances:
+            search.accept(self.logits[place])
             words = words_of(search.finish()[0], self.token_list, self.token_type)
-            errors += editdistance.eval(reference, [word.text for word in words])
-        return 100 * errors / sum(map(len, self.references))
+            errors += editdistance.eval(self.references[place], [word.text for word in words])
+        return errors
 
 
 def tune(
@@ -56,8 +64,8 @@ def tune(
 ) -> None:
     """Write the best weight and bonus of each decoder, and the whole grid, to a JSON file.
 
-    The network runs once, each decoder for every pair of the grid. Among pairs with equal word error rate the lowest
-    weight is chosen, then the bonus nearest to 0.
+    The network runs once, each decoder for every pair of the grid on a part of the utterances, and for those that lead
+    there on all. Among pairs with equal word error rate the lowest weight is chosen, then the bonus nearest to 0.
 
     Args:
         model: a training's directory or a packed model.
@@ -76,16 +84,18 @@ def tune(
     loaded = load_network(model)
     validation = run_network(loaded, data_dir, chunk_ms, max_utterances, f"{model.name}, {data_dir.name}")
     # Phones have no words to compare unless there is a lexicon.
-    greedy = None if validation.token_type == "phn" else validation.wer(GreedySearch())
+    everything = range(len(validation.references))
+    words = validation.words(everything)
+    greedy = None
+    if validation.token_type != "phn":
+        greedy = 100 * sum(validation.errors(GreedySearch(), [place]) for place in everything) / words
     pairs = [(weight, bonus) for weight in sorted(lm_weights) for bonus in sorted(word_bonuses)]
     tuned: dict[str, dict[str, Any]] = {}
     for conf in decoders:
         new_search = search_builder(conf, loaded.token_list, loaded.config)
-        grid = [
-            {"lm_weight": weight, "word_bonus": bonus, "wer": validation.wer(new_search(weight, bonus))}
-            for weight, bonus in tqdm(pairs, desc=conf.decoder, unit="pair", mininterval=1)
-        ]
-        best = min(grid, key=lambda point: (point["wer"], point["lm_weight"], abs(point["word_bonus"])))
+        grid = try_pairs(validation, pairs, new_search, conf.decoder)
+        complete = [point for point in grid if point["words"] == words]
+        best = min(complete, key=lambda point: (point["wer"], point["lm_weight"], abs(point["word_bonus"])))
         tuned[conf.decoder] = {
             **best,
             "wer_greedy": greedy,
@@ -102,6 +112,42 @@ def tune(
         )
     with atomic_write(output) as stream:
         json.dump(tuned, stream, indent=1)
+
+
+def try_pairs(
+    validation: ValidationSet,
+    pairs: Sequence[tuple[float, float]],
+    new_search: Callable[[float, float], Search],
+    description: str,
+) -> list[dict[str, float]]:
+    """Word error rates with pairs of weight and bonus, by which the best one can be chosen.
+
+    Every pair is tried on a part of the utterances, spread evenly, of about PART_WORDS words but at least an eighth of
+    the set. The LEADING share of them is tried on the rest too.
+
+    Returns:
+        a mapping for each pair, with its ``lm_weight`` and ``word_bonus``, ``wer`` in percent, and the number of
+        ``words`` on which it was tried.
+    """
+    everything = range(len(validation.references))
+    step = max(1, min(8, validation.words(everything) // PART_WORDS))
+    rest = [place for place in everything if place % step]
+    leading = math.ceil(LEADING * len(pairs)) if rest else 0
+    tried = dict.fromkeys(pairs, validation.words(everything[::step]))
+    with tqdm(total=len(pairs) + leading, desc=description, unit="pair", mininterval=1) as bar:
+        errors = {}
+        for pair in pairs:
+            errors[pair] = validation.errors(new_search(*pair), everything[::step])
+            bar.update()
+        for pair in sorted(pairs, key=lambda pair: errors[pair])[:leading]:
+            errors[pair] += validation.errors(new_search(*pair), rest)
+            tried[pair] += validation.words(rest)
+            bar.update()
+    grid = []
+    for pair in pairs:
+        wer = 100 * errors[pair] / max(1, tried[pair])
+        grid.append({"lm_weight": pair[0], "word_bonus": pair[1], "wer": wer, "words": tried[pair]})
+    return grid
 
 
 def run_network(
