@@ -42,6 +42,7 @@ from distill.files import atomic_write
 from distill.lfmmi import DenominatorGraph
 from distill.models.student import Student
 from distill.models.teacher import Teacher
+from distill.recognition.networks import Chunk, chunk_of, student_outputs
 from distill.scoring.counts import count_errors
 from distill.scoring.significance import bootstrap
 from distill.streaming import Recognizer
@@ -399,19 +400,15 @@ class Experiment:
         """Recognise the test sets at every latency, in float32, and write a row for each."""
         torch.set_float32_matmul_precision("highest")
         done = {(row["system"], row["test_set"], row["latency_ms"]) for row in self.results()}
-        network, _, config = load_network(self.work / training.name, self.device)
+        model = load_network(self.work / training.name, self.device)
+        network, _, config = model
         for chunk_ms in LATENCIES if training.stream else (None,):
-            mask: dict[str, int | None] = {}
-            if chunk_ms is not None:
-                conf = read_conf(ChunkConf, "chunk_conf", config["chunk_conf"])
-                assert conf is not None
-                hop, left, ahead = conf.in_frames(chunk_ms // network.encoder_frame_ms, network.encoder_frame_ms)
-                mask = {"chunk_frames": hop, "left_frames": left, "lookahead_frames": ahead}
+            chunk = chunk_of(model, chunk_ms)
             for name, recordings in self.corpus.tests.items():
                 if (training.name, name, chunk_ms) in done:
                     continue
                 started = time.monotonic()
-                texts = self.recognise(network, self.corpus.test_banks[name], mask)
+                texts = self.recognise(network, self.corpus.test_banks[name], chunk)
                 counts = count_errors([t.split() for t in recordings.texts], [t.split() for t in texts])
                 words, sub, dele, ins = (sum(column) for column in zip(*counts, strict=True))
                 row: dict[str, Any] = {"system": training.name, "test_set": name, "latency_ms": chunk_ms}
@@ -425,12 +422,16 @@ class Experiment:
                 self.record({**row, "errors": [[c.words, c.errors] for c in counts]}, "results.jsonl")
 
     @torch.no_grad()
-    def recognise(self, network: NETWORK, bank: Bank, mask: dict[str, int | None]) -> list[str]:
-        """Greedy texts in the order of the bank; with a mask of chunks they are those of a stream."""
+    def recognise(self, network: NETWORK, bank: Bank, chunk: Chunk) -> list[str]:
+        """Greedy texts in the order of the bank; with a chunk they are those of a stream."""
         texts = [""] * len(bank)
         for rows in bank.grouped(range(len(bank)), RATE * 600):
             batch = bank.batch(rows)
-            output = network(batch["speech"], batch["speech_lengths"], **mask)
+            speech, lengths = batch["speech"], batch["speech_lengths"]
+            if isinstance(network, Teacher):
+                output = network(speech, lengths)
+            else:
+                output = student_outputs(network, speech, lengths, [chunk])[chunk]
             for row, tokens in zip(rows, greedy_tokens(output.logits, output.lengths), strict=True):
                 texts[row] = tokens_to_text([self.corpus.tokens[k] for k in tokens], "char")
         return texts

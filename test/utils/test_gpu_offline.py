@@ -216,10 +216,8 @@ def test_the_experiment_ends_in_a_report_and_goes_on_where_it_was(archives, tmp_
         for system in (training.name for training in gpu_experiment.TRAININGS)
         for test_set in ("librispeech_test", "speechocean_test")
     }
-    streamed = [tuple(map(int, row["streamed_identical"].split("/"))) for row in rows if "streamed_identical" in row]
-    identical, streams = map(sum, zip(*streamed, strict=True))
-    # after a second of training two tokens are almost equally likely here and there, and the last digits decide
-    assert len(streamed) == 4 and streams == 10 and identical >= 6
+    streamed = [row["streamed_identical"] for row in rows if "streamed_identical" in row]
+    assert len(streamed) == 4 and set(streamed) == {"3/3", "2/2"}
     report = (output / "experiment.md").read_text()
     assert report.count("| student_s5_stream | 480 |") == 2 and "| teacher | full |" in report
     full, half = (load_network(work / f"student_f_stream{suffix}").network for suffix in ("", ".float16"))
