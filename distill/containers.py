@@ -1,7 +1,7 @@
 """Whether an audio file is whole: the lengths that its container gives, against the file itself.
 
 libsndfile reads what is there of a truncated file, mostly without a word, and believes a header whose length is wrong.
-Only formats whose end can be told are read.
+Formats that do not say where their audio ends are refused by :func:`check_format`.
 """
 
 from __future__ import annotations
@@ -230,7 +230,7 @@ def crc_of(data: bytes, polynomial: int, bits: int) -> int:
 def _flac(path: Path, stream: BinaryIO, size: int) -> None:
     """The last frame of FLAC (RFC 9639) ends where the header says that the audio ends.
 
-    Where the end of the file is no frame, as with tags behind it, nothing is said.
+    A file that does not end with a frame, such as one with tags after the audio, is not judged.
     """
     stream.seek(8)
     info = stream.read(34)

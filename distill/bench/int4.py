@@ -109,12 +109,12 @@ def main() -> None:
         shapes = onnx_model.shapes_for(network, CONFIG, CHUNK_MS, name)
         about = onnx_model.metadata(network, shapes, TOKENS, "word", CHUNK_MS)
         step = onnx_model.step_model(network, shapes)
-        made = {"float32": step, "int8": onnx_model.quantized(step)}
-        made |= {f"int4, blocks of {block}": int4_model(step, block) for block in BLOCKS}
+        models = {"float32": step, "int8": onnx_model.quantized(step)}
+        models |= {f"int4, blocks of {block}": int4_model(step, block) for block in BLOCKS}
         with tempfile.TemporaryDirectory() as folder:
-            paths = {kind: Path(folder, f"{number}.onnx") for number, kind in enumerate(made)}
+            paths = {kind: Path(folder, f"{number}.onnx") for number, kind in enumerate(models)}
             for kind, path in paths.items():
-                onnx_model.save(made[kind], path, about)
+                onnx_model.save(models[kind], path, about)
             least = measure({kind: OnnxModel(path) for kind, path in paths.items()}, args.rounds)
             sizes = {kind: os.path.getsize(path) / 1e6 for kind, path in paths.items()}
         for kind, milliseconds in least.items():

@@ -200,11 +200,11 @@ def synthesise_utterance(number: int, name: str, speakers: list[Voice], seed: in
 def utterances(
     name: str, pool: ProcessPoolExecutor, speakers: list[Voice], count: int, seed: int, training: bool = False
 ) -> Iterator[Utterance]:
-    """Yield ``count`` utterances of :func:`synthesise_utterance` in order, made by the processes of a pool."""
+    """Yield ``count`` utterances of :func:`synthesise_utterance` in order, computed by the processes of a pool."""
     make = partial(synthesise_utterance, name=name, speakers=speakers, seed=seed, training=training)
-    made = pool.map(make, range(count), chunksize=8)
+    synthesised = pool.map(make, range(count), chunksize=8)
     try:
-        yield from tqdm(made, total=count, desc=name, unit="utt", mininterval=1)
+        yield from tqdm(synthesised, total=count, desc=name, unit="utt", mininterval=1)
     except BrokenProcessPool:
         raise UserError(f"{name}: a process that synthesises was killed; is there enough memory?") from None
 

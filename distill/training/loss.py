@@ -106,9 +106,9 @@ class DistillLoss(nn.Module):
             text, text_lengths: (B, U) token ids padded with -1, and (B,).
             utterances: ids, for messages.
             silence: that was put before and after the utterances for the network alone, in encoder frames. In the
-                silence before, the network is trained to put out blank, so that it does not guess words that it cannot
-                have heard; token sequences are those of the frames that follow, and the teacher's frames are compared
-                with those between. None: there never is any.
+                silence before, the network is trained to put out blank, so that it does not guess words before they are
+                spoken. Token sequences are those of the frames that follow, and the teacher's frames are compared
+                with those between the silences. None: this training has no silence.
         """
         projected = [
             [projection(h.float()) for projection, h in zip(projections, output.hidden, strict=bool(projections))]
