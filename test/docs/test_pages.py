@@ -71,7 +71,8 @@ def test_the_readmes_size_and_speed_are_those_of_the_performance_page(student):
 
 
 @pytest.mark.parametrize(
-    ("row", "test_set"), [("speakers of the training", "test"), ("a speaker neither has heard", "test_unseen")]
+    ("row", "test_set"),
+    [("speakers of the training", "test"), ("a speaker who is not in the training set", "test_unseen")],
 )
 def test_the_readmes_word_error_rates_are_those_of_the_results(row, test_set):
     results = "egs2/fsdd/asr_distill1/RESULTS.md"
@@ -85,6 +86,27 @@ def test_the_readmes_word_error_rates_are_those_of_the_results(row, test_set):
     loss = sum(100 * (student / teacher - 1) for teacher, student in zip(errors[0], errors[2], strict=True)) / 3
     assert len(set(teachers)) == 1
     assert table_row("README.md", row)[1:] == [teachers[0], ", ".join(at_160), ", ".join(at_480), f"{loss:+.0f} %"]
+
+
+@pytest.mark.parametrize("recipe", ["mini_librispeech", "speechocean762"])
+def test_the_error_rates_of_a_recipes_readme_are_those_of_its_results(recipe):
+    folder = f"egs2/{recipe}/asr_distill1"
+    results = (ROOT / folder / "RESULTS.md").read_text(encoding="utf-8")
+    start = results.index("\n## test (")
+    words = int(re.search(r"(\d+) words\)", results[start:])[1])
+    systems = {
+        "teacher, full context, 5.6 M parameters": "teacher | full",
+        "student_full, 2.1 M": "student_full | full",
+        "the same without a teacher": "student_full_no_kd | full",
+        "student_stream, full context": "student_stream | full",
+    }
+    systems |= {f"student_stream, {ms} ms": f"student_stream | {ms} ms" for ms in (160, 320, 480, 960)}
+    for row, system in systems.items():
+        shown = table_row(f"{folder}/README.md", row)[1:]
+        for decoder, (wer, loss) in {"greedy": shown[:2], "wfst": shown[2:]}.items():
+            cells = table_row(f"{folder}/RESULTS.md", f"{system} | {decoder}", start)
+            assert wer == f"{100 * sum(map(int, cells[4].split('/'))) / words:.1f}", (row, decoder)
+            assert loss == cells[5] or (loss, cells[5]) == ("", "-"), (row, decoder)
 
 
 def test_the_method_page_lists_every_key_of_a_training():
